@@ -1,0 +1,1 @@
+"""Helpers that no parent library offers."""

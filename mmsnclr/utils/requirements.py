@@ -1,0 +1,71 @@
+"""What the package needs of the OpenMMLab libraries.
+
+The maintained forks (``onedl-*``) and the originals share their import names,
+so the package's metadata can require neither; importability and version are
+checked here instead.
+"""
+
+from importlib import import_module
+
+# package: (lowest supported version, first unsupported version)
+SUPPORTED = {
+    'mmengine': ('0.10.3', '1.0.0'),
+    'mmcv': ('2.0.0', '2.4.0'),
+    'mmpretrain': ('1.2.0', '2.0.0'),
+}
+SUPPORTED_FOR_DETECTION = {'mmdet': ('3.3.0', '4.0.0')}
+
+_INSTALL = (
+    'Install one family: `pip install "mmsnclr[onedl]"` (maintained forks) or '
+    '`pip install "mmsnclr[openmmlab]"` (the original packages).'
+)
+
+
+def check_requirements(supported: dict[str, tuple[str, str]] = SUPPORTED) -> None:
+    """Check that packages can be imported and are in their supported range.
+
+    Args:
+        supported: For each package the lowest supported version and the first
+            one that is not supported.
+
+    Raises:
+        ImportError: Names every package that is missing or out of range.
+    """
+    problems = []
+    for package, (lowest, below) in supported.items():
+        wanted = f'{package} >= {lowest}, < {below}'
+        try:
+            version = import_module(package).__version__
+        except (ImportError, AssertionError) as error:
+            problems.append(f'{wanted} cannot be imported ({error})')
+            continue
+        if not _release(lowest) <= _release(version) < _release(below):
+            problems.append(f'{wanted} is needed, but {version} is installed')
+    if problems:
+        raise ImportError(f'mmsnclr: {"; ".join(problems)}. {_INSTALL}')
+
+
+def check_detection_requirements() -> None:
+    """Check that mmdet and mmcv's compiled operators are there.
+
+    Raises:
+        ImportError: Says what is missing and how to install it.
+    """
+    try:
+        import_module('mmcv._ext')
+    except ImportError as error:
+        raise ImportError(
+            "mmsnclr: detection needs mmcv's compiled operators, and the mmcv that is installed "
+            f'offers none ({error}); pretraining and linear evaluation work without them. Install '
+            'an mmcv wheel built for your torch and Python, or build it: `make install` does either'
+        ) from error
+    check_requirements(SUPPORTED_FOR_DETECTION)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Leading numbers of a version, ``'2.1.0rc1'`` giving ``(2, 1, 0)``."""
+    numbers = []
+    for part in version.split('.')[:3]:
+        digits = ''.join(c for c in part.split('rc')[0] if c.isdigit())
+        numbers.append(int(digits or 0))
+    return tuple(numbers)
