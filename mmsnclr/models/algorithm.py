@@ -1,0 +1,237 @@
+"""SNCLR: two views, two encoders, soft neighbours."""
+
+import copy
+import logging
+import math
+from typing import NamedTuple
+
+import torch
+from mmengine.dist import get_rank
+from mmengine.logging import print_log
+from mmpretrain.models.selfsup import BaseSelfSupervisor
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..utils.dist import gather_rows, sum_over_ranks
+from ..utils.image_id import image_id
+from .queue import Neighbors
+from .snclr_loss import Candidates
+
+
+class Diagnostics(NamedTuple):
+    """What the last step saw, for logging; nothing here is trained on.
+
+    Attributes:
+        neighbors: Neighbours of the first order's queries.
+        log_weights: ``log(w)`` of these, ``(N, K)``.
+        labels: Class of each instance, ``(N,)``, or ``None``.
+    """
+
+    neighbors: Neighbors
+    log_weights: Tensor
+    labels: Tensor | None
+
+
+@MODELS.register_module()
+class SNCLR(BaseSelfSupervisor):
+    """Soft-neighbour contrastive learning.
+
+    `Soft Neighbors are Positive Supporters in Contrastive Visual
+    Representation Learning`, ICLR 2023. A view's positives are its other view
+    and its K nearest neighbours in a set of past features, each weighted by
+    its positiveness; everything else in the global batch is negative.
+
+    Needs :class:`~mmsnclr.engine.NeighborQueueHook` in ``custom_hooks``, which
+    calls :meth:`after_optimizer_step`.
+
+    Args:
+        backbone: Config of the backbone.
+        neck: Config of the projector.
+        head: Config of the head.
+        queue: Config of the candidate neighbour set.
+        momentum_coefficient: Share of the momentum encoder that an update
+            keeps. The paper fixes 0.99 for ResNet-50. (mmpretrain's
+            ``momentum`` is 1 minus this.)
+        end_momentum_coefficient: If given, the coefficient rises to it by a
+            half cosine over the training; the released code goes to 1.
+        pretrained: Checkpoint to start from.
+        data_preprocessor: Config of the preprocessor.
+        init_cfg: Initialisation config.
+
+    Raises:
+        ValueError: If K exceeds the set's length or a coefficient is not in
+            [0, 1].
+    """
+
+    # More micro-batches than this without an optimiser step: the hook is missing.
+    _max_pending = 256
+
+    def __init__(
+        self,
+        backbone: dict,
+        neck: dict,
+        head: dict,
+        queue: dict,
+        momentum_coefficient: float = 0.99,
+        end_momentum_coefficient: float | None = None,
+        pretrained: str | None = None,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(
+            backbone=backbone,
+            neck=neck,
+            head=head,
+            pretrained=pretrained,
+            data_preprocessor=data_preprocessor,
+            init_cfg=init_cfg,
+        )
+        for name, value in (
+            ('momentum_coefficient', momentum_coefficient),
+            ('end_momentum_coefficient', end_momentum_coefficient),
+        ):
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f'model.{name}={value} must lie between 0 and 1')
+        self.queue = MODELS.build(queue)
+        if self.head.neighbors > self.queue.length:
+            raise ValueError(
+                f"neighbors={self.head.neighbors} exceeds the candidate set's length "
+                f'{self.queue.length}; lower model.head.neighbors or raise model.queue.length'
+            )
+        self.momentum_coefficient = momentum_coefficient
+        self.end_momentum_coefficient = end_momentum_coefficient
+        self.momentum_encoder = copy.deepcopy(self._online_encoder)
+        self.momentum_encoder.requires_grad_(False)
+        self.use_neighbors = True
+        self.diagnostics: Diagnostics | None = None
+        self._pending: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
+        self._told_no_ids = False
+
+    @property
+    def _online_encoder(self) -> nn.Sequential:
+        return nn.Sequential(self.backbone, self.neck)
+
+    def init_weights(self) -> None:
+        """Initialise the online branch and start the momentum branch from it."""
+        super().init_weights()
+        self.momentum_encoder.load_state_dict(self._online_encoder.state_dict())
+
+    def loss(self, inputs: list[Tensor], data_samples: list[DataSample]) -> dict[str, Tensor]:
+        """Loss of a batch, both view orders summed.
+
+        Args:
+            inputs: The two views, each ``(N, 3, H, W)``.
+            data_samples: One for each image; ``img_path`` or ``sample_idx``
+                tells images apart, ``gt_label`` is for diagnostics only.
+
+        Returns:
+            ``loss``, a scalar averaged over the N images.
+        """
+        projections = [self.neck(self.backbone(view))[0] for view in inputs]
+        with torch.no_grad():
+            keys = [F.normalize(self.momentum_encoder(v)[0].float(), dim=1) for v in inputs]
+        if keys[0].size(1) != self.queue.dim:
+            raise ValueError(
+                f'the neck gives features of width {keys[0].size(1)}, the candidate set holds '
+                f'{self.queue.dim}: set model.queue.dim={keys[0].size(1)}'
+            )
+        ids, labels = self._identify(data_samples, keys[0].device)
+
+        (loss_12, keys_2, diagnostics), (loss_21, _, _) = (
+            self._one_order(projections[0], keys[1], ids, labels),
+            self._one_order(projections[1], keys[0], ids, labels),
+        )
+        self.diagnostics = diagnostics
+        if self.training:
+            self._keep_for_queue(keys[1], keys_2, ids, labels)
+        return dict(loss=loss_12 + loss_21)
+
+    def _one_order(
+        self, projection: Tensor, keys: Tensor, ids: Tensor | None, labels: Tensor | None
+    ) -> tuple[Tensor, Tensor, Diagnostics | None]:
+        """Compare one view's projections with the other view's keys."""
+        all_keys = gather_rows(keys)
+        own_key = torch.arange(len(keys), device=keys.device) + get_rank() * len(keys)
+        k = self.head.neighbors
+        if not self.use_neighbors or self.queue.fill < k:
+            return self.head.loss(projection, all_keys, own_key)[0], all_keys, None
+        neighbors = self.queue.search(keys, ids, k)
+        candidates = self._candidates(neighbors)
+        loss, log_weights = self.head.loss(projection, all_keys, own_key, candidates)
+        return loss, all_keys, Diagnostics(neighbors, log_weights, labels)
+
+    @torch.no_grad()
+    def _candidates(self, neighbors: Neighbors) -> Candidates:
+        """What the whole global batch picked.
+
+        Where ranks share one set, only the number of times that each entry was
+        picked travels; where they do not, the features have to.
+        """
+        index, _, valid = neighbors
+        rows = self.queue.features[: self.queue.fill]
+        if self.queue.sync:
+            counts = torch.zeros(len(rows), dtype=torch.int32, device=rows.device)
+            counts.scatter_add_(0, index.flatten(), valid.flatten().int())
+            return Candidates(rows, sum_over_ranks(counts), index, valid)
+        rows = gather_rows(rows[index.flatten()])
+        counts = gather_rows(valid.flatten().int())
+        own = torch.arange(index.numel(), device=index.device).view_as(index)
+        return Candidates(rows, counts, own + get_rank() * index.numel(), valid)
+
+    def _identify(
+        self, data_samples: list[DataSample], device: torch.device
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Identity and, where known, class of each image, ``(N,)`` each."""
+        ids = [image_id(sample) for sample in data_samples or ()]
+        if not ids or None in ids:
+            ids = None
+            if not self._told_no_ids:
+                self._told_no_ids = True
+                print_log(
+                    'Images have neither img_path nor sample_idx, so an image may become its own '
+                    "neighbour; list one of them in PackInputs' meta_keys.",
+                    logger='current',
+                    level=logging.WARNING,
+                )
+        else:
+            ids = torch.tensor(ids).to(device, non_blocking=True)
+        labels = [sample.get('gt_label') for sample in data_samples or ()]
+        if not labels or any(label is None or label.numel() != 1 for label in labels):
+            return ids, None
+        return ids, torch.cat(labels).to(device, non_blocking=True)
+
+    def _keep_for_queue(
+        self, keys: Tensor, all_keys: Tensor, ids: Tensor | None, labels: Tensor | None
+    ) -> None:
+        """Set view 2's keys aside until the optimiser has stepped."""
+        if len(self._pending) >= self._max_pending:
+            raise RuntimeError(
+                f'{self._max_pending} batches and no optimiser step was reported: add '
+                "dict(type='NeighborQueueHook') to custom_hooks"
+            )
+        if self.queue.sync:
+            keys = all_keys
+            ids, labels = (x if x is None else gather_rows(x) for x in (ids, labels))
+        self._pending.append((keys, ids, labels))
+
+    @torch.no_grad()
+    def after_optimizer_step(self, progress: float) -> None:
+        """Move the momentum encoder and enqueue the keys of the step.
+
+        Args:
+            progress: Share of the training that is done, from 0 to 1.
+        """
+        start, end = self.momentum_coefficient, self.end_momentum_coefficient
+        coefficient = start
+        if end is not None:
+            coefficient = end - (end - start) * (math.cos(math.pi * progress) + 1) / 2
+        torch._foreach_lerp_(
+            list(self.momentum_encoder.parameters()),
+            list(self._online_encoder.parameters()),
+            1 - coefficient,
+        )
+        for batch in self._pending:
+            self.queue.enqueue(*batch)
+        self._pending.clear()

@@ -1,0 +1,138 @@
+"""Predictor, positiveness and loss: from projections to the training signal."""
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.model import BaseModule
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .snclr_loss import Candidates, log_positiveness
+
+
+@MODELS.register_module()
+class SNCLRHead(BaseModule):
+    """Head of SNCLR (Sec. 3.2): predicts, weighs the neighbours, compares.
+
+    Args:
+        predictor: Config of the predictor; ``out_channels`` is the width of
+            the features.
+        loss: Config of the loss.
+        neighbors: K, the number of neighbours; the paper uses 30.
+        positiveness: ``'attention'`` (Eq. 4, default) or ``'uniform'``, which
+            gives every neighbour weight 1 (the ablation of table 4).
+        gamma: Scaling factor of Eq. 4, one float or K of them.
+        projection: ``None`` for the identity mappings of Eq. 4 (default) or
+            ``'linear'`` for parametric ``f1`` and ``f2``, which the paper
+            tried and found inferior; they start as the identity.
+        detach_positiveness: Whether to stop the gradient through the weights.
+            Neither the paper nor the released code does.
+        init_cfg: Initialisation config.
+
+    Raises:
+        ValueError: If an argument is out of its domain, or if ``'linear'``
+            projections could never learn under the other settings.
+    """
+
+    def __init__(
+        self,
+        predictor: dict,
+        loss: dict,
+        neighbors: int = 30,
+        positiveness: str = 'attention',
+        gamma: float | Sequence[float] = 1.0,
+        projection: str | None = None,
+        detach_positiveness: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if neighbors < 1:
+            raise ValueError(f'head.neighbors={neighbors} must be at least 1')
+        if positiveness not in ('attention', 'uniform'):
+            raise ValueError(f"head.positiveness={positiveness!r} must be 'attention' or 'uniform'")
+        if projection not in (None, 'linear'):
+            raise ValueError(f"head.projection={projection!r} must be None or 'linear'")
+        gamma = torch.as_tensor(gamma, dtype=torch.float32)
+        if gamma.numel() not in (1, neighbors) or not bool((gamma > 0).all()):
+            raise ValueError(
+                f'head.gamma must be one positive float or {neighbors} of them '
+                f'(head.neighbors={neighbors}), not {gamma.tolist()}'
+            )
+        self.predictor = MODELS.build(predictor)
+        self.loss_module = MODELS.build(loss)
+        self.neighbors = neighbors
+        self.positiveness = positiveness
+        self.detach_positiveness = detach_positiveness
+        self.register_buffer('log_gamma', gamma.log(), persistent=False)
+
+        self.projections = None
+        if projection == 'linear':
+            weighted = positiveness == 'attention' and not detach_positiveness
+            if not weighted or self.loss_module.neighbors_in == 'negatives':
+                raise ValueError(
+                    "head.projection='linear' learns through the positiveness alone: it needs "
+                    "head.positiveness='attention', head.detach_positiveness=False and "
+                    "head.loss.neighbors_in='both' or 'positives'"
+                )
+            dim = predictor['out_channels']
+            self.projections = nn.ModuleList(nn.Linear(dim, dim, bias=False) for _ in range(2))
+
+    def init_weights(self) -> None:
+        """Initialise, starting parametric projections as the identity."""
+        super().init_weights()
+        for projection in self.projections or ():
+            nn.init.eye_(projection.weight)
+
+    def loss(
+        self,
+        projection: Tensor,
+        keys: Tensor,
+        own_key: Tensor,
+        candidates: Candidates | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Loss of one view order.
+
+        Args:
+            projection: Online projections ``y1``, ``(N, D)``, any scale.
+            keys: Normalised momentum projections of the other view of the
+                global batch, ``(M, D)``.
+            own_key: Position in ``keys`` of each instance's key, ``(N,)``.
+            candidates: Neighbours of the global batch, or ``None`` to leave
+                them out.
+
+        Returns:
+            The loss, and ``log(w)`` of the neighbours, ``(N, K)`` without
+            gradient (``None`` without neighbours).
+        """
+        prediction = F.normalize(self.predictor((projection,))[0].float(), dim=1)
+        if candidates is None:
+            loss = self.loss_module(prediction, keys, own_key)
+            if self.projections is not None:
+                # Keeps the projections in the graph, which DDP insists on.
+                loss = loss + 0.0 * sum(p.weight.sum() for p in self.projections)
+            return loss, None
+        log_weights = self.log_weights(projection, candidates)
+        loss = self.loss_module(prediction, keys, own_key, candidates, log_weights)
+        return loss, log_weights.detach()
+
+    def log_weights(self, projection: Tensor, candidates: Candidates) -> Tensor:
+        """Logarithm of the positiveness of each instance's neighbours (Eq. 4).
+
+        Args:
+            projection: Online projections ``y1``, ``(N, D)``, any scale.
+            candidates: The neighbours; ``rows``, ``own`` and ``valid`` are read.
+
+        Returns:
+            ``log(w)``, ``(N, K)``.
+        """
+        with torch.autocast(projection.device.type, enabled=False):
+            query = F.normalize(projection.float(), dim=1)
+            neighbors = candidates.rows[candidates.own].float()
+            if self.projections is not None:
+                query = self.projections[0](query)
+                neighbors = self.projections[1](neighbors)
+            log_weights = log_positiveness(query, neighbors, candidates.valid, self.log_gamma)
+        if self.positiveness == 'uniform':
+            log_weights = torch.where(candidates.valid, 0.0, log_weights)
+        return log_weights.detach() if self.detach_positiveness else log_weights

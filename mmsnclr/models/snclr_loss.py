@@ -1,0 +1,258 @@
+"""Positiveness (Eq. 4) and the soft-neighbour contrastive loss (Eq. 2).
+
+Pure functions of normalised tensors; equation numbers are those of SNCLR
+(Soft Neighbors are Positive Supporters in Contrastive Visual Representation
+Learning, ICLR 2023).
+"""
+
+from typing import NamedTuple
+
+import torch
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+# Stands for log(0): exp() of it is exactly 0 in float32, yet every gradient
+# that passes through it stays finite.
+MASKED = -1e9
+FORMS = ('log_sum', 'sum_log')
+NEIGHBORS_IN = ('both', 'positives', 'negatives')
+
+
+class Candidates(NamedTuple):
+    """Neighbours of the whole global batch, without repetition.
+
+    Attributes:
+        rows: Features that may have been picked, ``(C, D)``, L2-normalised.
+        counts: How many instances of the global batch picked each, ``(C,)``.
+        own: Positions in ``rows`` of this rank's neighbours, ``(N, K)``.
+        valid: ``False`` where a neighbour is missing, ``(N, K)``.
+    """
+
+    rows: Tensor
+    counts: Tensor
+    own: Tensor
+    valid: Tensor
+
+
+def log_positiveness(query: Tensor, neighbors: Tensor, valid: Tensor, log_gamma: Tensor) -> Tensor:
+    """Logarithm of the positiveness of each neighbour (Eq. 4).
+
+    ``w_i = 1 / gamma_i * softmax_i(y1 . NN(y2)_i)``, the softmax running over
+    the K neighbours.
+
+    Args:
+        query: Online projections ``y1``, ``(N, D)``.
+        neighbors: Their neighbours ``NN(y2)``, ``(N, K, D)``.
+        valid: ``False`` for neighbours that are missing, ``(N, K)``.
+        log_gamma: ``log(gamma)``, a scalar or ``(K,)``.
+
+    Returns:
+        ``log(w)``, ``(N, K)``; ``MASKED`` for missing neighbours.
+    """
+    score = torch.einsum('nd,nkd->nk', query, neighbors).masked_fill(~valid, MASKED)
+    return (score.log_softmax(dim=1) - log_gamma).masked_fill(~valid, MASKED)
+
+
+def snclr_loss(
+    prediction: Tensor,
+    keys: Tensor,
+    own_key: Tensor,
+    temperature: float,
+    candidates: Candidates | None = None,
+    log_weights: Tensor | None = None,
+    form: str = 'log_sum',
+    neighbors_in: str = 'both',
+) -> Tensor:
+    r"""Soft-neighbour contrastive loss of one view order.
+
+    With ``e(k) = exp(z1 . k / t)``, ``NN(y)_0 = y`` and ``w_0 = 1``, the two
+    forms are, averaged over the N instances,
+
+    - ``'log_sum'`` (Eq. 2): ``-log( sum_{i=0..K} w_i e(NN(y2)_i) / S )``
+    - ``'sum_log'`` (the authors' released code):
+      ``-sum_{i=0..K} w_i log( e(NN(y2)_i) / S )``
+
+    and the sum ``S`` depends on ``neighbors_in`` (table 7):
+
+    - ``'both'`` (Eq. 2): every instance brings its key and its neighbours,
+      ``S = sum_{i=0..K} e(NN(y2)_i) + sum_{j other} sum_{k=0..K} e(NN(y2_j)_k)``
+    - ``'positives'``: the other instances bring their key only,
+      ``S = sum_{i=0..K} e(NN(y2)_i) + sum_{j other} e(y2_j)``
+    - ``'negatives'``: one's own neighbours are dropped from both sums,
+      ``S = e(y2) + sum_{j other} sum_{k=0..K} e(NN(y2_j)_k)``, and the sum over
+      positives keeps ``i = 0`` alone.
+
+    Without ``candidates`` every form is Eq. 2 with K = 0: Eq. 1 with the
+    prediction ``z1`` in the place of ``y1``.
+
+    A candidate that ``c`` instances picked enters ``S`` once, as
+    ``exp(z1 . k / t + log c)``. This is exact, the cost does not grow with K,
+    and between ranks only keys and counts need to travel.
+
+    Args:
+        prediction: Predictor outputs ``z1``, ``(N, D)``.
+        keys: Momentum projections ``y2`` of the global batch, ``(M, D)``.
+        own_key: Position in ``keys`` of each instance's own key, ``(N,)``.
+        temperature: ``t``.
+        candidates: The global batch's neighbours; ``None`` leaves them out.
+        log_weights: ``log(w)`` of the own neighbours, ``(N, K)``; not needed
+            for ``'negatives'``.
+        form: ``'log_sum'`` or ``'sum_log'``.
+        neighbors_in: ``'both'``, ``'positives'`` or ``'negatives'``.
+
+    Returns:
+        Mean over the N instances, a scalar.
+    """
+    key_logits = prediction @ keys.to(prediction).T / temperature
+    own_logit = key_logits.gather(1, own_key[:, None])
+    normalizer = key_logits.logsumexp(dim=1)
+    if candidates is None:
+        return (normalizer - own_logit.squeeze(1)).mean()
+
+    if neighbors_in == 'positives':
+        neighbor_logits = _neighbor_logits(prediction, candidates, temperature)
+        visible = neighbor_logits.masked_fill(~candidates.valid, MASKED)
+        normalizer = torch.logaddexp(normalizer, visible.logsumexp(dim=1))
+    else:
+        log_counts = candidates.counts.clamp(min=1).to(prediction).log()
+        log_counts = log_counts.masked_fill(candidates.counts == 0, MASKED)
+        others = _CandidateLogSumExp.apply(
+            prediction,
+            candidates.rows,
+            log_counts,
+            *(
+                _without_own(candidates, prediction)
+                if neighbors_in == 'negatives'
+                else (None, None)
+            ),
+            temperature,
+        )
+        normalizer = torch.logaddexp(normalizer, others)
+    if neighbors_in == 'negatives':
+        return (normalizer - own_logit.squeeze(1)).mean()
+    if neighbors_in == 'both':
+        neighbor_logits = _neighbor_logits(prediction, candidates, temperature)
+
+    logits = torch.cat([own_logit, neighbor_logits], dim=1)
+    log_weights = torch.cat([torch.zeros_like(own_logit), log_weights], dim=1)
+    if form == 'log_sum':
+        return (normalizer - (log_weights + logits).logsumexp(dim=1)).mean()
+    return (log_weights.exp() * (normalizer[:, None] - logits)).sum(dim=1).mean()
+
+
+def _neighbor_logits(prediction: Tensor, candidates: Candidates, temperature: float) -> Tensor:
+    neighbors = candidates.rows[candidates.own].to(prediction)
+    return torch.einsum('nd,nkd->nk', prediction, neighbors) / temperature
+
+
+def _without_own(candidates: Candidates, prediction: Tensor) -> tuple[Tensor, Tensor]:
+    """Per-row change of the log-counts that takes one's own picks out."""
+    count = candidates.counts[candidates.own].to(prediction)
+    left = (count - 1).clamp(min=1).log() - count.clamp(min=1).log()
+    left = left.masked_fill(count <= 1, MASKED)
+    return candidates.own, left.masked_fill(~candidates.valid, 0.0)
+
+
+class _CandidateLogSumExp(torch.autograd.Function):
+    """``log sum_c exp(z . r_c / t + bias_c)``, over chunks of the rows.
+
+    The rows carry no gradient, so that of ``z`` (the softmax-weighted mean of
+    the rows) is accumulated in the same pass and no logits are kept.
+    """
+
+    chunk = 16_384
+
+    @staticmethod
+    def forward(ctx, z, rows, log_counts, own, own_bias, temperature):
+        peak = z.new_full((len(z), 1), MASKED)
+        total = torch.zeros_like(peak)
+        weighted = torch.zeros_like(z)
+        for start in range(0, len(rows), _CandidateLogSumExp.chunk):
+            part = rows[start : start + _CandidateLogSumExp.chunk].to(z.dtype)
+            logits = (z @ part.T).div_(temperature)
+            logits += log_counts[start : start + len(part)]
+            if own is not None:
+                inside = (own >= start) & (own < start + len(part))
+                position = (own - start).clamp(0, len(part) - 1)
+                logits.scatter_add_(1, position, own_bias * inside)
+            new_peak = torch.maximum(peak, logits.amax(dim=1, keepdim=True))
+            weights = logits.sub_(new_peak).exp_()
+            decay = (peak - new_peak).exp()
+            total = total * decay + weights.sum(dim=1, keepdim=True)
+            weighted = weighted * decay + weights @ part
+            peak = new_peak
+        ctx.save_for_backward(weighted / (total * temperature))
+        return (peak + total.log()).squeeze(1)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        (gradient,) = ctx.saved_tensors
+        return grad_output[:, None] * gradient, None, None, None, None, None
+
+
+@MODELS.register_module()
+class SNCLRLoss(nn.Module):
+    """Soft-neighbour contrastive loss as a module; see :func:`snclr_loss`.
+
+    Computed in float32 also under autocast.
+
+    Args:
+        temperature: ``t``. The paper leaves it open; 0.2 is the released
+            code's.
+        form: ``'log_sum'``, the paper's Eq. 2 and the default, or
+            ``'sum_log'``, the released code's soft cross-entropy (which that
+            code multiplies by ``2 t``: set ``loss_weight``).
+        neighbors_in: ``'both'`` (default), ``'positives'`` or ``'negatives'``.
+        loss_weight: Factor of the loss.
+
+    Raises:
+        ValueError: If an argument is not one of those named above.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.2,
+        form: str = 'log_sum',
+        neighbors_in: str = 'both',
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f'loss.temperature={temperature} must be positive')
+        if form not in FORMS:
+            raise ValueError(f'loss.form={form!r} must be one of {FORMS}')
+        if neighbors_in not in NEIGHBORS_IN:
+            raise ValueError(f'loss.neighbors_in={neighbors_in!r} must be one of {NEIGHBORS_IN}')
+        self.temperature = temperature
+        self.form = form
+        self.neighbors_in = neighbors_in
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        prediction: Tensor,
+        keys: Tensor,
+        own_key: Tensor,
+        candidates: Candidates | None = None,
+        log_weights: Tensor | None = None,
+    ) -> Tensor:
+        """Weighted :func:`snclr_loss`, with this module's settings."""
+        with torch.autocast(prediction.device.type, enabled=False):
+            loss = snclr_loss(
+                prediction,
+                keys,
+                own_key,
+                self.temperature,
+                candidates,
+                log_weights,
+                self.form,
+                self.neighbors_in,
+            )
+        return self.loss_weight * loss
+
+    def extra_repr(self) -> str:
+        """Show the settings in the printed model."""
+        return (
+            f'temperature={self.temperature}, form={self.form!r}, '
+            f'neighbors_in={self.neighbors_in!r}, loss_weight={self.loss_weight}'
+        )

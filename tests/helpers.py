@@ -1,0 +1,73 @@
+"""Small real models and runs that the tests share."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmpretrain.structures import DataSample
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def small_model(**options) -> dict:
+    """Config of an SNCLR model that trains in a fraction of a second."""
+    config = Config.fromfile(ROOT / 'configs/demo/snclr_digits.py')
+    model = config.model
+    model.neck.update(hid_channels=32, out_channels=16)
+    model.head.predictor.update(in_channels=16, hid_channels=32, out_channels=16)
+    model.head.neighbors = 4
+    model.queue.update(length=64, dim=16)
+    config.merge_from_dict({f'model.{key}': value for key, value in options.items()})
+    return config.model
+
+
+def small_run(digits: Path, work_dir: Path, **options) -> Config:
+    """Config of a run over the small pictures: 6 steps an epoch, 3 epochs."""
+    config = Config.fromfile(ROOT / 'configs/demo/snclr_digits.py')
+    config.model = small_model()
+    config.custom_hooks[0].warmup_epochs = 0
+    config.optim_wrapper.type = 'OptimWrapper'
+    config.work_dir = str(work_dir)
+    config.merge_from_dict(
+        {
+            'train_dataloader.dataset.data_root': str(digits / 'unlabelled'),
+            'train_dataloader.batch_size': 16,
+            'train_dataloader.num_workers': 0,
+            'train_dataloader.persistent_workers': False,
+            'train_cfg.max_epochs': 3,
+            'default_hooks.logger.interval': 1,
+            'log_level': 'WARNING',
+            **options,
+        }
+    )
+    return config
+
+
+def run_tool(*command: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess:
+    """Run a tool as a user does, on one thread."""
+    if command[0].endswith('.py'):
+        command = (sys.executable, *command)
+    defaults = {'OMP_NUM_THREADS': '1', 'PORT': str(free_port()), 'PYTHON': sys.executable}
+    return subprocess.run(
+        command, cwd=cwd, env=os.environ | defaults | env, capture_output=True, text=True
+    )
+
+
+def free_port() -> int:
+    """A port that no other process uses."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        return free.getsockname()[1]
+
+
+def images(count: int, seed: int, first_id: int = 0) -> tuple[list[torch.Tensor], list[DataSample]]:
+    """Two random views of each of some images, and their data samples."""
+    generator = torch.Generator().manual_seed(seed)
+    colour = 3 * torch.randn(count, 3, 1, 1, generator=generator)  # tells images apart
+    views = [colour + torch.randn(count, 3, 32, 32, generator=generator) for _ in range(2)]
+    samples = [DataSample(metainfo=dict(img_path=f'{first_id + i}.png')) for i in range(count)]
+    return views, samples
