@@ -1,0 +1,5 @@
+"""Data for pretraining."""
+
+from .transforms import SeededMultiView
+
+__all__ = ['SeededMultiView']

@@ -1,0 +1,82 @@
+"""Two views of an image, the same in every run."""
+
+import copy
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+
+import numpy as np
+import torch
+from mmpretrain.datasets.transforms import MultiView
+from mmpretrain.registry import TRANSFORMS
+
+from ..utils.image_id import image_id
+
+
+@TRANSFORMS.register_module()
+class SeededMultiView(MultiView):
+    """mmpretrain's ``MultiView``, seeded by seed, epoch, image and view.
+
+    What a view looks like depends on nothing else: not on the worker that makes
+    it, nor on what that worker did before. A resumed run therefore sees the
+    views that it would have seen without the interruption. Seed and epoch come
+    from :class:`~mmsnclr.engine.ViewSeedHook`; without it, and for images with
+    neither path nor index, this is plain ``MultiView``.
+
+    Args:
+        transforms: One pipeline for each kind of view.
+        num_views: How many views each pipeline makes.
+    """
+
+    def __init__(self, transforms: list[list[dict]], num_views: int | list[int]) -> None:
+        super().__init__(transforms, num_views)
+        # Shared, so that workers which outlive an epoch see the next one.
+        self._seed_and_epoch = torch.tensor([-1, -1]).share_memory_()
+
+    def set_epoch(self, seed: int, epoch: int) -> None:
+        """Set what the views are seeded by, here and in running workers.
+
+        Args:
+            seed: Seed of the run.
+            epoch: Number of the epoch.
+        """
+        self._seed_and_epoch[0] = seed
+        self._seed_and_epoch[1] = epoch
+
+    def transform(self, results: dict) -> dict:
+        """Make the views.
+
+        Args:
+            results: Holds ``img``, ``(H, W, 3)`` uint8, and its path or index.
+
+        Returns:
+            The same, ``img`` being the list of views.
+        """
+        seed, epoch = self._seed_and_epoch.tolist()
+        image = image_id(results)
+        if epoch < 0 or image is None:
+            return super().transform(results)
+        views = []
+        for view, pipeline in enumerate(self.transforms):
+            with _seeded(f'{seed} {epoch} {image} {view}'):
+                views.append(pipeline(copy.deepcopy(results))['img'])
+        results['img'] = views
+        return results
+
+
+@contextmanager
+def _seeded(name: str) -> Iterator[None]:
+    """Seed the generators that transforms draw from, and put them back."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    seed = int.from_bytes(blake2b(name.encode(), digest_size=4).digest(), 'little')
+    random.seed(seed)
+    np.random.seed(seed)
+    # Not torch.manual_seed, which would queue a call for each CUDA device.
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])

@@ -1,0 +1,131 @@
+"""Drives the candidate set, the momentum encoder and the warm-up."""
+
+from glob import escape, glob
+from os import remove
+from os.path import exists
+
+import torch
+from mmengine.dist import get_rank, get_world_size
+from mmengine.hooks import Hook, LoggerHook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from ...models.queue import NeighborQueue
+
+
+@HOOKS.register_module()
+class NeighborQueueHook(Hook):
+    """Once per optimiser step: momentum update, then enqueue.
+
+    Also leaves neighbours out during the first epochs (the paper's m, appendix
+    A: early features identify neighbours wrongly), and logs, at the logger's
+    interval, how far the set is filled, the mean similarity of the neighbours,
+    the entropy of their positiveness in nats and, where labels exist, the
+    share of neighbours of the same class.
+
+    Args:
+        warmup_epochs: m, the number of epochs without neighbours.
+    """
+
+    def __init__(self, warmup_epochs: int = 0) -> None:
+        if warmup_epochs < 0:
+            raise ValueError(
+                f'NeighborQueueHook.warmup_epochs={warmup_epochs} must not be negative'
+            )
+        self.warmup_epochs = warmup_epochs
+
+    def before_run(self, runner: Runner) -> None:
+        """Add the saving of sets that differ between ranks."""
+        if not _unwrap(runner.model).queue.sync:
+            runner.register_hook(_RankQueueHook(), priority='LOWEST')
+
+    def before_train(self, runner: Runner) -> None:
+        """Check what would fail, or hang, only in the last batch of an epoch.
+
+        Raises:
+            ValueError: If ranks would get batches of different size.
+        """
+        loader, ranks = runner.train_dataloader, get_world_size()
+        if len(loader.dataset) % ranks and not getattr(loader.sampler, 'round_up', True):
+            raise ValueError(
+                f'{len(loader.dataset)} images do not divide among {ranks} ranks, whose keys and '
+                'counts must match: set train_dataloader.sampler.round_up=True'
+            )
+        self._log_interval = next(
+            (hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 50
+        )
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Use neighbours once the warm-up is over."""
+        _unwrap(runner.model).use_neighbors = runner.epoch >= self.warmup_epochs
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, *args, **kwargs) -> None:
+        """Log the step's neighbours, then close the step if the optimiser did."""
+        model = _unwrap(runner.model)
+        if self.every_n_inner_iters(batch_idx, self._log_interval):
+            self._log(runner, model)
+        if runner.optim_wrapper.should_update():
+            model.after_optimizer_step((runner.iter + 1) / runner.max_iters)
+
+    @staticmethod
+    def _log(runner: Runner, model) -> None:
+        values = dict(queue_fill=model.queue.fill / model.queue.length)
+        if model.diagnostics is not None:
+            (index, similarity, valid), log_weights, labels = model.diagnostics
+            share = log_weights.masked_fill(~valid, -torch.inf).softmax(dim=1)
+            values['neighbor_similarity'] = similarity[valid].mean()
+            values['positiveness_entropy'] = torch.special.entr(share).sum(dim=1).mean()
+            if labels is not None:
+                same = model.queue.labels[index] == labels[:, None]
+                values['neighbor_purity'] = same[valid].float().mean()
+        for name, value in values.items():
+            runner.message_hub.update_scalar(f'train/{name}', float(value))
+
+
+class _RankQueueHook(Hook):
+    """Saves and resumes each rank's own candidate set, one file per rank.
+
+    Runs after the checkpoint hook, whose file names it extends.
+    """
+
+    _saved = None
+
+    def before_train(self, runner: Runner) -> None:
+        if runner.iter == 0:
+            return
+        checkpoint = runner._load_from or find_latest_checkpoint(runner.work_dir)
+        path = _rank_file(checkpoint)
+        if not exists(path):
+            raise FileNotFoundError(
+                f"{path} is missing: with queue.sync=False each rank's candidate set lies beside "
+                'the checkpoint, so resume with as many processes as it was saved with'
+            )
+        queue = _unwrap(runner.model).queue
+        queue.load_entries(torch.load(path, map_location='cpu', weights_only=True))
+
+    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        self._save(runner)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        self._save(runner)
+
+    def _save(self, runner: Runner) -> None:
+        checkpoint = runner.message_hub.runtime_info.get('last_ckpt')
+        if checkpoint is None or checkpoint == self._saved:
+            return
+        self._saved = checkpoint
+        queue: NeighborQueue = _unwrap(runner.model).queue
+        torch.save(queue.entries(), _rank_file(checkpoint))
+        for path in glob(f'{escape(runner.work_dir)}/*.pth.queue{get_rank()}'):
+            owner = path.rpartition('.queue')[0]
+            if owner != checkpoint and not exists(owner):
+                remove(path)
+
+
+def _rank_file(checkpoint: str) -> str:
+    return f'{checkpoint}.queue{get_rank()}'
+
+
+def _unwrap(model):
+    return model.module if is_model_wrapper(model) else model

@@ -1,0 +1,29 @@
+"""Reproducible augmentation, also across a resume."""
+
+from collections.abc import Iterator
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ...datasets import SeededMultiView
+
+
+@HOOKS.register_module()
+class ViewSeedHook(Hook):
+    """Tells every :class:`~mmsnclr.datasets.SeededMultiView` seed and epoch."""
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Set the epoch before the loader's workers start on it."""
+        for views in _seeded_views(runner.train_dataloader.dataset):
+            views.set_epoch(runner.seed, runner.epoch)
+
+
+def _seeded_views(dataset) -> Iterator[SeededMultiView]:
+    for transform in getattr(getattr(dataset, 'pipeline', None), 'transforms', ()):
+        if isinstance(transform, SeededMultiView):
+            yield transform
+    wrapped = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    for inner in wrapped:
+        if inner is not None:
+            yield from _seeded_views(inner)

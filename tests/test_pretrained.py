@@ -1,0 +1,76 @@
+"""A pretrained backbone is loaded in full, or training does not start."""
+
+import pytest
+import torch
+from helpers import ROOT, run_tool, small_model
+from mmengine.config import Config
+from mmpretrain.registry import MODELS
+
+from mmsnclr.engine import check_pretrained
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    model = MODELS.build(small_model())
+    path = tmp_path / 'snclr.pth'
+    torch.save(dict(state_dict=model.state_dict()), path)
+    return path
+
+
+def classifier(path, prefix='backbone.', **backbone):
+    config = Config.fromfile(ROOT / 'configs/demo/linear_digits.py').model
+    config.backbone.update(backbone)
+    config.backbone.init_cfg.update(checkpoint=str(path), prefix=prefix)
+    return MODELS.build(config)
+
+
+def test_a_full_backbone_passes_and_is_loaded(checkpoint):
+    model = classifier(checkpoint)
+    check_pretrained(model)
+    model.init_weights()
+    stored = torch.load(checkpoint)['state_dict']
+    for name, parameter in model.backbone.named_parameters():
+        assert torch.equal(parameter, stored[f'backbone.{name}'])
+
+
+@pytest.mark.parametrize('prefix', [None, 'encoder.', 'neck.'])
+def test_a_wrong_prefix_is_refused_and_the_right_one_named(checkpoint, prefix):
+    message = r"conv1\.weight.*set model\.backbone\.init_cfg\.prefix='backbone\.'"
+    with pytest.raises(ValueError, match=message):
+        check_pretrained(classifier(checkpoint, prefix))
+
+
+def test_another_network_is_refused(checkpoint):
+    with pytest.raises(ValueError, match='of another shape'):
+        check_pretrained(classifier(checkpoint, base_channels=8))
+
+
+def test_a_partial_backbone_is_refused(checkpoint):
+    stored = torch.load(checkpoint)
+    del stored['state_dict']['backbone.layer4.1.conv2.weight']
+    torch.save(stored, checkpoint)
+    with pytest.raises(ValueError, match=r'missing.*layer4\.1\.conv2\.weight'):
+        check_pretrained(classifier(checkpoint))
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r'none\.pth.*model\.backbone\.init_cfg\.checkpoint'
+    ):
+        check_pretrained(classifier(tmp_path / 'none.pth'))
+
+
+def test_training_stops_before_it_starts(checkpoint, digits, tmp_path):
+    result = run_tool(
+        'tools/train.py',
+        'configs/demo/linear_digits.py',
+        '--work-dir',
+        str(tmp_path / 'run'),
+        '--cfg-options',
+        f'model.backbone.init_cfg.checkpoint={checkpoint}',
+        'model.backbone.init_cfg.prefix=momentum.',
+        f'train_dataloader.dataset.data_root={digits / "labelled"}',
+    )
+    assert result.returncode != 0
+    assert "set model.backbone.init_cfg.prefix='backbone.'" in result.stderr
+    assert 'Epoch(train)' not in result.stdout

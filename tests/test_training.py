@@ -1,0 +1,146 @@
+"""Training through the Runner: resume, warm-up, accumulation, logging."""
+
+import json
+
+import pytest
+import torch
+from helpers import small_run
+from mmengine.hooks import Hook
+
+from mmsnclr.engine import build_runner
+
+
+class Losses(Hook):
+    """Records every loss, and what the model used."""
+
+    priority = 'VERY_HIGH'  # before the queue moves on
+
+    def __init__(self):
+        self.losses, self.fill, self.used = [], [], []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.losses.append(float(outputs['loss'].detach()))
+        self.fill.append(runner.model.queue.fill)
+        self.used.append(runner.model.diagnostics is not None)
+
+
+class Interruption(Hook):
+    """Ends the process, as it were, when the third epoch begins."""
+
+    def before_train_epoch(self, runner):
+        if runner.epoch == 2:
+            raise KeyboardInterrupt
+
+
+def train(config, *hooks):
+    runner = build_runner(config)
+    record = Losses()
+    for hook in (record, *hooks):
+        runner.register_hook(hook)
+    runner.train()
+    return runner, record
+
+
+@pytest.mark.parametrize('sync', [True, False])
+def test_a_resumed_run_continues_the_same_losses(digits, tmp_path, sync):
+    options = {'model.queue.sync': sync, 'optim_wrapper.type': 'BFloat16OptimWrapper'}
+    _, whole = train(small_run(digits, tmp_path / 'whole', **options))
+    with pytest.raises(KeyboardInterrupt):
+        train(small_run(digits, tmp_path / 'parts', **options), Interruption())
+    # Workers and what was drawn before: neither may matter.
+    workers = {
+        'train_dataloader.num_workers': 2,
+        'train_dataloader.persistent_workers': True,
+    }
+    runner, rest = train(small_run(digits, tmp_path / 'parts', resume=True, **options, **workers))
+    assert len(whole.losses) == 18 and len(rest.losses) == 6
+    assert rest.losses == whole.losses[12:]
+    assert runner.model.queue.fill == 64
+
+
+def test_neighbors_come_in_after_the_warm_up(digits, tmp_path):
+    config = small_run(digits, tmp_path, **{'custom_hooks.0.warmup_epochs': 2})
+    _, record = train(config)
+    assert record.used == [False] * 12 + [True] * 6
+    (log,) = tmp_path.glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert 'neighbor_similarity' not in lines[0]
+    assert [line['queue_fill'] for line in lines[:5]] == [0, 0.25, 0.5, 0.75, 1]
+    assert -1 <= lines[-1]['neighbor_similarity'] <= 1
+    assert 0 < lines[-1]['positiveness_entropy'] <= torch.log(torch.tensor(4.0))
+    assert 'neighbor_purity' not in lines[-1]
+
+
+def test_under_gradient_accumulation_keys_enter_with_the_optimiser_step(digits, tmp_path):
+    config = small_run(digits, tmp_path, **{'optim_wrapper.accumulative_counts': 3})
+    _, record = train(config)
+    assert record.fill[:9] == [0, 0, 0, 48, 48, 48, 64, 64, 64]
+
+
+def test_momentum_encoder_moves_with_the_optimiser_step(digits, tmp_path):
+    config = small_run(digits, tmp_path, **{'model.momentum_coefficient': 0.0})
+    runner, _ = train(config)
+    model = runner.model
+    for a, b in zip(model._online_encoder.parameters(), model.momentum_encoder.parameters()):
+        torch.testing.assert_close(a, b)
+
+
+def test_purity_is_logged_where_labels_exist(digits, tmp_path):
+    config = small_run(
+        digits,
+        tmp_path,
+        **{
+            'train_dataloader.dataset.data_root': str(digits / 'labelled' / 'train'),
+            'train_dataloader.dataset.with_label': True,
+        },
+    )
+    train(config)
+    (log,) = tmp_path.glob('*/vis_data/scalars.json')
+    last = json.loads(log.read_text().splitlines()[-1])
+    assert 0 <= last['neighbor_purity'] <= 1
+
+
+def test_a_short_last_batch_and_a_long_set_work(digits, tmp_path):
+    config = small_run(
+        digits,
+        tmp_path,
+        **{
+            'train_dataloader.batch_size': 36,  # 96 = 36 + 36 + 24
+            'train_dataloader.drop_last': False,
+            'model.queue.length': 1000,
+        },
+    )
+    runner, record = train(config)
+    assert runner.model.queue.fill == 3 * 96
+    assert torch.isfinite(torch.tensor(record.losses)).all()
+    queue = runner.model.queue
+    assert sorted(queue.ids[:96].tolist()) == sorted(queue.ids[96:192].tolist())
+
+
+def test_labels_never_reach_the_loss(digits, tmp_path):
+    folder = {'train_dataloader.dataset.data_root': str(digits / 'labelled' / 'train')}
+    labels = {'train_dataloader.dataset.with_label': True}
+    _, without = train(small_run(digits, tmp_path / 'a', **folder))
+    _, with_labels = train(small_run(digits, tmp_path / 'b', **folder, **labels))
+    assert without.losses == with_labels.losses
+
+
+def test_a_corrupt_image_is_named(digits, tmp_path):
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    for number in range(16):
+        source = digits / 'unlabelled' / f'{number:05d}.png'
+        (folder / source.name).write_bytes(source.read_bytes())
+    (folder / '00003.png').write_bytes(b'not a picture')
+    config = small_run(digits, tmp_path / 'run')
+    config.train_dataloader.dataset.data_root = str(folder)
+    with pytest.raises(Exception, match=r'00003\.png'):
+        train(config)
+
+
+def test_an_empty_folder_is_named(digits, tmp_path):
+    (tmp_path / 'nothing').mkdir()
+    config = small_run(digits, tmp_path / 'run')
+    config.train_dataloader.dataset.data_root = str(tmp_path / 'nothing')
+    with pytest.raises(RuntimeError, match='nothing'):
+        train(config)
