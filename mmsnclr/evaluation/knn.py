@@ -1,0 +1,100 @@
+"""Weighted k-nearest-neighbour classification."""
+
+import copy
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmpretrain.registry import MODELS
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..engine.pretrained import check_pretrained
+from .features import extract_features
+
+
+@torch.no_grad()
+def knn_accuracy(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    query_labels: Tensor,
+    k: int = 20,
+    temperature: float = 0.07,
+    chunk: int = 1024,
+) -> float:
+    """Top-1 accuracy of a weighted k-NN classifier.
+
+    Each of the k nearest by cosine similarity s votes with weight
+    ``exp(s / temperature)`` (Wu et al., Unsupervised Feature Learning via
+    Non-Parametric Instance Discrimination, CVPR 2018).
+
+    Args:
+        bank: Features of the labelled images, ``(N, C)``.
+        bank_labels: Their classes, ``(N,)``.
+        queries: Features of the images to classify, ``(M, C)``.
+        query_labels: Their classes, ``(M,)``.
+        k: Number of voting neighbours.
+        temperature: How much similarity weighs.
+        chunk: Number of queries at a time, which bounds the memory.
+
+    Returns:
+        Accuracy in percent.
+
+    Raises:
+        ValueError: If the bank has fewer than ``k`` images.
+    """
+    if len(bank) < k:
+        raise ValueError(f'k={k} neighbours need at least as many labelled images, not {len(bank)}')
+    bank = F.normalize(bank, dim=1)
+    votes_shape = int(bank_labels.max()) + 1
+    correct = 0
+    for part, labels in zip(F.normalize(queries, dim=1).split(chunk), query_labels.split(chunk)):
+        similarity, index = (part @ bank.T).topk(k, dim=1)
+        votes = part.new_zeros(len(part), votes_shape)
+        votes.scatter_add_(1, bank_labels[index], ((similarity - 1) / temperature).exp())
+        correct += int((votes.argmax(dim=1) == labels).sum())
+    return 100 * correct / len(queries)
+
+
+def evaluate_knn(cfg: Config, k: int = 20, temperature: float = 0.07) -> float:
+    """k-NN accuracy of the backbone of a classification config.
+
+    Args:
+        cfg: A config whose ``train_dataloader`` has the voting images (they get
+            the validation pipeline), whose ``val_dataloader`` has those to
+            classify, and whose backbone may have a ``Pretrained``
+            initialisation.
+        k: Number of voting neighbours.
+        temperature: How much similarity weighs.
+
+    Returns:
+        Top-1 accuracy in percent.
+
+    Raises:
+        ValueError: If the checkpoint does not fill the backbone.
+    """
+    init_default_scope(cfg.default_scope)
+    torch.manual_seed(0)  # for a backbone without checkpoint
+    model = MODELS.build(
+        dict(
+            type='ImageClassifier',
+            backbone=cfg.model.backbone,
+            data_preprocessor=cfg.get('data_preprocessor'),
+        )
+    )
+    check_pretrained(model)
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('WARNING')  # not a line for each weight
+    model.init_weights()
+    logger.setLevel(level)
+    model.to('cuda' if torch.cuda.is_available() else 'cpu')
+    bank_loader = copy.deepcopy(cfg.train_dataloader)
+    bank_loader.dataset.pipeline = cfg.val_dataloader.dataset.pipeline
+    bank_loader.sampler = dict(type='DefaultSampler', shuffle=False)
+    bank, bank_labels = extract_features(model, Runner.build_dataloader(bank_loader))
+    queries, labels = extract_features(model, Runner.build_dataloader(cfg.val_dataloader))
+    return knn_accuracy(bank, bank_labels, queries, labels, k, temperature)

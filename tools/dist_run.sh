@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Run a tool by torchrun: tools/dist_run.sh TOOL CONFIG GPUS [arguments of the tool]
+# GPUS is the total over all nodes. Environment: NNODES, NODE_RANK, MASTER_ADDR, PORT.
+set -euo pipefail
+
+fail() { echo "$1" >&2; exit 2; }
+
+[ $# -ge 3 ] || fail "usage: $0 TOOL CONFIG GPUS [arguments]"
+tool=$1 config=$2 gpus=$3
+tools=$(cd "$(dirname "$0")" && pwd)
+nnodes=${NNODES:-1}
+[[ $gpus =~ ^[1-9][0-9]*$ ]] || fail "GPUS must be a positive number, not '$gpus'"
+[[ $nnodes =~ ^[1-9][0-9]*$ ]] || fail "NNODES must be a positive number, not '$nnodes'"
+[ -f "$config" ] || fail "no config at '$config'"
+((gpus % nnodes == 0)) ||
+    fail "$gpus GPUs do not divide among NNODES=$nnodes nodes: GPUS is the total over all nodes; change GPUS or set NNODES to a divisor of it"
+per_node=$((gpus / nnodes))
+python=${PYTHON:-$([ -x "$tools/../.venv/bin/python" ] && echo "$tools/../.venv/bin/python" || echo python)}
+present=$("$python" -c 'import torch; print(torch.cuda.device_count())')
+if ((present > 0 && per_node > present)); then
+    fail "$per_node GPUs per node, but this node has $present: set NNODES so that GPUS / NNODES is at most $present (on every node, with its NODE_RANK), or lower GPUS"
+fi
+if ((present == 0)); then
+    echo "No CUDA device: $per_node processes on the CPU, joined by gloo." >&2
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+fi
+
+export PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}"
+exec "$python" -m torch.distributed.run \
+    --nnodes="$nnodes" --node-rank="${NODE_RANK:-0}" --nproc-per-node="$per_node" \
+    --master-addr="${MASTER_ADDR:-127.0.0.1}" --master-port="${PORT:-29500}" \
+    "$tools/$tool" "$config" --launcher pytorch "${@:4}"

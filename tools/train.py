@@ -1,0 +1,70 @@
+"""Train from a config of mmsnclr, mmpretrain or mmdet."""
+
+import argparse
+
+import torch
+from mmengine.config import Config
+
+from mmsnclr.engine import build_runner, check_pretrained
+from mmsnclr.utils.cli import add_common_arguments, load_config
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_common_arguments(parser)
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='PATH',
+        help='continue from a checkpoint, or from the latest in the work directory',
+    )
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='mixed precision: float16 on CUDA, bfloat16 on a CPU',
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by the actual over the intended batch size',
+    )
+    return parser.parse_args()
+
+
+def set_training(cfg: Config, args: argparse.Namespace) -> None:
+    """Apply the flags that only training has."""
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    if args.amp and torch.cuda.is_available():
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    elif args.amp:
+        if cfg.get('default_scope') == 'mmdet':
+            raise ValueError(
+                "--amp: mmcv's operators have no bfloat16 on a CPU; leave --amp out for detection"
+            )
+        cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
+    if args.auto_scale_lr:
+        if 'auto_scale_lr' not in cfg or 'base_batch_size' not in cfg.auto_scale_lr:
+            raise ValueError(
+                f'--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size, the batch '
+                'size that its learning rate is meant for'
+            )
+        cfg.auto_scale_lr.enable = True
+
+
+def main() -> None:
+    """Train."""
+    args = parse_args()
+    cfg = load_config(args)
+    set_training(cfg, args)
+    runner = build_runner(cfg)
+    check_pretrained(runner.model)
+    runner.train()
+
+
+if __name__ == '__main__':
+    main()
