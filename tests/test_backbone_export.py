@@ -1,0 +1,194 @@
+"""An exported backbone represents images as the trained one does, or is not written."""
+
+import copy
+import runpy
+import sys
+
+import pytest
+import timm
+import torch
+import torchvision
+from helpers import ROOT, small_model
+from mmengine.config import Config
+from mmpretrain.registry import MODELS
+
+from mmsnclr.utils.backbone_export import export_backbone
+
+RESNET = dict(type='mmpretrain.ResNet', depth=18, norm_cfg=dict(type='SyncBN'))
+NARROW = RESNET | dict(stem_channels=16, base_channels=16)
+ARCH = dict(embed_dims=48, num_layers=3, num_heads=4, feedforward_channels=96)
+VIT = dict(type='VisionTransformer', arch=ARCH, img_size=32, patch_size=8)
+MOCO = dict(type='MoCoV3ViT', arch='mocov3-small', img_size=224, patch_size=16)
+TIMM = dict(type='TIMMRepresentation', model_name='test_vit', img_size=32)
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """Builds SNCLR on a backbone, gives it weights as of a training and a checkpoint."""
+
+    def train(backbone):
+        model_cfg = small_model()
+        model_cfg.backbone = backbone
+        torch.manual_seed(0)
+        model = MODELS.build(copy.deepcopy(model_cfg))
+        with torch.no_grad():
+            for name, value in model.backbone.state_dict().items():
+                if name.endswith('running_var'):
+                    value.uniform_(0.5, 2)
+                elif value.is_floating_point():
+                    value.add_(torch.randn_like(value) * (0.5 if value.ndim == 1 else 0.05))
+        meta = dict(cfg=Config(dict(model=model_cfg)).pretty_text)
+        torch.save({'state_dict': model.state_dict(), 'meta': meta}, tmp_path / 'epoch_1.pth')
+        model.eval()
+        return tmp_path / 'epoch_1.pth', model.backbone
+
+    return train
+
+
+def assert_same(expected, actual):
+    """Two images that differ from each other are represented alike."""
+    scale = expected.abs().max()
+    assert expected.shape == actual.shape
+    assert (expected[0] - expected[1]).abs().max() > 0.01 * scale
+    assert (expected - actual).abs().max() < 1e-5 * scale
+
+
+def load_flat(model, path):
+    missing, unexpected = model.load_state_dict(torch.load(path), strict=False)
+    assert all(key.startswith(('fc.', 'head.', 'heads.')) for key in missing)
+    assert not unexpected
+    return model.eval()
+
+
+@torch.no_grad()
+def test_resnet_represents_images_alike_in_all_three_libraries(trained, tmp_path):
+    checkpoint, backbone = trained(RESNET)
+    images = torch.randn(2, 3, 64, 64)
+    outs = {to: tmp_path / 'new' / f'{to}.pth' for to in ('mmpretrain', 'torchvision', 'timm')}
+    for to, out in outs.items():
+        assert str(out) in export_backbone(checkpoint, out, to)
+    plain = dict(type='ResNet', depth=18)
+    plain['init_cfg'] = dict(type='Pretrained', checkpoint=str(outs['mmpretrain']))
+    theirs = MODELS.build(plain)
+    theirs.init_weights()
+    theirs.eval()
+    expected = backbone(images)[-1]
+    assert_same(expected, theirs(images)[-1])
+    theirs = load_flat(torchvision.models.resnet18(), outs['torchvision'])
+    theirs.fc = torch.nn.Identity()
+    assert_same(expected.mean(dim=(2, 3)), theirs(images))
+    theirs = load_flat(timm.create_model('resnet18'), outs['timm'])
+    assert_same(expected, theirs.forward_features(images))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ('backbone_cfg', 'size', 'call'),
+    [
+        (VIT, 32, 'vit_base_patch16_224'),
+        (MOCO, 224, "timm.create_model('vit_small_patch16_224', num_heads=12)"),
+    ],
+)
+def test_vit_of_any_head_count_loads_as_the_message_says(
+    trained, tmp_path, backbone_cfg, size, call
+):
+    checkpoint, backbone = trained(backbone_cfg)
+    images = torch.randn(2, 3, size, size)
+    expected = backbone(images)[-1]
+    for to in ('timm', 'torchvision'):
+        line = export_backbone(checkpoint, tmp_path / f'{to}.pth', to)
+        assert to == 'torchvision' or call in line
+        names = dict(timm=timm, torchvision=torchvision, torch=torch)
+        exec(line.partition('load it with ')[2], names)
+        theirs = load_flat(names['model'], tmp_path / f'{to}.pth')
+        if to == 'torchvision':
+            theirs.heads = torch.nn.Identity()
+            assert_same(expected, theirs(images))
+        else:
+            assert_same(expected, theirs.forward_features(images)[:, 0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('backbone_cfg', [VIT, NARROW])
+def test_any_width_loads_in_mmpretrain_as_the_message_says(trained, tmp_path, backbone_cfg):
+    checkpoint, backbone = trained(backbone_cfg)
+    line = export_backbone(checkpoint, tmp_path / 'out.pth', 'mmpretrain')
+    names = {}
+    exec(line.partition('load it with ')[2], names)
+    theirs = MODELS.build(names['backbone'])
+    theirs.init_weights()
+    theirs.eval()
+    images = torch.randn(2, 3, 32, 32)
+    assert_same(backbone(images)[-1], theirs(images)[-1])
+    meta = torch.load(tmp_path / 'out.pth')['meta']
+    assert (meta['source'], meta['naming']) == ('epoch_1.pth', 'mmpretrain')
+    assert backbone_cfg['type'] in meta['architecture']
+
+
+@torch.no_grad()
+def test_a_timm_model_goes_to_timm_only(trained, tmp_path):
+    checkpoint, backbone = trained(TIMM)
+    export_backbone(checkpoint, tmp_path / 'out.pth', 'timm')
+    theirs = load_flat(timm.create_model('test_vit', img_size=32), tmp_path / 'out.pth')
+    images = torch.randn(2, 3, 32, 32)
+    assert_same(backbone(images)[-1], theirs.forward_features(images)[:, 0])
+    for to in ('mmpretrain', 'torchvision'):
+        with pytest.raises(ValueError, match="pass to='timm'"):
+            export_backbone(checkpoint, tmp_path / f'{to}.pth', to)
+
+
+@pytest.mark.parametrize(
+    ('backbone_cfg', 'message'),
+    [
+        (RESNET | dict(strides=(1, 2, 2, 1)), 'represents images differently'),
+        (RESNET | dict(out_indices=(2,)), 'represents images differently'),
+        (VIT | dict(norm_cfg=dict(type='LN', eps=0.1)), 'represents images differently'),
+        (VIT | dict(layer_cfgs=dict(num_heads=2)), 'represents images differently'),
+        (VIT | dict(layer_scale_init_value=0.5), 'other weights'),
+        (VIT | dict(img_size=33), 'cannot take the backbone'),
+        (VIT | dict(out_type='featmap'), "needs .* out_type='cls_token'"),
+        (NARROW, r"base_channels=16; pass to='mmpretrain'"),
+    ],
+)
+@pytest.mark.parametrize('to', ['torchvision', 'timm'])
+def test_what_the_target_computes_otherwise_is_not_written(
+    trained, tmp_path, backbone_cfg, message, to
+):
+    checkpoint, _ = trained(backbone_cfg)
+    with pytest.raises(ValueError, match=message):
+        export_backbone(checkpoint, tmp_path / 'out.pth', to)
+    assert not (tmp_path / 'out.pth').exists()
+
+
+def test_arguments_at_fault_are_named(trained, tmp_path):
+    good, _ = trained(VIT)
+    out = tmp_path / 'out.pth'
+    with pytest.raises(ValueError, match="to='keras' must be one of mmpretrain"):
+        export_backbone(good, out, 'keras')
+    with pytest.raises(FileNotFoundError, match='checkpoint_path='):
+        export_backbone(tmp_path / 'none.pth', out, 'timm')
+    with pytest.raises(ValueError, match='out_path='):
+        export_backbone(good, good, 'timm')
+    stored = torch.load(good)
+    weights = stored['state_dict']
+    for changed, message in (
+        (dict(state_dict={'neck.weight': weights['neck.fc0.weight']}), r'has no backbone\.\* keys'),
+        (dict(meta={}), r"lacks meta\['cfg'\]"),
+        (dict(state_dict={'backbone.ln1.bias': weights['backbone.ln1.bias']}), 'its own config'),
+    ):
+        torch.save(stored | changed, tmp_path / 'changed.pth')
+        with pytest.raises(ValueError, match=f'checkpoint_path=.*{message}'):
+            export_backbone(tmp_path / 'changed.pth', out, 'timm')
+
+
+def test_the_tool_prints_one_line(trained, tmp_path, monkeypatch, capsys):
+    checkpoint, _ = trained(TIMM)
+    out = tmp_path / 'out.pth'
+    tool = ROOT / 'tools/model_converters/export_backbone.py'
+    monkeypatch.setattr(sys, 'argv', ['export', str(checkpoint), str(out), '--to', 'timm'])
+    capsys.readouterr()
+    runpy.run_path(str(tool), run_name='__main__')
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    assert "timm.create_model('test_vit', img_size=32)" in lines[0]
+    assert out.exists()
