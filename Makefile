@@ -1,0 +1,23 @@
+# make install | demo | test | test-slow | clean
+VENV ?= .venv
+PYTHON ?= python3
+BIN = $(VENV)/bin
+
+.PHONY: install demo test test-slow clean
+
+install:
+	@PYTHON=$(PYTHON) VENV=$(VENV) tools/install.sh
+
+demo: install
+	$(BIN)/python tools/demo.py
+
+test: install
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/python -m pytest
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+clean:
+	rm -rf $(VENV) work_dirs build *.egg-info

@@ -1,0 +1,22 @@
+"""The demo in its quick form, end to end."""
+
+import re
+
+from helpers import run_tool
+
+
+def test_the_demo_leaves_all_that_it_promises(tmp_path):
+    result = run_tool('tools/demo.py', '--quick', '--out', str(tmp_path))
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    summary = (tmp_path / 'summary.md').read_text()
+    figures = re.findall(r'\| (.+?) \| ([\d.]+) \| ([\d.]*) ?\|', summary)
+    assert [name.split(',')[0] for name, *_ in figures] == [
+        'k-NN top-1 (k = 20)',
+        'linear evaluation top-1',
+        'Mask R-CNN box AP',
+        'Mask R-CNN mask AP',
+    ]
+    assert all(0 <= float(value) <= 100 for _, *pair in figures for value in pair if value)
+    assert (tmp_path / 'snclr' / 'epoch_2.pth').is_file()
+    assert (tmp_path / 'neighbors.png').stat().st_size > 10_000
+    assert 'Epoch(train) [2]' in result.stdout and 'Iter(val)' in result.stdout

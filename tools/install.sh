@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Make a virtual environment with everything, detection and tests included.
+# Environment: PYTHON (python3), VENV (.venv); pip's own settings are honoured, such as
+# PIP_FIND_LINKS for a folder of wheels. A second run takes seconds.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+PYTHON=${PYTHON:-python3}
+VENV=${VENV:-.venv}
+MMCV=$(grep '^onedl-mmcv' requirements/onedl.txt)
+GIB_NEEDED=9
+
+fail() { echo "install: $1" >&2; exit 1; }
+step() { echo "== $1"; }
+
+state=$(cat requirements/*.txt setup.cfg pyproject.toml tools/install.sh | cksum; pwd)
+if [ -f "$VENV/.installed" ] && [ "$(cat "$VENV/.installed")" = "$state" ]; then
+    exit 0
+fi
+
+command -v "$PYTHON" > /dev/null || fail "no '$PYTHON': install Python 3.10 or newer, or name one: make PYTHON=/path/to/python3"
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+    fail "$("$PYTHON" --version) is too old: Python 3.10 or newer is needed; name one: make PYTHON=/path/to/python3"
+"$PYTHON" -c 'import venv, ensurepip' 2> /dev/null ||
+    fail "$PYTHON has no venv: install it (Debian, Ubuntu: apt install python3-venv)"
+if [ ! -x "$VENV/bin/python" ]; then
+    free=$(($(df -Pk . | awk 'NR == 2 {print $4}') / 1024 / 1024))
+    ((free >= GIB_NEEDED)) ||
+        fail "$free GiB free here, $GIB_NEEDED needed (torch brings its CUDA libraries): make room, or set VENV to a folder elsewhere"
+    step "Making $VENV with $("$PYTHON" --version)"
+    "$PYTHON" -m venv "$VENV"
+fi
+pip() { "$VENV/bin/python" -m pip --disable-pip-version-check "$@"; }
+
+step "Installing torch (a download of up to 3 GB)"
+pip install --quiet "setuptools>=80,<82" wheel ninja
+pip install --quiet -r requirements/torch.txt
+
+ops_work() { "$VENV/bin/python" -c 'import torch, mmcv.ops' > /dev/null 2>&1; }
+if ! ops_work; then
+    step "Looking for a wheel of $MMCV that fits"
+    pip install --quiet --only-binary=onedl-mmcv "$MMCV" 2> /dev/null || true
+    if ! ops_work; then
+        command -v "${CXX:-c++}" > /dev/null ||
+            fail "no wheel of $MMCV fits, and there is no C++ compiler to build it: install one (Debian, Ubuntu: apt install g++), or put a wheel into a folder named by PIP_FIND_LINKS"
+        headers=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+        [ -f "$headers/Python.h" ] ||
+            fail "no wheel of $MMCV fits, and Python's headers are missing in $headers to build it: install them (Debian, Ubuntu: apt install python3-dev), or put a wheel into a folder named by PIP_FIND_LINKS"
+        step "No wheel fits: building $MMCV's operators from source, about ten minutes on two cores"
+        MMCV_WITH_OPS=1 pip install --quiet --force-reinstall --no-deps --no-build-isolation \
+            --no-binary=onedl-mmcv "$MMCV"
+        pip install --quiet "$MMCV"
+        ops_work || fail "$MMCV was built but cannot be imported: $("$VENV/bin/python" -c 'import torch, mmcv.ops' 2>&1 | tail -n 1)"
+    fi
+fi
+
+step "Installing mmsnclr and the OpenMMLab packages"
+pip install --quiet --no-build-isolation -e ".[onedl,tests]"
+"$VENV/bin/python" -c 'import mmsnclr' > /dev/null
+echo "$state" > "$VENV/.installed"
+step "Done"
