@@ -52,6 +52,17 @@ def test_search_finds_the_most_similar():
     assert found.valid.all()
 
 
+def test_autocast_does_not_round_the_search():
+    queue = NeighborQueue(length=500, dim=4)
+    queue.enqueue(features(500), torch.arange(500))
+    queries = F.normalize(features(20, seed=1), dim=1)
+    expected = queue.search(queries, None, k=10)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        found = queue.search(queries, None, k=10)
+    assert torch.equal(found.index, expected.index)
+    assert torch.equal(found.similarity, expected.similarity)
+
+
 def test_only_filled_entries_are_searched():
     queue = NeighborQueue(length=100, dim=4)
     queue.enqueue(-torch.ones(3, 4), torch.arange(3))  # all dissimilar to the query

@@ -139,28 +139,32 @@ class SNCLR(BaseSelfSupervisor):
             )
         ids, labels = self._identify(data_samples, keys[0].device)
 
-        (loss_12, keys_2, diagnostics), (loss_21, _, _) = (
-            self._one_order(projections[0], keys[1], ids, labels),
-            self._one_order(projections[1], keys[0], ids, labels),
-        )
-        self.diagnostics = diagnostics
+        y1, y2 = projections
+        k1, k2 = keys
+        all_k1, all_k2 = (gather_rows(k) for k in keys)
+        loss_12, self.diagnostics = self._one_order(y1, k2, all_k2, ids, labels)
+        loss_21, _ = self._one_order(y2, k1, all_k1, ids, labels)
         if self.training:
-            self._keep_for_queue(keys[1], keys_2, ids, labels)
+            self._keep_for_queue(k2, all_k2, ids, labels)
         return dict(loss=loss_12 + loss_21)
 
     def _one_order(
-        self, projection: Tensor, keys: Tensor, ids: Tensor | None, labels: Tensor | None
-    ) -> tuple[Tensor, Tensor, Diagnostics | None]:
+        self,
+        projection: Tensor,
+        keys: Tensor,
+        all_keys: Tensor,
+        ids: Tensor | None,
+        labels: Tensor | None,
+    ) -> tuple[Tensor, Diagnostics | None]:
         """Compare one view's projections with the other view's keys."""
-        all_keys = gather_rows(keys)
         own_key = torch.arange(len(keys), device=keys.device) + get_rank() * len(keys)
         k = self.head.neighbors
         if not self.use_neighbors or self.queue.fill < k:
-            return self.head.loss(projection, all_keys, own_key)[0], all_keys, None
+            return self.head.loss(projection, all_keys, own_key)[0], None
         neighbors = self.queue.search(keys, ids, k)
         candidates = self._candidates(neighbors)
         loss, log_weights = self.head.loss(projection, all_keys, own_key, candidates)
-        return loss, all_keys, Diagnostics(neighbors, log_weights, labels)
+        return loss, Diagnostics(neighbors, log_weights, labels)
 
     @torch.no_grad()
     def _candidates(self, neighbors: Neighbors) -> Candidates:

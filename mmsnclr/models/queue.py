@@ -129,7 +129,8 @@ class NeighborQueue(nn.Module):
         if k > self.fill:
             raise ValueError(f'neighbors={k} exceeds the {self.fill} entries in the candidate set')
         entries = self.features[: self.fill]
-        similarity = queries.to(entries.dtype) @ entries.T
+        with torch.autocast(entries.device.type, enabled=False):
+            similarity = queries.to(entries.dtype) @ entries.T
         if ids is not None:
             same_image = ids[:, None] == self.ids[None, : self.fill]
             similarity.masked_fill_(same_image, -torch.inf)
