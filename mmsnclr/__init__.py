@@ -11,8 +11,8 @@ check_requirements()
 
 from mmengine.config.utils import MODULE2PACKAGE  # noqa: E402
 
-from . import datasets, engine, models  # noqa: E402
+from . import datasets, engine, models, registry  # noqa: E402
 
 MODULE2PACKAGE.setdefault('mmsnclr', 'mmsnclr')
 
-__all__ = ['__version__', 'datasets', 'engine', 'models']
+__all__ = ['__version__', 'datasets', 'engine', 'models', 'registry']

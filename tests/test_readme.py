@@ -1,24 +1,49 @@
 """What the README says can be done can be done."""
 
+import json
 import re
 
-from helpers import ROOT
+import pytest
+from helpers import ROOT, run_tool
 from mmengine.config import Config
 from mmpretrain.registry import DATASETS
 
 README = (ROOT / 'README.md').read_text()
 
 
-def test_the_config_of_the_readme_reads_a_plain_folder(digits, tmp_path):
+def test_the_config_of_the_readme_pretrains_on_a_plain_folder(digits, tmp_path):
     (code,) = [c for c in re.findall(r'```python\n(.*?)```', README, re.S) if '_base_ =' in c]
     path = tmp_path / 'my_config.py'
     path.write_text(code.replace('data/my_images', str(digits / 'unlabelled')))
     config = Config.fromfile(path)
     dataset = DATASETS.build(config.train_dataloader.dataset)
     assert len(dataset) == 96
-    views = dataset[0]['inputs']
-    assert [tuple(view.shape) for view in views] == [(3, 224, 224)] * 2
+    assert [tuple(view.shape) for view in dataset[0]['inputs']] == [(3, 224, 224)] * 2
     assert config.model.queue.length == 16_000 and config.model.head.neighbors == 10
+
+    result = run_tool(
+        'tools/train.py',
+        str(path),
+        '--auto-scale-lr',
+        '--work-dir',
+        str(tmp_path / 'run'),
+        '--cfg-options',
+        'model.backbone.depth=18',
+        'model.neck.in_channels=512',
+        'train_dataloader.batch_size=4',
+        'train_dataloader.num_workers=0',
+        'train_dataloader.persistent_workers=False',
+        'train_dataloader.dataset.indices=16',
+        'train_cfg.max_epochs=1',
+        'custom_hooks.0.warmup_epochs=0',
+        'default_hooks.logger.interval=1',
+    )
+    assert result.returncode == 0, result.stderr
+    assert 'Epoch(train) [1][4/4]' in result.stdout and 'neighbor_similarity' in result.stdout
+    # 4 images where 4,096 were meant: the learning rate is a thousandth of the recipe's.
+    (log,) = (tmp_path / 'run').glob('*/vis_data/scalars.json')
+    first = json.loads(log.read_text().splitlines()[0])
+    assert first['lr'] == pytest.approx(1e-6 * 4 / 4096, rel=1e-3)
 
 
 def test_the_files_that_the_readme_names_exist():

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config, ConfigDict, DictAction
 
 from .requirements import check_detection_requirements
 
@@ -48,11 +48,18 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
     if cfg.get('default_scope') == 'mmdet':
         check_detection_requirements()
-    else:
-        # mmpretrain's models want tensors stacked, mmengine's default is lists.
-        for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-            if cfg.get(name) is not None:
-                cfg[name].setdefault('collate_fn', dict(type='default_collate'))
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        if cfg.get(name) is not None:
+            _set_collate(cfg[name], cfg.get('default_scope'))
     return cfg
+
+
+def _set_collate(loader: ConfigDict, scope: str | None) -> None:
+    if scope != 'mmdet':
+        # mmpretrain's models want tensors stacked, mmengine's default is lists.
+        loader.setdefault('collate_fn', dict(type='default_collate'))
+    if isinstance(loader.get('collate_fn'), dict):
+        # Inherited by `_base_ = 'mmpretrain::...'`; mmengine would pass it to the function.
+        loader.collate_fn.pop('_scope_', None)
