@@ -85,6 +85,26 @@ def test_momentum_encoder_moves_with_the_optimiser_step(digits, tmp_path):
         torch.testing.assert_close(a, b)
 
 
+def test_loops_that_count_iterations_have_no_warm_up_and_random_views(digits, tmp_path):
+    def config(**options):
+        config = small_run(digits, tmp_path, **counted, **options)
+        config.train_cfg = dict(by_epoch=False, max_iters=3)
+        return config
+
+    counted = {
+        'param_scheduler.by_epoch': False,
+        'param_scheduler.convert_to_iter_based': False,
+        'train_dataloader.sampler.type': 'InfiniteSampler',
+        'default_hooks.checkpoint.by_epoch': False,
+    }
+    with pytest.raises(ValueError, match='warmup_epochs=2 counts epochs'):
+        train(config(**{'custom_hooks.0.warmup_epochs': 2}))
+    runner, record = train(config())
+    assert len(record.losses) == 3 and record.used == [False, True, True]
+    dataset = runner.train_dataloader.dataset
+    assert not torch.equal(dataset[0]['inputs'][0], dataset[0]['inputs'][0])
+
+
 def test_purity_is_logged_where_labels_exist(digits, tmp_path):
     config = small_run(
         digits,

@@ -9,7 +9,7 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
 
 from ...models.queue import NeighborQueue
 
@@ -41,11 +41,17 @@ class NeighborQueueHook(Hook):
             runner.register_hook(_RankQueueHook(), priority='LOWEST')
 
     def before_train(self, runner: Runner) -> None:
-        """Check what would fail, or hang, only in the last batch of an epoch.
+        """Check what would fail, or hang, only later.
 
         Raises:
-            ValueError: If ranks would get batches of different size.
+            ValueError: If ranks would get batches of different size, or if a
+                warm-up is to be counted where there are no epochs.
         """
+        if self.warmup_epochs and not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            raise ValueError(
+                f'NeighborQueueHook.warmup_epochs={self.warmup_epochs} counts epochs: set '
+                'train_cfg.by_epoch=True with train_cfg.max_epochs, or warmup_epochs=0'
+            )
         loader, ranks = runner.train_dataloader, get_world_size()
         if len(loader.dataset) % ranks and not getattr(loader.sampler, 'round_up', True):
             raise ValueError(

@@ -4,17 +4,23 @@ from collections.abc import Iterator
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ...datasets import SeededMultiView
 
 
 @HOOKS.register_module()
 class ViewSeedHook(Hook):
-    """Tells every :class:`~mmsnclr.datasets.SeededMultiView` seed and epoch."""
+    """Tells every :class:`~mmsnclr.datasets.SeededMultiView` seed and epoch.
+
+    Loops that count iterations have no epochs, and seeding would give an image
+    the same views at each pass: there the views stay random.
+    """
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Set the epoch before the loader's workers start on it."""
+        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            return
         for views in _seeded_views(runner.train_dataloader.dataset):
             views.set_epoch(runner.seed, runner.epoch)
 
