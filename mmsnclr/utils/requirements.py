@@ -16,8 +16,8 @@ SUPPORTED = {
 SUPPORTED_FOR_DETECTION = {'mmdet': ('3.3.0', '4.0.0')}
 
 _INSTALL = (
-    'Install one family: `pip install "mmsnclr[onedl]"` (maintained forks) or '
-    '`pip install "mmsnclr[openmmlab]"` (the original packages).'
+    'In a clone of mmsnclr install one family: `pip install ".[onedl]"` (the maintained forks) or '
+    '`pip install ".[openmmlab]"` (the original packages).'
 )
 
 
