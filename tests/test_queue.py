@@ -11,7 +11,7 @@ def features(count, dim=4, seed=0):
     return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize('batches', [[3, 3, 3, 3], [4, 4, 2], [10], [23], [7, 7, 1]])
+@pytest.mark.parametrize('batches', [[3, 3, 3, 3], [4, 4, 2], [10], [23], [7, 7, 1], [3, 12, 4]])
 def test_the_newest_features_remain(batches):
     queue = NeighborQueue(length=10, dim=4)
     everything = features(sum(batches))
