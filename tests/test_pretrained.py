@@ -53,6 +53,17 @@ def test_a_partial_backbone_is_refused(checkpoint):
         check_pretrained(classifier(checkpoint))
 
 
+def test_a_partial_backbone_is_not_told_to_use_the_prefix_that_it_uses(checkpoint):
+    stored = torch.load(checkpoint)
+    for encoder in ('backbone.', 'momentum_encoder.0.'):
+        del stored['state_dict'][f'{encoder}layer4.1.conv2.weight']
+    torch.save(stored, checkpoint)
+    with pytest.raises(
+        ValueError, match=r'No other prefix fits better.*--allow-partial-pretrained'
+    ):
+        check_pretrained(classifier(checkpoint))
+
+
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r'none\.pth.*model\.backbone\.init_cfg\.checkpoint'

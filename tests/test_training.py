@@ -137,6 +137,12 @@ def test_a_short_last_batch_and_a_long_set_work(digits, tmp_path):
     assert sorted(queue.ids[:96].tolist()) == sorted(queue.ids[96:192].tolist())
 
 
+def test_a_last_batch_of_one_image_is_refused_before_training(digits, tmp_path):
+    options = {'train_dataloader.dataset.indices': 33, 'train_dataloader.drop_last': False}
+    with pytest.raises(ValueError, match=r'set train_dataloader\.drop_last=True'):
+        train(small_run(digits, tmp_path, **options))
+
+
 def test_labels_never_reach_the_loss(digits, tmp_path):
     folder = {'train_dataloader.dataset.data_root': str(digits / 'labelled' / 'train')}
     labels = {'train_dataloader.dataset.with_label': True}

@@ -7,6 +7,7 @@ R-CNN from the pretrained and from a random backbone.
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -38,7 +39,7 @@ def train(config: str, work_dir: Path, options: dict) -> dict:
         for line in process.stdout:
             last = [*last[-29:], line]
             message = line.partition('mmengine - INFO - ')[2]
-            if message.startswith(('Epoch(', 'Iter(')):
+            if message.startswith(('Epoch(', 'Iter(', 'Neighbours')):
                 print('   ', message.rstrip(), flush=True)
     if process.returncode:
         raise SystemExit(f'{"".join(last)}\n{config} failed; its log is in {work_dir}')
@@ -76,6 +77,7 @@ def main() -> None:
 
     step(1, f'Drawing pictures of digits into {data}')
     sizes = dict(unlabelled=512, labelled=(200, 100), scenes=(16, 8)) if args.quick else {}
+    shutil.rmtree(data, ignore_errors=True)
     write_digits(data, **sizes)
 
     epochs, iters = (2, 10) if args.quick else (32, 300)
@@ -96,11 +98,11 @@ def main() -> None:
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.dataset.data_root = str(data / 'labelled')
     cfg.model.backbone.init_cfg = None
-    knn_random = evaluate_knn(cfg)
+    knn_random = evaluate_knn(cfg, progress=False)
     cfg.model.backbone.init_cfg = dict(
         type='Pretrained', checkpoint=str(checkpoint), prefix='backbone.'
     )
-    knn = evaluate_knn(cfg)
+    knn = evaluate_knn(cfg, progress=False)
     print(f'    k-NN top-1: pretrained {knn:.1f} %, random {knn_random:.1f} %')
     draw(checkpoint, data, out / 'neighbors.png')
 

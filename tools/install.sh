@@ -15,6 +15,7 @@ step() { echo "== $1"; }
 
 state=$(cat requirements/*.txt setup.cfg pyproject.toml tools/install.sh | cksum; pwd)
 if [ -f "$VENV/.installed" ] && [ "$(cat "$VENV/.installed")" = "$state" ]; then
+    echo "$VENV is up to date."
     exit 0
 fi
 
@@ -58,4 +59,4 @@ step "Installing mmsnclr and the OpenMMLab packages"
 pip install --quiet --no-build-isolation -e ".[onedl,tests]"
 "$VENV/bin/python" -c 'import mmsnclr' > /dev/null
 echo "$state" > "$VENV/.installed"
-step "Done"
+step "Done. To use it: source $VENV/bin/activate"

@@ -10,9 +10,10 @@ per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
     { echo "$gpus GPUs are no multiple of GPUS_PER_NODE=$per_node: set GPUS_PER_NODE to a divisor" >&2; exit 2; }
 tools=$(cd "$(dirname "$0")" && pwd)
 
+python=${PYTHON:-$([ -x "$tools/../.venv/bin/python" ] && echo "$tools/../.venv/bin/python" || echo python)}
 export PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}"
 # shellcheck disable=SC2086  # SRUN_ARGS holds several words
 exec srun --partition="$partition" --job-name="$job" \
     --gres="gpu:$per_node" --ntasks="$gpus" --ntasks-per-node="$per_node" \
     --cpus-per-task="${CPUS_PER_TASK:-8}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
-    "${PYTHON:-python}" -u "$tools/train.py" "$config" --launcher slurm "${@:5}"
+    "$python" -u "$tools/train.py" "$config" --launcher slurm "${@:5}"

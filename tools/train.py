@@ -1,6 +1,7 @@
 """Train from a config of mmsnclr, mmpretrain or mmdet."""
 
 import argparse
+from pathlib import Path
 
 import torch
 from mmengine.config import Config
@@ -30,7 +31,15 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='scale the learning rate by the actual over the intended batch size',
     )
-    return parser.parse_args()
+    parser.add_argument(
+        '--allow-partial-pretrained',
+        action='store_true',
+        help='train on where a Pretrained checkpoint fills only part of its module',
+    )
+    args = parser.parse_args()
+    if args.resume not in (None, 'auto') and not Path(args.resume).is_file():
+        parser.error(f'--resume: no checkpoint at {args.resume!r}')
+    return args
 
 
 def set_training(cfg: Config, args: argparse.Namespace) -> None:
@@ -62,7 +71,8 @@ def main() -> None:
     cfg = load_config(args)
     set_training(cfg, args)
     runner = build_runner(cfg)
-    check_pretrained(runner.model)
+    if not (args.allow_partial_pretrained or cfg.get('resume')):
+        check_pretrained(runner.model)
     runner.train()
 
 

@@ -50,11 +50,12 @@ def _check(name: str, module: nn.Module, checkpoint: str, prefix: str | None) ->
     raise ValueError(
         f'{checkpoint} fills {len(wanted) - len(missing)} of the {len(wanted)} parameters of '
         f'{name} ({type(module).__name__}) with prefix {prefix!r}; missing, or of another shape: '
-        f'{", ".join(missing[:3])}, ... {_advice(setting, wanted, stored)}'
+        f'{", ".join(missing[:3])}, ... {_advice(setting, start, wanted, stored)} If the rest is '
+        'meant to be trained from scratch, pass --allow-partial-pretrained to tools/train.py.'
     )
 
 
-def _advice(setting: str, wanted: dict, stored: dict) -> str:
+def _advice(setting: str, prefix: str, wanted: dict, stored: dict) -> str:
     """The prefix under which most of the wanted keys are stored."""
     hits = Counter(
         key.removesuffix(name)
@@ -64,6 +65,8 @@ def _advice(setting: str, wanted: dict, stored: dict) -> str:
     )
     if not hits:
         return 'None of its keys fits: the checkpoint is of another network.'
-    prefix, count = hits.most_common(1)[0]
+    best, count = hits.most_common(1)[0]
+    if best == prefix:
+        return 'No other prefix fits better: the checkpoint lacks them.'
     fit = 'all' if count == len(wanted) else f'{count}'
-    return f'Under prefix {prefix!r} {fit} would fit: set {setting}.prefix={prefix!r}.'
+    return f'Under prefix {best!r} {fit} would fit: set {setting}.prefix={best!r}.'

@@ -59,7 +59,9 @@ def knn_accuracy(
     return 100 * correct / len(queries)
 
 
-def evaluate_knn(cfg: Config, k: int = 20, temperature: float = 0.07) -> float:
+def evaluate_knn(
+    cfg: Config, k: int = 20, temperature: float = 0.07, progress: bool = True
+) -> float:
     """k-NN accuracy of the backbone of a classification config.
 
     Args:
@@ -69,6 +71,7 @@ def evaluate_knn(cfg: Config, k: int = 20, temperature: float = 0.07) -> float:
             initialisation.
         k: Number of voting neighbours.
         temperature: How much similarity weighs.
+        progress: Whether to show progress bars.
 
     Returns:
         Top-1 accuracy in percent.
@@ -82,7 +85,7 @@ def evaluate_knn(cfg: Config, k: int = 20, temperature: float = 0.07) -> float:
         dict(
             type='ImageClassifier',
             backbone=cfg.model.backbone,
-            data_preprocessor=cfg.get('data_preprocessor'),
+            data_preprocessor=cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor'),
         )
     )
     check_pretrained(model)
@@ -95,6 +98,10 @@ def evaluate_knn(cfg: Config, k: int = 20, temperature: float = 0.07) -> float:
     bank_loader = copy.deepcopy(cfg.train_dataloader)
     bank_loader.dataset.pipeline = cfg.val_dataloader.dataset.pipeline
     bank_loader.sampler = dict(type='DefaultSampler', shuffle=False)
-    bank, bank_labels = extract_features(model, Runner.build_dataloader(bank_loader))
-    queries, labels = extract_features(model, Runner.build_dataloader(cfg.val_dataloader))
+    bank, bank_labels = extract_features(
+        model, Runner.build_dataloader(bank_loader), progress=progress
+    )
+    queries, labels = extract_features(
+        model, Runner.build_dataloader(cfg.val_dataloader), progress=progress
+    )
     return knn_accuracy(bank, bank_labels, queries, labels, k, temperature)

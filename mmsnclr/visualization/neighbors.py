@@ -42,8 +42,10 @@ def draw_neighbors(
     Raises:
         ValueError: If there are no more images than neighbours.
     """
-    keys, labels = extract_features(model, loader, model.momentum_encoder)
-    projections, _ = extract_features(model, loader, lambda x: model.neck(model.backbone(x)))
+    keys, labels = extract_features(model, loader, model.momentum_encoder, progress=False)
+    projections, _ = extract_features(
+        model, loader, lambda x: model.neck(model.backbone(x)), progress=False
+    )
     k = model.head.neighbors
     if len(keys) <= k:
         raise ValueError(f'{k} neighbours (model.head.neighbors) need more than {len(keys)} images')
@@ -73,7 +75,17 @@ def draw_neighbors(
             if labels is not None and column > 0:
                 same = labels[image] == labels[query]
                 for spine in axis.spines.values():
-                    spine.set(color='tab:green' if same else 'tab:red', linewidth=2)
+                    spine.set(
+                        color='tab:green' if same else 'tab:red',
+                        linestyle='-' if same else ':',
+                        linewidth=2.5,
+                    )
+    legend = (
+        f'Nearest of {len(keys) - 1} images; number: positiveness, the highest of a row being 1'
+    )
+    if labels is not None:
+        legend += "\nframe: solid green if of the query's class, dotted red if not"
+    figure.suptitle(legend, fontsize=10)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)

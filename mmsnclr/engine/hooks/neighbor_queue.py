@@ -10,6 +10,7 @@ from mmengine.hooks import Hook, LoggerHook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...models.queue import NeighborQueue
 
@@ -44,8 +45,9 @@ class NeighborQueueHook(Hook):
         """Check what would fail, or hang, only later.
 
         Raises:
-            ValueError: If ranks would get batches of different size, or if a
-                warm-up is to be counted where there are no epochs.
+            ValueError: If ranks would get batches of different size, if BN
+                would get a batch of one image, or if a warm-up is to be
+                counted where there are no epochs.
         """
         if self.warmup_epochs and not isinstance(runner.train_loop, EpochBasedTrainLoop):
             raise ValueError(
@@ -58,12 +60,25 @@ class NeighborQueueHook(Hook):
                 f'{len(loader.dataset)} images do not divide among {ranks} ranks, whose keys and '
                 'counts must match: set train_dataloader.sampler.round_up=True'
             )
+        alone = ranks == 1 or not torch.cuda.is_available()  # else SyncBN sees all ranks
+        last = len(loader.sampler) % loader.batch_size if loader.batch_size else 0
+        norms = any(isinstance(m, _BatchNorm) for m in runner.model.modules())
+        if alone and norms and last == 1 and not loader.drop_last:
+            raise ValueError(
+                'the last batch of an epoch would be one image, over which BN has no statistics: '
+                'set train_dataloader.drop_last=True'
+            )
         self._log_interval = next(
             (hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 50
         )
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Use neighbours once the warm-up is over."""
+        if 0 < self.warmup_epochs == runner.epoch:
+            runner.logger.info(
+                f'Neighbours join from epoch {runner.epoch + 1}: they add negatives, so the loss '
+                'rises and cannot be compared with that before'
+            )
         _unwrap(runner.model).use_neighbors = runner.epoch >= self.warmup_epochs
 
     def after_train_iter(self, runner: Runner, batch_idx: int, *args, **kwargs) -> None:
