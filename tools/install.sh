@@ -48,7 +48,7 @@ if ! ops_work; then
         [ -f "$headers/Python.h" ] ||
             fail "no wheel of $MMCV fits, and Python's headers are missing in $headers to build it: install them (Debian, Ubuntu: apt install python3-dev), or put a wheel into a folder named by PIP_FIND_LINKS"
         step "No wheel fits: building $MMCV's operators from source, about ten minutes on two cores"
-        MMCV_WITH_OPS=1 pip install --quiet --force-reinstall --no-deps --no-build-isolation \
+        pip install --quiet --force-reinstall --no-deps --no-build-isolation \
             --no-binary=onedl-mmcv "$MMCV"
         pip install --quiet "$MMCV"
         ops_work || fail "$MMCV was built but cannot be imported: $("$VENV/bin/python" -c 'import torch, mmcv.ops' 2>&1 | tail -n 1)"
