@@ -1,5 +1,6 @@
 """Data for pretraining."""
 
 from .transforms import SeededMultiView
+from .views import AugmentedViews
 
-__all__ = ['SeededMultiView']
+__all__ = ['AugmentedViews', 'SeededMultiView']

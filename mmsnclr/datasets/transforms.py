@@ -8,29 +8,25 @@ from hashlib import blake2b
 
 import numpy as np
 import torch
+from mmcv.transforms import BaseTransform
 from mmpretrain.datasets.transforms import MultiView
 from mmpretrain.registry import TRANSFORMS
 
 from ..utils.image_id import image_id
 
 
-@TRANSFORMS.register_module()
-class SeededMultiView(MultiView):
-    """mmpretrain's ``MultiView``, seeded by seed, epoch, image and view.
+class SeededTransform(BaseTransform):
+    """Makes views that are seeded by seed, epoch, image and view.
 
     What a view looks like depends on nothing else: not on the worker that makes
     it, nor on what that worker did before. A resumed run therefore sees the
     views that it would have seen without the interruption. Seed and epoch come
     from :class:`~mmsnclr.engine.ViewSeedHook`; without it, and for images with
-    neither path nor index, this is plain ``MultiView``.
-
-    Args:
-        transforms: One pipeline for each kind of view.
-        num_views: How many views each pipeline makes.
+    neither path nor index, views are random.
     """
 
-    def __init__(self, transforms: list[list[dict]], num_views: int | list[int]) -> None:
-        super().__init__(transforms, num_views)
+    def __init__(self) -> None:
+        super().__init__()
         # Shared, so that workers which outlive an epoch see the next one.
         self._seed_and_epoch = torch.tensor([-1, -1]).share_memory_()
 
@@ -44,6 +40,38 @@ class SeededMultiView(MultiView):
         self._seed_and_epoch[0] = seed
         self._seed_and_epoch[1] = epoch
 
+    def view_seed(self, results: dict, view: int) -> int:
+        """Seed of one view of an image, 32 bits.
+
+        Args:
+            results: Holds the image's path or index.
+            view: Number of the view.
+
+        Returns:
+            The seed; without an epoch or an identity, one drawn by numpy, whose
+            generator every worker seeds differently.
+        """
+        seed, epoch = self._seed_and_epoch.tolist()
+        image = image_id(results)
+        if epoch < 0 or image is None:
+            return int(np.random.randint(2**32, dtype=np.uint64))
+        name = f'{seed} {epoch} {image} {view}'
+        return int.from_bytes(blake2b(name.encode(), digest_size=4).digest(), 'little')
+
+
+@TRANSFORMS.register_module()
+class SeededMultiView(SeededTransform):
+    """mmpretrain's ``MultiView`` of any transforms, seeded (:class:`SeededTransform`).
+
+    Args:
+        transforms: One pipeline for each kind of view.
+        num_views: How many views each pipeline makes.
+    """
+
+    def __init__(self, transforms: list[list[dict]], num_views: int | list[int]) -> None:
+        super().__init__()
+        self.pipelines = MultiView(transforms, num_views).transforms
+
     def transform(self, results: dict) -> dict:
         """Make the views.
 
@@ -53,23 +81,18 @@ class SeededMultiView(MultiView):
         Returns:
             The same, ``img`` being the list of views.
         """
-        seed, epoch = self._seed_and_epoch.tolist()
-        image = image_id(results)
-        if epoch < 0 or image is None:
-            return super().transform(results)
         views = []
-        for view, pipeline in enumerate(self.transforms):
-            with _seeded(f'{seed} {epoch} {image} {view}'):
+        for view, pipeline in enumerate(self.pipelines):
+            with _seeded(self.view_seed(results, view)):
                 views.append(pipeline(copy.deepcopy(results))['img'])
         results['img'] = views
         return results
 
 
 @contextmanager
-def _seeded(name: str) -> Iterator[None]:
+def _seeded(seed: int) -> Iterator[None]:
     """Seed the generators that transforms draw from, and put them back."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    seed = int.from_bytes(blake2b(name.encode(), digest_size=4).digest(), 'little')
     random.seed(seed)
     np.random.seed(seed)
     # Not torch.manual_seed, which would queue a call for each CUDA device.

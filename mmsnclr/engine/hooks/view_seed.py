@@ -6,12 +6,12 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from ...datasets import SeededMultiView
+from ...datasets.transforms import SeededTransform
 
 
 @HOOKS.register_module()
 class ViewSeedHook(Hook):
-    """Tells every :class:`~mmsnclr.datasets.SeededMultiView` seed and epoch.
+    """Tells every transform that makes seeded views its seed and epoch.
 
     Loops that count iterations have no epochs, and seeding would give an image
     the same views at each pass: there the views stay random.
@@ -25,9 +25,9 @@ class ViewSeedHook(Hook):
             views.set_epoch(runner.seed, runner.epoch)
 
 
-def _seeded_views(dataset) -> Iterator[SeededMultiView]:
+def _seeded_views(dataset) -> Iterator[SeededTransform]:
     for transform in getattr(getattr(dataset, 'pipeline', None), 'transforms', ()):
-        if isinstance(transform, SeededMultiView):
+        if isinstance(transform, SeededTransform):
             yield transform
     wrapped = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
     for inner in wrapped:
