@@ -21,6 +21,7 @@ def small_model(**options) -> dict:
     model.head.predictor.update(in_channels=16, hid_channels=32, out_channels=16)
     model.head.neighbors = 4
     model.queue.update(length=64, dim=16)
+    model.channels_last = False
     config.merge_from_dict({f'model.{key}': value for key, value in options.items()})
     return config.model
 

@@ -1,15 +1,16 @@
 """Loss, positiveness and their gradients against loops written from the paper."""
 
 import math
+import sys
 from itertools import pairwise
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from mmsnclr.models import SNCLRLoss, log_positiveness, snclr_loss
+from mmsnclr.models import SNCLRLoss, log_positiveness, neighbor_scores, snclr_loss
 from mmsnclr.models import snclr_loss as snclr_loss_function
-from mmsnclr.models.snclr_loss import Candidates, _CandidateLogSumExp
+from mmsnclr.models.snclr_loss import Candidates
 
 N, M, K, D, C = 4, 6, 3, 5, 7  # instances, batch, neighbours, width, candidates
 
@@ -77,7 +78,7 @@ def ours(batch, t, form, neighbors_in, gamma, uniform=False, missing=()):
     counts.scatter_add_(0, batch['picked'].flatten(), valid.flatten().int())
     own, valid = batch['picked'][:N], valid[:N]
     candidates = Candidates(batch['rows'], counts, own, valid)
-    log_weights = log_positiveness(batch['y'], batch['rows'][own], valid, gamma.log())
+    log_weights = log_positiveness(neighbor_scores(batch['y'], candidates), valid, gamma.log())
     if uniform:
         log_weights = torch.where(valid, 0.0, log_weights)
     return snclr_loss(
@@ -148,18 +149,16 @@ def test_without_neighbors_it_is_cross_entropy_over_the_keys(batch):
 def test_chunks_of_candidates_give_the_same_sum(batch, monkeypatch):
     args = (batch, 0.2, 'log_sum', 'negatives', torch.ones(K, dtype=torch.float64))
     whole = value_and_gradients(ours, *args)
-    monkeypatch.setattr(_CandidateLogSumExp, 'chunk', 3)
+    module = sys.modules[snclr_loss.__module__]
+    monkeypatch.setattr(module, '_CHUNK', 3)
+    monkeypatch.setattr(module, '_NEIGHBORS_AT_ONCE', 2)
     for a, b in pairwise([whole, value_and_gradients(ours, *args)]):
         torch.testing.assert_close(a, b)
 
 
 def test_uniform_positiveness_of_one_neighbor_is_nnclr_like_weighting(batch):
-    log_weights = log_positiveness(
-        batch['y'],
-        batch['rows'][batch['picked'][:N, :1]],
-        torch.ones(N, 1, dtype=torch.bool),
-        torch.zeros(()),
-    )
+    scores = torch.randn(N, 1)
+    log_weights = log_positiveness(scores, torch.ones(N, 1, dtype=torch.bool), torch.zeros(()))
     torch.testing.assert_close(log_weights, torch.zeros_like(log_weights))
 
 
@@ -167,9 +166,8 @@ def test_computed_in_float32_under_autocast(batch):
     batch = {k: v.float() if v.is_floating_point() else v for k, v in batch.items()}
     counts = torch.bincount(batch['picked'].flatten(), minlength=C)
     candidates = Candidates(batch['rows'], counts, batch['picked'][:N], torch.ones(N, K) > 0)
-    log_weights = log_positiveness(
-        batch['y'], batch['rows'][candidates.own], candidates.valid, torch.zeros(())
-    )
+    scores = neighbor_scores(batch['y'], candidates)
+    log_weights = log_positiveness(scores, candidates.valid, torch.zeros(()))
     loss = SNCLRLoss()
     args = (batch['z'], batch['keys'], torch.arange(N), candidates, log_weights)
     with torch.autocast('cpu', dtype=torch.bfloat16):
@@ -211,6 +209,7 @@ def test_value_for_a_case_small_enough_for_paper_and_pencil():
     z = torch.tensor([[1.0, 0.0]])
     candidates = Candidates(z, torch.tensor([1]), torch.tensor([[0]]), torch.tensor([[True]]))
     for gamma, expected in ((1.0, 0.0), (2.0, math.log(4 / 3))):
-        log_weights = log_positiveness(z, z[None], candidates.valid, torch.tensor(gamma).log())
+        scores = neighbor_scores(z, candidates)
+        log_weights = log_positiveness(scores, candidates.valid, torch.tensor(gamma).log())
         loss = snclr_loss_function(z, z, torch.tensor([0]), 0.5, candidates, log_weights)
         assert loss.item() == pytest.approx(expected, abs=1e-6)

@@ -1,6 +1,7 @@
 """Training through the Runner: resume, warm-up, accumulation, logging."""
 
 import json
+from shutil import which
 
 import pytest
 import torch
@@ -30,6 +31,36 @@ class Interruption(Hook):
     def before_train_epoch(self, runner):
         if runner.epoch == 2:
             raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'model.channels_last': True},
+        pytest.param({'model.compile_backbone': True}, marks=pytest.mark.slow),
+        {'optim_wrapper.accumulative_counts': 2},
+        {'optim_wrapper.type': 'BFloat16OptimWrapper'},
+        {'optim_wrapper.optimizer.type': 'TIMMLars', 'optim_wrapper.optimizer.nesterov': True},
+        {'model.queue.dtype': 'bfloat16'},
+        {'model.queue.dtype': 'float16', 'optim_wrapper.type': 'BFloat16OptimWrapper'},
+    ],
+    ids=str,
+)
+def test_each_way_to_save_time_or_memory_is_one_option(digits, tmp_path, options):
+    if 'model.compile_backbone' in options and not (which('c++') or which('g++')):
+        pytest.skip('torch.compile needs a C++ compiler on a CPU')
+    plain = small_run(digits, tmp_path, **{'train_cfg.max_epochs': 1})
+    config = small_run(digits, tmp_path, **options, **{'train_cfg.max_epochs': 1})
+    (_, expected), (runner, record) = train(plain), train(config)
+    assert len(record.losses) == 6
+    # Rounding, or a step that is still to come, may change later losses, not the first.
+    assert record.losses[0] == pytest.approx(expected.losses[0], rel=0.02)
+    weights = [p for p in runner.model.parameters() if p.ndim == 4]
+    assert all(
+        p.is_contiguous(memory_format=torch.channels_last) == config.model.channels_last
+        for p in weights
+        if p.size(1) > 1 and p.size(2) > 1
+    )
 
 
 def train(config, *hooks):

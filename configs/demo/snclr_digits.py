@@ -45,12 +45,12 @@ model = dict(
     ),
     queue=dict(type='NeighborQueue', length=2048, dim=128),
     momentum_coefficient=0.99,
+    channels_last=True,
 )
 max_epochs = 32
 custom_hooks = [
     dict(type='NeighborQueueHook', warmup_epochs=16),
     dict(type='ViewSeedHook'),
-    dict(type='ChannelsLastHook'),
 ]
 optim_wrapper = dict(
     type='BFloat16OptimWrapper',

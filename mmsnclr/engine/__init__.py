@@ -1,13 +1,12 @@
 """Training around the method: hooks, optimisers, the runner on machines without CUDA."""
 
-from .hooks import ChannelsLastHook, NeighborQueueHook, ViewSeedHook
+from .hooks import NeighborQueueHook, ViewSeedHook
 from .optim import BFloat16OptimWrapper
 from .pretrained import check_pretrained
 from .runner import build_runner
 
 __all__ = [
     'BFloat16OptimWrapper',
-    'ChannelsLastHook',
     'NeighborQueueHook',
     'ViewSeedHook',
     'build_runner',

@@ -10,7 +10,7 @@ from .backbone import TIMMRepresentation
 from .neck import SNCLRNeck
 from .queue import NeighborQueue
 from .snclr_head import SNCLRHead
-from .snclr_loss import SNCLRLoss, log_positiveness, snclr_loss
+from .snclr_loss import SNCLRLoss, log_positiveness, neighbor_scores, snclr_loss
 
 __all__ = [
     'SNCLR',
@@ -20,5 +20,6 @@ __all__ = [
     'SNCLRNeck',
     'TIMMRepresentation',
     'log_positiveness',
+    'neighbor_scores',
     'snclr_loss',
 ]

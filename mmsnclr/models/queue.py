@@ -7,6 +7,9 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# Width of the blocks in which a search looks for its best.
+_BLOCK = 16
+
 
 class Neighbors(NamedTuple):
     """Nearest entries of the candidate set for N queries.
@@ -52,6 +55,8 @@ class NeighborQueue(nn.Module):
         'bfloat16': torch.bfloat16,
         'float16': torch.float16,
     }
+    # Entries that are searched at once; bounds the memory of a search.
+    _CHUNK = 8192
 
     def __init__(
         self,
@@ -128,14 +133,36 @@ class NeighborQueue(nn.Module):
         """
         if k > self.fill:
             raise ValueError(f'neighbors={k} exceeds the {self.fill} entries in the candidate set')
-        entries = self.features[: self.fill]
-        with torch.autocast(entries.device.type, enabled=False):
-            similarity = queries.to(entries.dtype) @ entries.T
-        if ids is not None:
-            same_image = ids[:, None] == self.ids[None, : self.fill]
-            similarity.masked_fill_(same_image, -torch.inf)
-        similarity, index = similarity.topk(k, dim=1)
-        return Neighbors(index, similarity.float(), similarity > -torch.inf)
+        queries = queries.to(self.features.dtype)
+        best = []
+        buffer = queries.new_empty(len(queries) * min(self._CHUNK, self.fill))
+        with torch.autocast(queries.device.type, enabled=False):
+            for start in range(0, self.fill, self._CHUNK):
+                end = min(start + self._CHUNK, self.fill)
+                similarity = buffer[: len(queries) * (end - start)].view(len(queries), -1)
+                torch.mm(queries, self.features[start:end].T, out=similarity)
+                if ids is not None:
+                    same_image = ids[:, None] == self.ids[start:end]
+                    similarity.masked_fill_(same_image, -torch.inf)
+                values, columns = _top_k(similarity, min(k, end - start))
+                best.append((values, columns + start))
+            similarity, index = (torch.cat(parts, dim=1) for parts in zip(*best))
+            similarity, order = similarity.topk(k, dim=1)
+        return Neighbors(index.gather(1, order), similarity.float(), similarity > -torch.inf)
+
+    @torch.no_grad()
+    def count(self, neighbors: Neighbors) -> Tensor:
+        """Count how often each entry was found.
+
+        Args:
+            neighbors: What :meth:`search` returned.
+
+        Returns:
+            Counts of the filled entries, ``(fill,)``, int32.
+        """
+        index, _, valid = neighbors
+        counts = torch.zeros(self.fill, dtype=torch.int32, device=index.device)
+        return counts.scatter_add_(0, index.flatten(), valid.flatten().int())
 
     def entries(self) -> dict[str, Tensor]:
         """Everything that the set holds, for sets that ``state_dict`` leaves out."""
@@ -163,3 +190,20 @@ class NeighborQueue(nn.Module):
         """Show the settings in the printed model."""
         dtype = str(self.features.dtype).removeprefix('torch.')
         return f'length={self.length}, dim={self.dim}, dtype={dtype}, sync={self.sync}'
+
+
+def _top_k(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row, in no order: first the k best blocks, then among these.
+
+    The k largest lie in the k blocks with the largest maxima, and block maxima
+    are cheap where a full top-k is not.
+    """
+    count = values.size(1) // _BLOCK
+    if values.size(1) % _BLOCK or count <= k:
+        return values.topk(k, dim=1, sorted=False)
+    # Block b holds columns b, b + count, b + 2 count, ..., so that maxima run over whole rows.
+    blocks = values.view(-1, _BLOCK, count).amax(dim=1).topk(k, dim=1, sorted=False).indices
+    steps = torch.arange(0, values.size(1), count, device=values.device)
+    columns = (blocks[:, :, None] + steps).flatten(1)
+    best, order = values.gather(1, columns).topk(k, dim=1, sorted=False)
+    return best, columns.gather(1, order)

@@ -8,7 +8,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .snclr_loss import Candidates, log_positiveness
+from .snclr_loss import Candidates, log_positiveness, neighbor_scores
 
 
 @MODELS.register_module()
@@ -128,11 +128,12 @@ class SNCLRHead(BaseModule):
         """
         with torch.autocast(projection.device.type, enabled=False):
             query = F.normalize(projection.float(), dim=1)
-            neighbors = candidates.rows[candidates.own].float()
-            if self.projections is not None:
-                query = self.projections[0](query)
-                neighbors = self.projections[1](neighbors)
-            log_weights = log_positiveness(query, neighbors, candidates.valid, self.log_gamma)
+            if self.projections is None:
+                scores = neighbor_scores(query, candidates)
+            else:
+                neighbors = self.projections[1](candidates.rows[candidates.own].float())
+                scores = torch.einsum('nd,nkd->nk', self.projections[0](query), neighbors)
+            log_weights = log_positiveness(scores, candidates.valid, self.log_gamma)
         if self.positiveness == 'uniform':
             log_weights = torch.where(candidates.valid, 0.0, log_weights)
         return log_weights.detach() if self.detach_positiveness else log_weights

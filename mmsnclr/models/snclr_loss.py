@@ -14,6 +14,11 @@ from torch import Tensor, nn
 # Stands for log(0): exp() of it is exactly 0 in float32, yet every gradient
 # that passes through it stays finite.
 MASKED = -1e9
+# Rows that are compared at once; bound the memory of the loss.
+_CHUNK = 8192
+_NEIGHBORS_AT_ONCE = 16
+# Share of a log-sum-exp, as a logarithm, that no precision can tell from 0.
+_NEGLIGIBLE = -80.0
 FORMS = ('log_sum', 'sum_log')
 NEIGHBORS_IN = ('both', 'positives', 'negatives')
 
@@ -34,23 +39,35 @@ class Candidates(NamedTuple):
     valid: Tensor
 
 
-def log_positiveness(query: Tensor, neighbors: Tensor, valid: Tensor, log_gamma: Tensor) -> Tensor:
+def neighbor_scores(query: Tensor, candidates: Candidates) -> Tensor:
+    """Products of each instance with its own neighbours, ``query . NN(y2)_i``.
+
+    Args:
+        query: ``(N, D)``.
+        candidates: The neighbours; ``rows`` and ``own`` are read.
+
+    Returns:
+        ``(N, K)``.
+    """
+    return _NeighborScores.apply(query, candidates.rows, candidates.own)
+
+
+def log_positiveness(scores: Tensor, valid: Tensor, log_gamma: Tensor) -> Tensor:
     """Logarithm of the positiveness of each neighbour (Eq. 4).
 
     ``w_i = 1 / gamma_i * softmax_i(y1 . NN(y2)_i)``, the softmax running over
     the K neighbours.
 
     Args:
-        query: Online projections ``y1``, ``(N, D)``.
-        neighbors: Their neighbours ``NN(y2)``, ``(N, K, D)``.
+        scores: ``y1 . NN(y2)_i``, from the online projections ``y1``, ``(N, K)``.
         valid: ``False`` for neighbours that are missing, ``(N, K)``.
         log_gamma: ``log(gamma)``, a scalar or ``(K,)``.
 
     Returns:
         ``log(w)``, ``(N, K)``; ``MASKED`` for missing neighbours.
     """
-    score = torch.einsum('nd,nkd->nk', query, neighbors).masked_fill(~valid, MASKED)
-    return (score.log_softmax(dim=1) - log_gamma).masked_fill(~valid, MASKED)
+    attention = scores.masked_fill(~valid, MASKED).log_softmax(dim=1)
+    return (attention - log_gamma).masked_fill(~valid, MASKED)
 
 
 def snclr_loss(
@@ -110,7 +127,7 @@ def snclr_loss(
         return (normalizer - own_logit.squeeze(1)).mean()
 
     if neighbors_in == 'positives':
-        neighbor_logits = _neighbor_logits(prediction, candidates, temperature)
+        neighbor_logits = neighbor_scores(prediction, candidates) / temperature
         visible = neighbor_logits.masked_fill(~candidates.valid, MASKED)
         normalizer = torch.logaddexp(normalizer, visible.logsumexp(dim=1))
     else:
@@ -131,18 +148,13 @@ def snclr_loss(
     if neighbors_in == 'negatives':
         return (normalizer - own_logit.squeeze(1)).mean()
     if neighbors_in == 'both':
-        neighbor_logits = _neighbor_logits(prediction, candidates, temperature)
+        neighbor_logits = neighbor_scores(prediction, candidates) / temperature
 
     logits = torch.cat([own_logit, neighbor_logits], dim=1)
     log_weights = torch.cat([torch.zeros_like(own_logit), log_weights], dim=1)
     if form == 'log_sum':
         return (normalizer - (log_weights + logits).logsumexp(dim=1)).mean()
     return (log_weights.exp() * (normalizer[:, None] - logits)).sum(dim=1).mean()
-
-
-def _neighbor_logits(prediction: Tensor, candidates: Candidates, temperature: float) -> Tensor:
-    neighbors = candidates.rows[candidates.own].to(prediction)
-    return torch.einsum('nd,nkd->nk', prediction, neighbors) / temperature
 
 
 def _without_own(candidates: Candidates, prediction: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,6 +165,25 @@ def _without_own(candidates: Candidates, prediction: Tensor) -> tuple[Tensor, Te
     return candidates.own, left.masked_fill(~candidates.valid, 0.0)
 
 
+class _NeighborScores(torch.autograd.Function):
+    """``z_n . r_own(n,k)``, some neighbours at a time, keeping none for the gradient."""
+
+    @staticmethod
+    def forward(ctx, z, rows, own):
+        ctx.save_for_backward(rows, own)
+        parts = own.split(_NEIGHBORS_AT_ONCE, dim=1)
+        return torch.cat([torch.einsum('nd,nkd->nk', z, rows[p].to(z)) for p in parts], dim=1)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        rows, own = ctx.saved_tensors
+        gradient = grad_output.new_zeros(len(own), rows.size(1))
+        parts = (x.split(_NEIGHBORS_AT_ONCE, dim=1) for x in (own, grad_output))
+        for part, weight in zip(*parts):
+            gradient += torch.einsum('nk,nkd->nd', weight, rows[part].to(gradient))
+        return gradient, None, None
+
+
 class _CandidateLogSumExp(torch.autograd.Function):
     """``log sum_c exp(z . r_c / t + bias_c)``, over chunks of the rows.
 
@@ -160,29 +191,30 @@ class _CandidateLogSumExp(torch.autograd.Function):
     the rows) is accumulated in the same pass and no logits are kept.
     """
 
-    chunk = 16_384
-
     @staticmethod
     def forward(ctx, z, rows, log_counts, own, own_bias, temperature):
-        peak = z.new_full((len(z), 1), MASKED)
+        query = (z / temperature).T.contiguous()
+        peak = z.new_full((len(z),), MASKED)
         total = torch.zeros_like(peak)
         weighted = torch.zeros_like(z)
-        for start in range(0, len(rows), _CandidateLogSumExp.chunk):
-            part = rows[start : start + _CandidateLogSumExp.chunk].to(z.dtype)
-            logits = (z @ part.T).div_(temperature)
-            logits += log_counts[start : start + len(part)]
+        buffer = z.new_empty(min(_CHUNK, len(rows)), len(z))
+        for start in range(0, len(rows), _CHUNK):
+            part = rows[start : start + _CHUNK].to(z.dtype)
+            logits = buffer[: len(part)]
+            torch.addmm(log_counts[start : start + len(part), None], part, query, out=logits)
             if own is not None:
                 inside = (own >= start) & (own < start + len(part))
                 position = (own - start).clamp(0, len(part) - 1)
-                logits.scatter_add_(1, position, own_bias * inside)
-            new_peak = torch.maximum(peak, logits.amax(dim=1, keepdim=True))
-            weights = logits.sub_(new_peak).exp_()
-            decay = (peak - new_peak).exp()
-            total = total * decay + weights.sum(dim=1, keepdim=True)
-            weighted = weighted * decay + weights @ part
+                logits.scatter_add_(0, position.T, (own_bias * inside).T)
+            new_peak = torch.maximum(peak, logits.amax(dim=0))
+            # exp() is many times slower where it underflows.
+            weights = logits.sub_(new_peak).clamp_(min=_NEGLIGIBLE).exp_()
+            decay = (peak - new_peak).exp_()
+            total.mul_(decay).add_(weights.sum(dim=0))
+            weighted.mul_(decay[:, None]).addmm_(weights.T, part)
             peak = new_peak
-        ctx.save_for_backward(weighted / (total * temperature))
-        return (peak + total.log()).squeeze(1)
+        ctx.save_for_backward(weighted.div_(total[:, None] * temperature))
+        return peak + total.log()
 
     @staticmethod
     def backward(ctx, grad_output):
