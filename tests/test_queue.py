@@ -125,3 +125,24 @@ def test_sets_that_differ_between_ranks_stay_out_of_the_state_dict():
     restored = NeighborQueue(length=6, dim=4, sync=False)
     restored.load_entries(queue.entries())
     assert restored.fill == 4 and torch.equal(restored.features, queue.features)
+
+
+@pytest.mark.parametrize('length', [5000, 4999, 700, 40])
+@pytest.mark.parametrize('k', [1, 7, 30])
+def test_a_search_in_chunks_and_blocks_is_exact(length, k, monkeypatch):
+    monkeypatch.setattr(NeighborQueue, '_CHUNK', 2050)
+    queue = NeighborQueue(length=length, dim=4)
+    queue.enqueue(features(length), torch.arange(length) % 50)  # an image many times
+    queries = F.normalize(features(9, seed=1), dim=1)
+    ids = torch.tensor([0, 1, 2, 3, 100, 101, 0, 1, 49])  # some twice in the batch
+    found = queue.search(queries, ids, k)
+    similarity = queries @ queue.features.T
+    similarity[ids[:, None] == queue.ids] = -torch.inf
+    expected = similarity.topk(k, dim=1)
+    torch.testing.assert_close(found.similarity, expected.values)
+    assert torch.equal(found.valid, expected.values > -torch.inf)
+    rows = torch.arange(9)[:, None]
+    assert torch.equal(similarity[rows, found.index] > -torch.inf, found.valid)
+    torch.testing.assert_close(similarity[rows, found.index], expected.values)
+    assert len({tuple(sorted(row)) for row in found.index.tolist()}) > 1
+    assert all(len(set(row)) == k for row in found.index.tolist())

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 # Width of the blocks in which a search looks for its best.
-_BLOCK = 16
+_BLOCK = 32
 
 
 class Neighbors(NamedTuple):
@@ -56,7 +56,7 @@ class NeighborQueue(nn.Module):
         'float16': torch.float16,
     }
     # Entries that are searched at once; bounds the memory of a search.
-    _CHUNK = 8192
+    _CHUNK = 32_768
 
     def __init__(
         self,
@@ -133,19 +133,19 @@ class NeighborQueue(nn.Module):
         """
         if k > self.fill:
             raise ValueError(f'neighbors={k} exceeds the {self.fill} entries in the candidate set')
-        queries = queries.to(self.features.dtype)
+        queries = queries.to(self.features.dtype).T.contiguous()
+        buffer = queries.new_empty(min(self._CHUNK, self.fill), queries.size(1))
         best = []
-        buffer = queries.new_empty(len(queries) * min(self._CHUNK, self.fill))
         with torch.autocast(queries.device.type, enabled=False):
             for start in range(0, self.fill, self._CHUNK):
                 end = min(start + self._CHUNK, self.fill)
-                similarity = buffer[: len(queries) * (end - start)].view(len(queries), -1)
-                torch.mm(queries, self.features[start:end].T, out=similarity)
+                similarity = buffer[: end - start]
+                torch.mm(self.features[start:end], queries, out=similarity)
                 if ids is not None:
-                    same_image = ids[:, None] == self.ids[start:end]
+                    same_image = self.ids[start:end, None] == ids
                     similarity.masked_fill_(same_image, -torch.inf)
-                values, columns = _top_k(similarity, min(k, end - start))
-                best.append((values, columns + start))
+                values, index = _top_k(similarity, min(k, end - start))
+                best.append((values, index + start))
             similarity, index = (torch.cat(parts, dim=1) for parts in zip(*best))
             similarity, order = similarity.topk(k, dim=1)
         return Neighbors(index.gather(1, order), similarity.float(), similarity > -torch.inf)
@@ -192,18 +192,21 @@ class NeighborQueue(nn.Module):
         return f'length={self.length}, dim={self.dim}, dtype={dtype}, sync={self.sync}'
 
 
-def _top_k(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row, in no order: first the k best blocks, then among these.
+def _top_k(columns: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each column and where they are, ``(N, k)`` each, in no order.
 
-    The k largest lie in the k blocks with the largest maxima, and block maxima
-    are cheap where a full top-k is not.
+    They lie in the k blocks with the largest maxima, and block maxima are cheap
+    where a full top-k is not. What does not fill a block is a block of its own.
     """
-    count = values.size(1) // _BLOCK
-    if values.size(1) % _BLOCK or count <= k:
-        return values.topk(k, dim=1, sorted=False)
-    # Block b holds columns b, b + count, b + 2 count, ..., so that maxima run over whole rows.
-    blocks = values.view(-1, _BLOCK, count).amax(dim=1).topk(k, dim=1, sorted=False).indices
-    steps = torch.arange(0, values.size(1), count, device=values.device)
-    columns = (blocks[:, :, None] + steps).flatten(1)
-    best, order = values.gather(1, columns).topk(k, dim=1, sorted=False)
-    return best, columns.gather(1, order)
+    length, width = columns.shape
+    count = length // _BLOCK
+    if count <= k:
+        return columns.T.topk(k, dim=1, sorted=False)
+    maxima = columns[: count * _BLOCK].view(count, _BLOCK, width).amax(dim=1)
+    blocks = maxima.T.contiguous().topk(k, dim=1, sorted=False).indices
+    steps = torch.arange(_BLOCK, device=columns.device)
+    rows = (blocks[:, :, None] * _BLOCK + steps).flatten(1)
+    rest = torch.arange(count * _BLOCK, length, device=columns.device)
+    rows = torch.cat([rows, rest.expand(width, -1)], dim=1)
+    values, order = columns.T.gather(1, rows).topk(k, dim=1, sorted=False)
+    return values, rows.gather(1, order)

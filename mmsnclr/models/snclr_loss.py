@@ -198,8 +198,11 @@ class _CandidateLogSumExp(torch.autograd.Function):
         total = torch.zeros_like(peak)
         weighted = torch.zeros_like(z)
         buffer = z.new_empty(min(_CHUNK, len(rows)), len(z))
+        cast = None if rows.dtype == z.dtype else z.new_empty(len(buffer), rows.size(1))
         for start in range(0, len(rows), _CHUNK):
-            part = rows[start : start + _CHUNK].to(z.dtype)
+            part = rows[start : start + _CHUNK]
+            if cast is not None:
+                part = cast[: len(part)].copy_(part)
             logits = buffer[: len(part)]
             torch.addmm(log_counts[start : start + len(part), None], part, query, out=logits)
             if own is not None:
