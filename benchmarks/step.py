@@ -25,7 +25,7 @@ import mmsnclr  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
 VIT_S = dict(type='VisionTransformer', arch='deit-small', patch_size=16, img_size=224)
-LARS = dict(type='LARS', lr=0.3, momentum=0.9, weight_decay=1.5e-6)
+LARS = dict(type='mmpretrain.LARS', lr=0.3, momentum=0.9, weight_decay=1.5e-6)
 TIMM_LARS = dict(LARS, type='TIMMLars')
 ADAMW = dict(type='AdamW', lr=1.5e-4, weight_decay=0.1)
 

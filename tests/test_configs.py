@@ -45,28 +45,44 @@ def test_configs_can_be_inherited_from_other_projects(tmp_path, name):
     path.write_text(f"_base_ = 'mmsnclr::_base_/../{name}'\n")
     config = Config.fromfile(path)
     init_default_scope(config.default_scope)
-    # As the Runner does, from the root registries.
-    assert sum(p.numel() for p in ROOT_MODELS.build(config.model).parameters()) > 10_000
     for hook in config.get('custom_hooks', ()):
         assert HOOKS.build(hook) is not None
     for transform in config.train_dataloader.dataset.pipeline:
         assert ROOT_TRANSFORMS.build(transform) is not None
 
 
-def test_r50_is_the_papers_recipe():
-    config = load('snclr_r50_800e.py')
-    model = config.model
-    assert (model.head.neighbors, model.queue.length, model.queue.dim) == (30, 128_000, 256)
-    assert model.momentum_coefficient == 0.99
-    assert config.train_dataloader.batch_size * 32 == 4096 == config.auto_scale_lr.base_batch_size
-    assert config.train_cfg.max_epochs == 800
+IMAGENET = 1_281_167
+# Epochs, warm-up, batch and GPUs, peak learning rate; the rest is common to all.
+R50 = dict(warmup=10, gpus=32, batch=4096, peak=0.3 * 4096 / 256)
+VIT = dict(warmup=40, gpus=32, batch=4096, peak=1.5e-4 * 4096 / 256)
+SCHEDULES = {
+    **{f'snclr_r50_{e}e.py': dict(R50, epochs=e) for e in (100, 200, 400, 800)},
+    **{f'snclr_vit-{v}_{e}e.py': dict(VIT, epochs=e) for e in (100, 200, 300) for v in 'sb'},
+    'snclr_timm_300e.py': dict(VIT, epochs=300),
+    'snclr_vit-s_300e_released.py': dict(VIT, epochs=300, peak=1.5e-5 * 4096 / 256),
+    'snclr_r50_8xb128_200e.py': dict(R50, epochs=200, gpus=8, batch=1024, peak=0.3 * 4),
+    'snclr_r50_1xb256_200e.py': dict(R50, epochs=200, gpus=1, batch=256, peak=0.3),
+    **{f'{m}_r50_{e}e.py': dict(R50, epochs=e) for m in ('nnclr', 'sce') for e in (100, 200)},
+    'sce_r50_200e_multicrop.py': dict(R50, epochs=200),
+    **{name: dict(VIT, epochs=300) for name in CONFIGS if name.startswith('ablations/')},
+}
 
 
-def test_r50_learning_rate_warms_up_and_falls_to_zero():
-    config = load('snclr_r50_800e.py')
-    steps = 1_281_167 // 4096 + 1
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=config.optim_wrapper.optimizer.lr)
+def test_every_pretraining_config_has_its_schedule_checked():
+    assert set(SCHEDULES) == {name for name in CONFIGS if 'queue' in load(name).model} - {
+        'demo/snclr_digits.py'
+    }
+
+
+@pytest.mark.parametrize('name', SCHEDULES)
+def test_the_learning_rate_warms_up_to_its_peak_and_falls_to_zero(name):
+    recipe, config = SCHEDULES[name], load(name)
+    assert config.train_dataloader.batch_size * recipe['gpus'] == recipe['batch']
+    assert config.auto_scale_lr.base_batch_size == recipe['batch']
+    assert config.train_cfg.max_epochs == recipe['epochs']
+    steps = -(-IMAGENET // recipe['batch'])
+    rate = config.optim_wrapper.optimizer.lr
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
     schedulers = []
     for scheduler in copy.deepcopy(config.param_scheduler):
         kind = PARAM_SCHEDULERS.get(scheduler.pop('type'))
@@ -75,15 +91,82 @@ def test_r50_learning_rate_warms_up_and_falls_to_zero():
             kind.build_iter_from_epoch(optimizer=optimizer, epoch_length=steps, **scheduler)
         )
     rates = []
-    for _ in range(800 * steps):
+    for _ in range(recipe['epochs'] * steps):
         rates.append(optimizer.param_groups[0]['lr'])
         for scheduler in schedulers:
             scheduler.step()
     assert rates[0] == pytest.approx(1e-6)
-    assert max(rates) == pytest.approx(0.3 * 4096 / 256, rel=1e-4)
-    assert rates.index(max(rates)) == pytest.approx(10 * steps, abs=2)
-    assert rates[405 * steps] == pytest.approx(2.4, rel=1e-2)
-    assert optimizer.param_groups[0]['lr'] < 1e-6
+    assert max(rates) == pytest.approx(recipe['peak'], rel=1e-4)
+    assert rates.index(max(rates)) == pytest.approx(recipe['warmup'] * steps, abs=2)
+    middle = (recipe['epochs'] + recipe['warmup']) * steps // 2
+    assert rates[middle] == pytest.approx(recipe['peak'] / 2, rel=1e-2)
+    assert optimizer.param_groups[0]['lr'] < 1e-5 * recipe['peak']
+
+
+@pytest.mark.parametrize('name', SCHEDULES)
+def test_models_are_the_recipes(name):
+    model = load(name).model
+    kind, _, change = name.removesuffix('.py').rpartition('/')[-1].partition('_300e_')
+    if model.type != 'SNCLR':
+        return
+    expected = dict(
+        k=30, length=128_000, t=0.2, form='log_sum', where='both', positiveness='attention'
+    )
+    expected |= {
+        'uniform': dict(positiveness='uniform'),
+        'positives': dict(where='positives'),
+        'negatives': dict(where='negatives'),
+        'sum-log': dict(form='sum_log'),
+        'released': dict(form='sum_log'),
+        **{f'k{k}': dict(k=k) for k in (10, 20, 40, 50)},
+        **{f'length-{n}k': dict(length=1000 * n) for n in (16, 32, 64)},
+    }.get(change, {})
+    assert expected == dict(
+        k=model.head.neighbors,
+        length=model.queue.length,
+        t=model.head.loss.temperature,
+        form=model.head.loss.get('form', 'log_sum'),
+        where=model.head.loss.get('neighbors_in', 'both'),
+        positiveness=model.head.get('positiveness', 'attention'),
+    )
+    assert model.queue.dim == model.neck.out_channels == 256
+    assert model.neck.hid_channels == model.head.predictor.hid_channels == 4096
+    batch = SCHEDULES[name]['batch']
+    assert model.momentum_coefficient == pytest.approx(0.99 ** (batch / 4096))
+    hooks = load(name).custom_hooks
+    assert [hook.type for hook in hooks] == ['NeighborQueueHook', 'ViewSeedHook']
+    warmup = {'released': 0, 'no-neighbors': 301}.get(change, SCHEDULES[name]['warmup'])
+    assert hooks[0].warmup_epochs == warmup
+    assert kind
+
+
+def test_the_released_variant_is_the_released_code():
+    model = load('snclr_vit-s_300e_released.py').model
+    assert model.queue.sync is False and model.end_momentum_coefficient == 1.0
+    built = MODELS.build(model)
+    assert built.head.loss_module.loss_weight == pytest.approx(2 * 0.2)
+    assert built.backbone.layers[0].attn.num_heads == 12
+    assert not built.backbone.pos_embed.requires_grad
+    assert not built.backbone.patch_embed.projection.weight.requires_grad
+    norms = [m for m in built.neck.modules() if isinstance(m, _BatchNorm)]
+    assert len(norms) == 3 and norms[-1].weight is None
+    predictor = [m for m in built.head.predictor.modules() if isinstance(m, _BatchNorm)]
+    assert len(predictor) == 2 and predictor[-1].weight is None
+
+
+@pytest.mark.parametrize(('size', 'width', 'heads'), [('s', 384, 6), ('b', 768, 12)])
+def test_vits_are_deits(size, width, heads):
+    backbone = MODELS.build(load(f'snclr_vit-{size}_300e.py').model).backbone
+    assert (backbone.embed_dims, len(backbone.layers)) == (width, 12)
+    assert backbone.layers[0].attn.num_heads == heads
+    assert backbone(torch.zeros(1, 3, 224, 224))[0].shape == (1, width)
+
+
+def test_any_timm_model_by_one_option():
+    config = load('snclr_timm_300e.py')
+    config.model.backbone.model_name = 'resnet10t'
+    model = MODELS.build(config.model)
+    assert model.neck(model.backbone(torch.zeros(2, 3, 64, 64)))[0].shape == (2, 256)
 
 
 def lars_groups():

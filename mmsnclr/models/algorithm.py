@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from mmengine.dist import get_rank
 from mmengine.logging import print_log
-from mmpretrain.models.selfsup import BaseSelfSupervisor
+from mmpretrain.models.selfsup import BaseSelfSupervisor, MoCoV3ViT
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
@@ -48,7 +48,8 @@ class SNCLR(BaseSelfSupervisor):
 
     Args:
         backbone: Config of the backbone.
-        neck: Config of the projector.
+        neck: Config of the projector; ``in_channels=None`` takes the width of a
+            :class:`TIMMRepresentation`.
         head: Config of the head.
         queue: Config of the candidate neighbour set.
         momentum_coefficient: Share of the momentum encoder that an update
@@ -69,6 +70,8 @@ class SNCLR(BaseSelfSupervisor):
             [0, 1].
     """
 
+    # Views whose keys the others are compared with; those of the last are enqueued.
+    targets: tuple[int, ...] = (0, 1)
     # More micro-batches than this without an optimiser step: the hook is missing.
     _max_pending = 256
 
@@ -86,6 +89,12 @@ class SNCLR(BaseSelfSupervisor):
         data_preprocessor: dict | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
+        backbone = MODELS.build(backbone)
+        if isinstance(backbone, MoCoV3ViT):
+            # It freezes its positions on initialisation, after DDP has counted what learns.
+            backbone.pos_embed.requires_grad_(False)
+        if neck.get('in_channels') is None:
+            neck = dict(neck, in_channels=backbone.out_channels)
         super().__init__(
             backbone=backbone,
             neck=neck,
@@ -133,7 +142,7 @@ class SNCLR(BaseSelfSupervisor):
         self.momentum_encoder.load_state_dict(self._online_encoder.state_dict())
 
     def loss(self, inputs: list[Tensor], data_samples: list[DataSample]) -> dict[str, Tensor]:
-        """Loss of a batch, both view orders summed.
+        """Loss of a batch, summed over pairs of a view and another one's keys.
 
         Args:
             inputs: The two views, each ``(N, 3, H, W)``.
@@ -143,24 +152,35 @@ class SNCLR(BaseSelfSupervisor):
         Returns:
             ``loss``, a scalar averaged over the N images.
         """
-        projections = [self.neck(self.backbone(view))[0] for view in inputs]
-        with torch.no_grad():
-            keys = [F.normalize(self.momentum_encoder(v)[0].float(), dim=1) for v in inputs]
-        if keys[0].size(1) != self.queue.dim:
-            raise ValueError(
-                f'the neck gives features of width {keys[0].size(1)}, the candidate set holds '
-                f'{self.queue.dim}: set model.queue.dim={keys[0].size(1)}'
-            )
-        ids, labels = self._identify(data_samples, keys[0].device)
-
-        y1, y2 = projections
-        k1, k2 = keys
-        all_k1, all_k2 = (gather_rows(k) for k in keys)
-        loss_12, self.diagnostics = self._one_order(y1, k2, all_k2, ids, labels)
-        loss_21, _ = self._one_order(y2, k1, all_k1, ids, labels)
+        ids, labels = self._identify(data_samples, inputs[0].device)
+        keys = {target: self._keys(inputs[target]) for target in self.targets}
+        all_keys = {target: gather_rows(key) for target, key in keys.items()}
+        total, self.diagnostics = 0.0, None
+        for number, view in enumerate(inputs):
+            others = [target for target in self.targets if target != number]
+            if not others:
+                continue
+            projection = self.neck(self.backbone(view))[0]
+            for target in others:
+                loss, diagnostics = self._one_order(
+                    projection, keys[target], all_keys[target], ids, labels
+                )
+                total = total + loss
+                self.diagnostics = self.diagnostics or diagnostics
         if self.training:
-            self._keep_for_queue(k2, all_k2, ids, labels)
-        return dict(loss=loss_12 + loss_21)
+            last = self.targets[-1]
+            self._keep_for_queue(keys[last], all_keys[last], ids, labels)
+        return dict(loss=total)
+
+    @torch.no_grad()
+    def _keys(self, view: Tensor) -> Tensor:
+        keys = F.normalize(self.momentum_encoder(view)[0].float(), dim=1)
+        if keys.size(1) != self.queue.dim:
+            raise ValueError(
+                f'the neck gives features of width {keys.size(1)}, the candidate set holds '
+                f'{self.queue.dim}: set model.queue.dim={keys.size(1)}'
+            )
+        return keys
 
     def _one_order(
         self,
@@ -171,7 +191,7 @@ class SNCLR(BaseSelfSupervisor):
         labels: Tensor | None,
     ) -> tuple[Tensor, Diagnostics | None]:
         """Compare one view's projections with the other view's keys."""
-        own_key = torch.arange(len(keys), device=keys.device) + get_rank() * len(keys)
+        own_key = self._own_key(keys)
         k = self.head.neighbors
         if not self.use_neighbors or self.queue.fill < k:
             return self.head.loss(projection, all_keys, own_key)[0], None
@@ -179,6 +199,11 @@ class SNCLR(BaseSelfSupervisor):
         candidates = self._candidates(neighbors)
         loss, log_weights = self.head.loss(projection, all_keys, own_key, candidates)
         return loss, Diagnostics(neighbors, log_weights, labels)
+
+    @staticmethod
+    def _own_key(keys: Tensor) -> Tensor:
+        """Positions of this rank's keys among those of all ranks."""
+        return torch.arange(len(keys), device=keys.device) + get_rank() * len(keys)
 
     @torch.no_grad()
     def _candidates(self, neighbors: Neighbors) -> Candidates:

@@ -15,6 +15,11 @@ class TIMMRepresentation(TIMMBackbone):
     and the mean over patches or space where there is none.
     """
 
+    @property
+    def out_channels(self) -> int:
+        """Width of the representation."""
+        return self.timm_model.num_features
+
     def forward(self, x: Tensor) -> tuple[Tensor]:
         """Represent images.
 

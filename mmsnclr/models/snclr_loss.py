@@ -133,17 +133,8 @@ def snclr_loss(
     else:
         log_counts = candidates.counts.clamp(min=1).to(prediction).log()
         log_counts = log_counts.masked_fill(candidates.counts == 0, MASKED)
-        others = _CandidateLogSumExp.apply(
-            prediction,
-            candidates.rows,
-            log_counts,
-            *(
-                _without_own(candidates, prediction)
-                if neighbors_in == 'negatives'
-                else (None, None)
-            ),
-            temperature,
-        )
+        without_own = _without_own(candidates, prediction) if neighbors_in == 'negatives' else ()
+        others = log_sum_exp(prediction, candidates.rows, temperature, log_counts, *without_own)
         normalizer = torch.logaddexp(normalizer, others)
     if neighbors_in == 'negatives':
         return (normalizer - own_logit.squeeze(1)).mean()
@@ -184,40 +175,78 @@ class _NeighborScores(torch.autograd.Function):
         return gradient, None, None
 
 
-class _CandidateLogSumExp(torch.autograd.Function):
-    """``log sum_c exp(z . r_c / t + bias_c)``, over chunks of the rows.
+@torch.no_grad()
+def streaming_softmax(
+    z: Tensor,
+    rows: Tensor,
+    temperature: float,
+    log_counts: Tensor | None = None,
+    own: Tensor | None = None,
+    own_bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Log-sum-exp over the rows, and their softmax-weighted mean, in one pass.
 
-    The rows carry no gradient, so that of ``z`` (the softmax-weighted mean of
-    the rows) is accumulated in the same pass and no logits are kept.
+    Chunk after chunk, so that no more logits exist than those of a chunk.
+
+    Args:
+        z: ``(N, D)``.
+        rows: ``(C, D)``.
+        temperature: ``t``.
+        log_counts: Added to the logits of each row, ``(C,)``.
+        own: Positions of rows, ``(N, K)``, whose logits ``own_bias`` changes.
+        own_bias: Added to the logits of ``own``, ``(N, K)``.
+
+    Returns:
+        ``log sum_c exp(z . r_c / t + bias_c)``, ``(N,)``, and the mean of the
+        rows under the softmax of the same logits, ``(N, D)``, which is ``t``
+        times the gradient of the former.
     """
+    query = (z / temperature).T.contiguous()
+    peak = z.new_full((len(z),), MASKED)
+    total = torch.zeros_like(peak)
+    weighted = torch.zeros_like(z)
+    buffer = z.new_empty(min(_CHUNK, len(rows)), len(z))
+    cast = None if rows.dtype == z.dtype else z.new_empty(len(buffer), rows.size(1))
+    for start in range(0, len(rows), _CHUNK):
+        part = rows[start : start + _CHUNK]
+        if cast is not None:
+            part = cast[: len(part)].copy_(part)
+        logits = buffer[: len(part)]
+        torch.mm(part, query, out=logits)
+        if log_counts is not None:
+            logits += log_counts[start : start + len(part), None]
+        if own is not None:
+            inside = (own >= start) & (own < start + len(part))
+            position = (own - start).clamp(0, len(part) - 1)
+            logits.scatter_add_(0, position.T, (own_bias * inside).T)
+        new_peak = torch.maximum(peak, logits.amax(dim=0))
+        # exp() is many times slower where it underflows.
+        weights = logits.sub_(new_peak).clamp_(min=_NEGLIGIBLE).exp_()
+        decay = (peak - new_peak).exp_()
+        total.mul_(decay).add_(weights.sum(dim=0))
+        weighted.mul_(decay[:, None]).addmm_(weights.T, part)
+        peak = new_peak
+    return peak + total.log(), weighted.div_(total[:, None])
 
+
+def log_sum_exp(
+    z: Tensor,
+    rows: Tensor,
+    temperature: float,
+    log_counts: Tensor | None = None,
+    own: Tensor | None = None,
+    own_bias: Tensor | None = None,
+) -> Tensor:
+    """The first result of :func:`streaming_softmax`, with its gradient for ``z``."""
+    return _LogSumExp.apply(z, rows, temperature, log_counts, own, own_bias)
+
+
+class _LogSumExp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, z, rows, log_counts, own, own_bias, temperature):
-        query = (z / temperature).T.contiguous()
-        peak = z.new_full((len(z),), MASKED)
-        total = torch.zeros_like(peak)
-        weighted = torch.zeros_like(z)
-        buffer = z.new_empty(min(_CHUNK, len(rows)), len(z))
-        cast = None if rows.dtype == z.dtype else z.new_empty(len(buffer), rows.size(1))
-        for start in range(0, len(rows), _CHUNK):
-            part = rows[start : start + _CHUNK]
-            if cast is not None:
-                part = cast[: len(part)].copy_(part)
-            logits = buffer[: len(part)]
-            torch.addmm(log_counts[start : start + len(part), None], part, query, out=logits)
-            if own is not None:
-                inside = (own >= start) & (own < start + len(part))
-                position = (own - start).clamp(0, len(part) - 1)
-                logits.scatter_add_(0, position.T, (own_bias * inside).T)
-            new_peak = torch.maximum(peak, logits.amax(dim=0))
-            # exp() is many times slower where it underflows.
-            weights = logits.sub_(new_peak).clamp_(min=_NEGLIGIBLE).exp_()
-            decay = (peak - new_peak).exp_()
-            total.mul_(decay).add_(weights.sum(dim=0))
-            weighted.mul_(decay[:, None]).addmm_(weights.T, part)
-            peak = new_peak
-        ctx.save_for_backward(weighted.div_(total[:, None] * temperature))
-        return peak + total.log()
+    def forward(ctx, z, rows, temperature, log_counts, own, own_bias):
+        value, mean = streaming_softmax(z, rows, temperature, log_counts, own, own_bias)
+        ctx.save_for_backward(mean.div_(temperature))
+        return value
 
     @staticmethod
     def backward(ctx, grad_output):

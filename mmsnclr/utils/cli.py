@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, DictAction
 
 from .requirements import check_detection_requirements
 
@@ -50,16 +50,24 @@ def load_config(args: argparse.Namespace) -> Config:
         check_detection_requirements()
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        if cfg.get(name) is not None:
-            _set_collate(cfg[name], cfg.get('default_scope'))
+    set_collate(cfg)
     return cfg
 
 
-def _set_collate(loader: ConfigDict, scope: str | None) -> None:
-    if scope != 'mmdet':
-        # mmpretrain's models want tensors stacked, mmengine's default is lists.
-        loader.setdefault('collate_fn', dict(type='default_collate'))
-    if isinstance(loader.get('collate_fn'), dict):
-        # Inherited by `_base_ = 'mmpretrain::...'`; mmengine would pass it to the function.
-        loader.collate_fn.pop('_scope_', None)
+def set_collate(cfg: Config) -> None:
+    """Have every loader stack tensors, as mmpretrain's models want it.
+
+    Also drops the scope that ``_base_ = 'mmpretrain::...'`` puts into an
+    inherited ``collate_fn``, as mmengine would pass it to the function.
+
+    Args:
+        cfg: A full config; changed in place.
+    """
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(name)
+        if loader is None:
+            continue
+        if cfg.get('default_scope') != 'mmdet':
+            loader.setdefault('collate_fn', dict(type='default_collate'))
+        if isinstance(loader.get('collate_fn'), dict):
+            loader.collate_fn.pop('_scope_', None)

@@ -1,0 +1,5 @@
+"""Ablation of snclr_vit-s_300e.py: a candidate set of 16,000 (table 5; the lengths are ours)."""
+
+_base_ = '../snclr_vit-s_300e.py'
+
+model = dict(queue=dict(length=16_000))

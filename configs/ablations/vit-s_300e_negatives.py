@@ -1,0 +1,5 @@
+"""Ablation of snclr_vit-s_300e.py: neighbours on the negatives only (table 7)."""
+
+_base_ = '../snclr_vit-s_300e.py'
+
+model = dict(head=dict(loss=dict(neighbors_in='negatives')))

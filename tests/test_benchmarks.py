@@ -1,0 +1,57 @@
+"""The benchmarks run, and what they measure has not become slow or large."""
+
+import sys
+
+import pytest
+import torch
+from helpers import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / 'benchmarks'))
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    for name in ('loss', 'step', 'pipeline', 'compare'):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(('dtype', 'time'), [('float32', 1.5), ('bfloat16', 1.5)])
+def test_the_loss_is_faster_and_smaller_than_a_plain_one(benchmarks, dtype, time):
+    import loss
+
+    figures = loss.row(30, 128_000, dtype, rounds=5)
+    assert float(figures['time'].removeprefix('1/')) > time
+    assert float(figures['memory'].removeprefix('1/')) > 4
+    assert float(figures['received_MB']) < 6
+
+
+def test_its_time_does_not_grow_with_k(benchmarks):
+    import loss
+
+    slow, fast = (loss.in_turns({'': loss.ours(loss.problem(k))}, 7)[''] for k in (60, 5))
+    assert slow / fast < 1.6
+
+
+def test_views_are_faster_than_both_other_pipelines(benchmarks, tmp_path):
+    import pipeline
+
+    paths = pipeline.photographs(None, tmp_path)
+    (_, _, one), (_, _, stock), (_, _, pil) = pipeline.measure(paths, 3, 40, 0)
+    assert float(one) == 1
+    assert float(stock) > 1.5
+    assert float(pil) > 1
+
+
+def test_a_step_costs_little_more_than_moco_v3s(benchmarks):
+    import step
+    from mmengine.logging import MessageHub
+
+    MessageHub.get_current_instance().update_info('max_iters', 100)
+    both = step.models('vit-s')
+    steps = {name: step.stepper(model, step.ADAMW, 8, amp=False) for name, model in both.items()}
+    times = step.in_turns(steps, 3)
+    assert times['SNCLR'] < 1.5 * times['MoCo v3']  # a batch of 8: the set weighs more than at 32
