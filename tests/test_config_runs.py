@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, run_tool
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from PIL import Image
@@ -25,6 +25,8 @@ QUICK = {
     'nnclr_r50_100e.py',
     'sce_r50_200e_multicrop.py',
     'linear_vit-s_in1k.py',
+    'semisup_r50_1pct.py',
+    'baselines/byol_r50_200e.py',
     'maskrcnn_snclr_syncbn_1x_coco.py',
 }
 PICKED = [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in CONFIGS]
@@ -42,6 +44,13 @@ def imagenet(tmp_path_factory):
             for number in range(count):
                 pixels = random.integers(0, 256, (40, 48, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f'{number}.JPEG')
+    for percent in ('1', '10'):
+        run = run_tool(
+            'tools/dataset_converters/imagenet_subset.py', str(root), f'--percent={percent}'
+        )
+        assert run.returncode == 0, run.stderr
+        path = root / f'meta/train_{percent}percent.txt'
+        path.write_text(path.read_text() * 4)  # one image of each class: two batches' worth
     return root
 
 
@@ -129,19 +138,22 @@ def small(name, root, work_dir):
                 options[f'{loader}.dataset.metainfo'] = dict(classes=['tench', 'goldfish'])
         if config.get('val_dataloader'):
             options['model.backbone.init_cfg'] = None
+    for number, view in enumerate(config.train_dataloader.dataset.pipeline[0].get('views', ())):
+        options[f'train_dataloader.dataset.pipeline.0.views.{number}.size'] = min(
+            32, view.get('size', 224)
+        )
+    if config.get('param_scheduler') and 'linear' not in name and 'semisup' not in name:
+        options['param_scheduler.0.start_factor'] = 0.5
     if 'queue' in config.model:
         options |= {
             'model.queue.length': 6,
             'model.neck.hid_channels': 32,
             'custom_hooks.0.warmup_epochs': 0,
-            'param_scheduler.0.start_factor': 0.5,
         }
         if config.model.head.get('neighbors', 1) > 1:
             options['model.head.neighbors'] = 3
         if 'predictor' in config.model.head:
             options['model.head.predictor.hid_channels'] = 32
-        for number in range(len(config.train_dataloader.dataset.pipeline[0].views)):
-            options[f'train_dataloader.dataset.pipeline.0.views.{number}.size'] = 32
         if 'img_size' in config.model.backbone:
             options['model.backbone.img_size'] = 32
         if config.model.backbone.type == 'TIMMRepresentation':
@@ -167,6 +179,8 @@ def test_two_steps_train_what_should_be_trained(name, imagenet, coco, tmp_path):
         frozen = {n for n in watch.moved if n.startswith(('backbone.conv1', 'backbone.layer1'))}
         assert bool(frozen) == ('syncbn' in name or 'random' in name)
         assert any(n.startswith('backbone.layer4') for n in watch.moved)
+    elif 'queue' not in config.model:
+        assert any(n.startswith('backbone.') for n in watch.moved & trained)
     else:
         assert runner.model.queue.fill == 6
         assert trained <= watch.moved

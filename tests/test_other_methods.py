@@ -158,7 +158,7 @@ def test_losses_fall_over_fifty_steps_of_the_demos_digits(method, crops, digits,
         **{
             'train_dataloader.batch_size': 24,
             'train_cfg.max_epochs': 13,
-            'optim_wrapper.optimizer.lr': 0.1,
+            'optim_wrapper.optimizer.lr': 0.03,
         },
     )
     config.train_dataloader.dataset.pipeline = pipeline

@@ -1,0 +1,17 @@
+"""Barlow Twins on SNCLR's data and schedule.
+
+tools/dist_train.sh configs/baselines/barlowtwins_r50_200e.py 32
+"""
+
+_base_ = [
+    'mmpretrain::barlowtwins/barlowtwins_resnet50_8xb256-coslr-300e_in1k.py',
+    '../_base_/baseline_r50_200e.py',
+]
+
+train_dataloader = _base_.same_data
+optim_wrapper = _base_.same_optimizer
+param_scheduler = _base_.same_schedule
+train_cfg = _base_.same_epochs
+auto_scale_lr = _base_.same_batch
+custom_hooks = [_base_.view_seed]
+randomness = _base_.same_seed

@@ -1,0 +1,18 @@
+"""SwAV on SNCLR's data and schedule.
+
+tools/dist_train.sh configs/baselines/swav_r50_200e.py 32
+"""
+
+_base_ = [
+    'mmpretrain::swav/swav_resnet50_8xb32-mcrop-coslr-200e_in1k-224px-96px.py',
+    '../_base_/baseline_r50_200e.py',
+]
+
+model = dict(head=dict(loss=dict(num_crops=[2])))
+train_dataloader = _base_.same_data
+optim_wrapper = _base_.same_optimizer
+param_scheduler = _base_.same_schedule
+train_cfg = _base_.same_epochs
+auto_scale_lr = _base_.same_batch
+custom_hooks = [*_base_.custom_hooks, _base_.view_seed]
+randomness = _base_.same_seed
