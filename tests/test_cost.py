@@ -121,7 +121,7 @@ def test_peak_memory_counts_what_lives_at_the_same_time():
 def test_memory_of_the_loss_depends_on_neither_k_nor_length():
     tool = load_tool()
     peaks = []
-    for k, length in ((5, 32_000), (30, 32_000), (30, 128_000)):
+    for k, length in ((5, 64_000), (30, 64_000), (30, 128_000)):
         options = {'head.neighbors': k, 'queue.length': length}
         model = revert_sync_batchnorm(MODELS.build(small_model(**options)))
         model.queue.enqueue(torch.randn(length, 16), torch.arange(length))

@@ -1,0 +1,43 @@
+"""The documents name what is there."""
+
+import re
+
+import pytest
+from helpers import ROOT
+from mmengine.config import Config
+
+DOCUMENTS = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+
+
+def named_paths(text):
+    """Paths in a document, alternatives in braces written out."""
+    for path in re.findall(r'(?:configs|tools|benchmarks|tests|mmsnclr)/[\w./{},+-]*\w', text):
+        head, *alternatives = re.split(r'\{([^}]*)\}', path, maxsplit=1)
+        if alternatives:
+            yield from (head + choice + alternatives[1] for choice in alternatives[0].split(','))
+        else:
+            yield path
+
+
+@pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: path.name)
+def test_every_path_in_a_document_is_there(document):
+    paths = set(named_paths(document.read_text()))
+    assert paths
+    assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
+
+
+def test_every_config_is_named_where_results_are_reproduced():
+    named = set(named_paths((ROOT / 'docs/reproduce.md').read_text()))
+    configs = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / 'configs').rglob('*.py')
+        if not {'_base_', 'demo'} & set(path.parts)
+    }
+    assert configs - named == set()
+
+
+def test_every_command_in_a_configs_head_names_that_config():
+    for path in (ROOT / 'configs').rglob('*.py'):
+        for command in re.findall(r'tools/dist_train\.sh (\S+)', path.read_text()):
+            assert command == path.relative_to(ROOT).as_posix()
+            assert Config.fromfile(path)
