@@ -3,25 +3,11 @@
 Another checkpoint: --cfg-options model.backbone.init_cfg.checkpoint=PATH
 """
 
-_base_ = 'linear_r50_in1k.py'
+_base_ = 'linear_vit-s_in1k.py'
 
 model = dict(
     backbone=dict(
-        _delete_=True,
-        type='VisionTransformer',
-        arch='deit-base',
-        img_size=224,
-        patch_size=16,
-        out_type='cls_token',
-        frozen_stages=12,
-        init_cfg=dict(
-            type='Pretrained',
-            checkpoint='work_dirs/snclr_vit-b_300e/epoch_300.pth',
-            prefix='backbone.',
-        ),
+        arch='deit-base', init_cfg=dict(checkpoint='work_dirs/snclr_vit-b_300e/epoch_300.pth')
     ),
-    neck=None,
     head=dict(in_channels=768),
 )
-# 8 GPUs x 512 images = the paper's 4,096; lr = 3 x batch / 256.
-optim_wrapper = dict(optimizer=dict(lr=48.0))

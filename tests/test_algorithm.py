@@ -157,6 +157,7 @@ def test_a_forgotten_hook_is_noticed():
     [
         ({'head.neighbors': 65}, "neighbors=65 exceeds the candidate set's length 64; lower model"),
         ({'momentum_coefficient': 1.5}, 'model.momentum_coefficient=1.5'),
+        ({'neck.in_channels': None}, 'model.neck.in_channels'),
         ({'head.gamma': [1.0, 2.0]}, 'head.gamma must be one positive float or 4'),
         ({'head.positiveness': 'hard'}, 'head.positiveness'),
         ({'head.projection': 'mlp'}, 'head.projection'),

@@ -235,3 +235,54 @@ def test_mask_rcnn_is_mmdets_but_for_the_backbones_weights(tmp_path):
     assert ours.optim_wrapper.to_dict() == parent.optim_wrapper.to_dict()
     assert ours.train_dataloader.batch_size * 8 == 16
     assert ours.train_cfg.max_epochs == 12
+
+
+@pytest.mark.parametrize(('name', 'base_rate'), [('r50', 0.1), ('vit-s', 3), ('vit-b', 3)])
+def test_linear_evaluation_is_the_papers_protocol(name, base_rate):
+    config = load(f'linear_{name}_in1k.py')
+    batch = config.train_dataloader.batch_size * 8
+    assert batch == config.auto_scale_lr.base_batch_size == 4096
+    optimizer = config.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.momentum, optimizer.weight_decay) == ('SGD', 0.9, 0)
+    assert optimizer.lr == pytest.approx(base_rate * batch / 256)
+    assert config.train_cfg.max_epochs == config.param_scheduler[0].T_max == 90
+    pretrained = config.model.backbone.init_cfg
+    pretraining = load(pretrained.checkpoint.split('/')[1] + '.py')
+    assert pretrained.checkpoint.endswith(f'epoch_{pretraining.train_cfg.max_epochs}.pth')
+    assert pretraining.model.backbone.get('arch') == config.model.backbone.get('arch')
+
+
+@pytest.mark.parametrize('backbone', ['r50', 'vit-s'])
+@pytest.mark.parametrize('percent', [1, 10])
+def test_fine_tuning_moves_the_backbone_slowly_and_the_classifier_fast(backbone, percent):
+    config = load(f'semisup_{backbone}_{percent}pct.py')
+    assert config.train_dataloader.batch_size * 8 == 256
+    assert config.train_dataloader.dataset.ann_file == f'meta/train_{percent}percent.txt'
+    assert config.train_cfg.max_epochs == config.param_scheduler[0].T_max == 20
+    config.model.backbone.init_cfg = None
+    model = MODELS.build(config.model).train()
+    assert all(p.requires_grad for p in model.parameters())
+    assert all(m.training for m in model.backbone.modules() if isinstance(m, _BatchNorm))
+    groups = build_optim_wrapper(model, config.optim_wrapper).optimizer.param_groups
+    rates = {id(p): group['lr'] for group in groups for p in group['params']}
+    for name, parameter in model.named_parameters():
+        expected = 0.5 if name.startswith('head.') else 0.002
+        assert rates[id(parameter)] == pytest.approx(expected), name
+
+
+@pytest.mark.parametrize('row', ['snclr', 'supervised', 'random'])
+@pytest.mark.parametrize('setting', ['', '_syncbn'])
+def test_detection_rows_differ_as_they_say(row, setting):
+    pytest.importorskip('mmdet')
+    config = load(f'maskrcnn_{row}{setting}_1x_coco.py')
+    backbone = config.model.backbone
+    assert config.train_cfg.max_epochs == 12
+    start = backbone.init_cfg and backbone.init_cfg.checkpoint
+    expected = {'snclr': 'work_dirs/snclr_r50_800e/epoch_800.pth', 'random': None}
+    assert start == expected.get(row, 'torchvision://resnet50')
+    frozen = not setting and row != 'random'
+    assert (backbone.frozen_stages, backbone.norm_eval) == ((1, True) if frozen else (-1, False))
+    assert (backbone.norm_cfg.type == 'SyncBN') == (not frozen)
+    assert ('norm_cfg' in config.model.neck) == bool(setting)
+    assert ('norm_cfg' in config.model.roi_head.mask_head) == bool(setting)
+    assert load('maskrcnn_snclr_2x_coco.py').train_cfg.max_epochs == 24

@@ -156,5 +156,11 @@ def test_the_tool_tells_schedule_memory_traffic_and_speed(digits):
 
 
 def test_a_missing_data_set_names_the_option_to_give():
-    run = run_tool('tools/analysis_tools/estimate.py', str(CONFIG), '--gpus=2')
+    run = run_tool(
+        'tools/analysis_tools/estimate.py',
+        str(CONFIG),
+        '--gpus=2',
+        '--cfg-options',
+        'train_dataloader.dataset.data_root=nowhere',
+    )
     assert run.returncode and '--images' in run.stderr

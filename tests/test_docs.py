@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import yaml
 from helpers import ROOT
 from mmengine.config import Config
 
@@ -41,3 +42,22 @@ def test_every_command_in_a_configs_head_names_that_config():
         for command in re.findall(r'tools/dist_train\.sh (\S+)', path.read_text()):
             assert command == path.relative_to(ROOT).as_posix()
             assert Config.fromfile(path)
+
+
+def test_the_metafile_lists_every_pretraining_recipe_and_invents_no_result():
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    assert index['Import'] == ['configs/metafile.yml']
+    content = yaml.safe_load((ROOT / 'configs/metafile.yml').read_text())
+    recipes = {
+        path.relative_to(ROOT).as_posix(): Config.fromfile(path)
+        for path in (ROOT / 'configs').glob('*.py')
+        if path.name.startswith(('snclr', 'nnclr', 'sce'))
+    }
+    assert {model['Config'] for model in content['Models']} == set(recipes)
+    for model in content['Models']:
+        recipe = recipes[model['Config']]
+        assert model['Metadata']['Epochs'] == recipe.train_cfg.max_epochs
+        assert model['Metadata']['Batch Size'] == recipe.auto_scale_lr.base_batch_size
+        assert model['In Collection'] == recipe.model.type
+        assert model['Weights'] is None and model['Results'] is None
+    assert {c['Name'] for c in content['Collections']} == {'SNCLR', 'NNCLR', 'SCE'}

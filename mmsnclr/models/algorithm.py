@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ..utils.dist import gather_rows, sum_over_ranks
 from ..utils.image_id import image_id
+from .backbone import TIMMRepresentation
 from .queue import Neighbors
 from .snclr_loss import Candidates
 
@@ -66,8 +67,8 @@ class SNCLR(BaseSelfSupervisor):
         init_cfg: Initialisation config.
 
     Raises:
-        ValueError: If K exceeds the set's length or a coefficient is not in
-            [0, 1].
+        ValueError: If K exceeds the set's length, a coefficient is not in
+            [0, 1], or the neck's width is missing.
     """
 
     # Views whose keys the others are compared with; those of the last are enqueued.
@@ -94,6 +95,10 @@ class SNCLR(BaseSelfSupervisor):
             # It freezes its positions on initialisation, after DDP has counted what learns.
             backbone.pos_embed.requires_grad_(False)
         if neck.get('in_channels') is None:
+            if not isinstance(backbone, TIMMRepresentation):
+                raise ValueError(
+                    'set model.neck.in_channels to the width that the backbone puts out'
+                )
             neck = dict(neck, in_channels=backbone.out_channels)
         super().__init__(
             backbone=backbone,
