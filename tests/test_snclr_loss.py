@@ -146,8 +146,9 @@ def test_without_neighbors_it_is_cross_entropy_over_the_keys(batch):
     )
 
 
-def test_chunks_of_candidates_give_the_same_sum(batch, monkeypatch):
-    args = (batch, 0.2, 'log_sum', 'negatives', torch.ones(K, dtype=torch.float64))
+@pytest.mark.parametrize('neighbors_in', ['both', 'negatives'])
+def test_chunks_of_candidates_give_the_same_sum(batch, monkeypatch, neighbors_in):
+    args = (batch, 0.2, 'log_sum', neighbors_in, torch.ones(K, dtype=torch.float64))
     whole = value_and_gradients(ours, *args)
     module = sys.modules[snclr_loss.__module__]
     monkeypatch.setattr(module, '_CHUNK', 3)
