@@ -228,9 +228,10 @@ def test_train_test_and_knn_work_on_one_checkpoint(digits, tmp_path):
         *common,
     )
     assert f'accuracy/top1: {accuracy:.4f}' in result.stdout + result.stderr
-    result = run_tool('tools/knn.py', 'configs/demo/linear_digits.py', checkpoint, *common)
+    command = ['tools/knn.py', 'configs/demo/linear_digits.py', checkpoint]
+    result = run_tool(*command, '-k', '20', '5', *common)
     assert result.returncode == 0, result.stderr
-    assert 'k-NN top-1 (k = 20):' in result.stdout
+    assert 'k-NN top-1 (k = 20):' in result.stdout and '(k = 5):' in result.stdout
 
 
 def test_test_names_a_missing_checkpoint():

@@ -98,11 +98,11 @@ def main() -> None:
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.dataset.data_root = str(data / 'labelled')
     cfg.model.backbone.init_cfg = None
-    knn_random = evaluate_knn(cfg, progress=False)
+    knn_random = evaluate_knn(cfg, [20], progress=False)[20]
     cfg.model.backbone.init_cfg = dict(
         type='Pretrained', checkpoint=str(checkpoint), prefix='backbone.'
     )
-    knn = evaluate_knn(cfg, progress=False)
+    knn = evaluate_knn(cfg, [20], progress=False)[20]
     print(f'    k-NN top-1: pretrained {knn:.1f} %, random {knn_random:.1f} %')
     draw(checkpoint, data, out / 'neighbors.png')
 

@@ -1,6 +1,7 @@
 """Weighted k-nearest-neighbour classification."""
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from mmengine.config import Config
@@ -23,13 +24,14 @@ def knn_accuracy(
     query_labels: Tensor,
     k: int = 20,
     temperature: float = 0.07,
-    chunk: int = 1024,
+    chunk: int = 256,
 ) -> float:
     """Top-1 accuracy of a weighted k-NN classifier.
 
     Each of the k nearest by cosine similarity s votes with weight
     ``exp(s / temperature)`` (Wu et al., Unsupervised Feature Learning via
-    Non-Parametric Instance Discrimination, CVPR 2018).
+    Non-Parametric Instance Discrimination, CVPR 2018). Works on the device of
+    ``bank``.
 
     Args:
         bank: Features of the labelled images, ``(N, C)``.
@@ -48,20 +50,23 @@ def knn_accuracy(
     """
     if len(bank) < k:
         raise ValueError(f'k={k} neighbours need at least as many labelled images, not {len(bank)}')
-    bank = F.normalize(bank, dim=1)
+    bank, bank_labels = F.normalize(bank, dim=1), bank_labels.to(bank.device)
     votes_shape = int(bank_labels.max()) + 1
     correct = 0
     for part, labels in zip(F.normalize(queries, dim=1).split(chunk), query_labels.split(chunk)):
-        similarity, index = (part @ bank.T).topk(k, dim=1)
-        votes = part.new_zeros(len(part), votes_shape)
+        similarity, index = (part.to(bank.device) @ bank.T).topk(k, dim=1)
+        votes = bank.new_zeros(len(part), votes_shape)
         votes.scatter_add_(1, bank_labels[index], ((similarity - 1) / temperature).exp())
-        correct += int((votes.argmax(dim=1) == labels).sum())
+        correct += int((votes.argmax(dim=1) == labels.to(bank.device)).sum())
     return 100 * correct / len(queries)
 
 
 def evaluate_knn(
-    cfg: Config, k: int = 20, temperature: float = 0.07, progress: bool = True
-) -> float:
+    cfg: Config,
+    ks: Sequence[int] = (20, 200),
+    temperature: float = 0.07,
+    progress: bool = True,
+) -> dict[int, float]:
     """k-NN accuracy of the backbone of a classification config.
 
     Args:
@@ -69,15 +74,16 @@ def evaluate_knn(
             the validation pipeline), whose ``val_dataloader`` has those to
             classify, and whose backbone may have a ``Pretrained``
             initialisation.
-        k: Number of voting neighbours.
+        ks: Numbers of voting neighbours to try.
         temperature: How much similarity weighs.
         progress: Whether to show progress bars.
 
     Returns:
-        Top-1 accuracy in percent.
+        Top-1 accuracy in percent for each number of neighbours.
 
     Raises:
-        ValueError: If the checkpoint does not fill the backbone.
+        ValueError: If the checkpoint does not fill the backbone, or if there
+            are fewer labelled images than voting neighbours.
     """
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)  # for a backbone without checkpoint
@@ -104,4 +110,5 @@ def evaluate_knn(
     queries, labels = extract_features(
         model, Runner.build_dataloader(cfg.val_dataloader), progress=progress
     )
-    return knn_accuracy(bank, bank_labels, queries, labels, k, temperature)
+    bank = bank.to(next(model.parameters()).device)
+    return {k: knn_accuracy(bank, bank_labels, queries, labels, k, temperature) for k in ks}

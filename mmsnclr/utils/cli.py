@@ -8,14 +8,14 @@ from mmengine.config import Config, DictAction
 from .requirements import check_detection_requirements
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that training and testing share.
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name a config and override its settings.
 
     Args:
         parser: The tool's parser.
     """
+    parser.set_defaults(launcher='none', work_dir=None)
     parser.add_argument('config', help='config file')
-    parser.add_argument('--work-dir', help='where logs and checkpoints go')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -23,12 +23,22 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='settings of the config to override, such as model.head.neighbors=10',
     )
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that training and testing share.
+
+    Args:
+        parser: The tool's parser.
+    """
+    add_config_arguments(parser)
+    parser.add_argument('--work-dir', help='where logs and checkpoints go')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Load a config and apply the arguments of :func:`add_common_arguments`.
+    """Load a config and apply the arguments that the tool has.
 
     Args:
         args: The parsed command line.
