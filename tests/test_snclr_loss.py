@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from mmpretrain.registry import MODELS
 from torch.nn import functional as F
 
 from mmsnclr.models import SNCLRLoss, log_positiveness, neighbor_scores, snclr_loss
@@ -214,3 +215,19 @@ def test_value_for_a_case_small_enough_for_paper_and_pencil():
         log_weights = log_positiveness(scores, candidates.valid, torch.tensor(gamma).log())
         loss = snclr_loss_function(z, z, torch.tensor([0]), 0.5, candidates, log_weights)
         assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_without_neighbors_it_is_moco_v3s_loss():
+    key, projection = unit(N, D, seed=1), unit(N, D, seed=2)
+    mocov3 = MODELS.build(
+        dict(
+            type='MoCoV3Head',
+            predictor=dict(type='SNCLRNeck', in_channels=D, hid_channels=D, out_channels=D),
+            loss=dict(type='CrossEntropyLoss'),
+            temperature=0.2,
+        )
+    ).double()
+    expected = mocov3.loss(projection, key)
+    prediction = F.normalize(mocov3.predictor([projection])[0], dim=1)
+    loss = snclr_loss(prediction, key, torch.arange(N), 0.2)
+    assert torch.allclose(loss, expected, rtol=1e-12)
