@@ -1,0 +1,5 @@
+"""`python -m mmsnclr`."""
+
+from .cli import main
+
+main(prog_name='mmsnclr')
