@@ -201,9 +201,10 @@ def _rank(rank, ranks, port, folder, sync):
     loss, gradients = measured_step(wrapped, rank, ranks)
     dist.all_reduce(loss)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    share = 8 // ranks
     for step in range(50):
         views, samples = images(8, seed=step, first_id=step * 8)
-        mine = slice(rank * 4, rank * 4 + 4)
+        mine = slice(rank * share, (rank + 1) * share)
         wrapped([v[mine] for v in views], samples[mine], mode='loss')['loss'].backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -213,15 +214,24 @@ def _rank(rank, ranks, port, folder, sync):
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope='module', params=[True, False], ids=['one_set', 'a_set_each'])
-def two_ranks(request, tmp_path_factory):
+@pytest.fixture(
+    scope='module',
+    params=[
+        pytest.param((2, True), id='2_ranks-one_set'),
+        pytest.param((2, False), id='2_ranks-a_set_each'),
+        pytest.param((4, True), id='4_ranks-one_set', marks=pytest.mark.slow),
+        pytest.param((8, True), id='8_ranks-one_set', marks=pytest.mark.slow),
+    ],
+)
+def several_ranks(request, tmp_path_factory):
+    ranks, sync = request.param
     folder = tmp_path_factory.mktemp('ranks')
-    mp.spawn(_rank, (2, free_port(), str(folder), request.param), nprocs=2)
-    return request.param, [torch.load(folder / f'{rank}.pth') for rank in range(2)]
+    mp.spawn(_rank, (ranks, free_port(), str(folder), sync), nprocs=ranks)
+    return sync, [torch.load(folder / f'{rank}.pth') for rank in range(ranks)]
 
 
-def test_two_processes_compute_what_one_does_with_the_joined_batch(two_ranks):
-    sync, results = two_ranks
+def test_several_processes_compute_what_one_does_with_the_joined_batch(several_ranks):
+    sync, results = several_ranks
     model = build(**NO_BATCH_NORM)
     fill(model, 4)
     loss, gradients = measured_step(model)
@@ -237,16 +247,18 @@ def test_two_processes_compute_what_one_does_with_the_joined_batch(two_ranks):
             assert error <= 1e-6 * max(1, gradient.norm()) and error <= 1e-3 * gradient.norm(), name
 
 
-def test_sets_stay_bit_equal_between_ranks(two_ranks):
-    sync, (first, second) = two_ranks
-    same = {
-        name: torch.equal(first['queue'][name], second['queue'][name]) for name in first['queue']
-    }
-    assert same['features'] == same['ids'] == sync
+def test_sets_stay_bit_equal_between_ranks(several_ranks):
+    sync, (first, *others) = several_ranks
+    for other in others:
+        same = {
+            name: torch.equal(value, other['queue'][name]) for name, value in first['queue'].items()
+        }
+        assert same['features'] == same['ids'] == sync
     assert first['queue']['enqueued'] == 55 * (8 if sync else 4)
 
 
-def test_gradients_agree_between_ranks(two_ranks):
-    _, (first, second) = two_ranks
-    for name, gradient in first['gradients'].items():
-        assert torch.equal(gradient, second['gradients'][name])
+def test_gradients_agree_between_ranks(several_ranks):
+    _, (first, *others) = several_ranks
+    for other in others:
+        for name, gradient in first['gradients'].items():
+            assert torch.equal(gradient, other['gradients'][name])

@@ -15,6 +15,21 @@ from mmpretrain.registry import TRANSFORMS
 from ..utils.image_id import image_id
 
 
+def transforms_of(dataset) -> Iterator[BaseTransform]:
+    """Every transform of a data set's pipeline, and of those of data sets inside it.
+
+    Args:
+        dataset: A data set of mmengine, wrapped or not.
+
+    Yields:
+        The transforms.
+    """
+    yield from getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
+    for inner in getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]:
+        if inner is not None:
+            yield from transforms_of(inner)
+
+
 class SeededTransform(BaseTransform):
     """Makes views that are seeded by seed, epoch, image and view.
 

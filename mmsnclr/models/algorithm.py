@@ -273,6 +273,10 @@ class SNCLR(BaseSelfSupervisor):
             self.queue.enqueue(*batch)
         self._pending.clear()
 
+    def forget_step(self) -> None:
+        """Drop the keys of a step that the optimiser did not take."""
+        self._pending.clear()
+
     @torch.no_grad()
     def update_momentum_encoder(self, progress: float = 0.0) -> None:
         """Move the momentum encoder towards the online one.

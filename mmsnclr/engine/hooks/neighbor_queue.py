@@ -87,7 +87,10 @@ class NeighborQueueHook(Hook):
         if self.every_n_inner_iters(batch_idx, self._log_interval):
             self._log(runner, model)
         if runner.optim_wrapper.should_update():
-            model.after_optimizer_step((runner.iter + 1) / runner.max_iters)
+            if runner.message_hub.runtime_info.get('step_skipped'):  # see NonFiniteHook
+                model.forget_step()
+            else:
+                model.after_optimizer_step((runner.iter + 1) / runner.max_iters)
 
     @staticmethod
     def _log(runner: Runner, model) -> None:

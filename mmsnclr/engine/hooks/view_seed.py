@@ -1,12 +1,10 @@
 """Reproducible augmentation, also across a resume."""
 
-from collections.abc import Iterator
-
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from ...datasets.transforms import SeededTransform
+from ...datasets.transforms import SeededTransform, transforms_of
 
 
 @HOOKS.register_module()
@@ -21,15 +19,6 @@ class ViewSeedHook(Hook):
         """Set the epoch before the loader's workers start on it."""
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
             return
-        for views in _seeded_views(runner.train_dataloader.dataset):
-            views.set_epoch(runner.seed, runner.epoch)
-
-
-def _seeded_views(dataset) -> Iterator[SeededTransform]:
-    for transform in getattr(getattr(dataset, 'pipeline', None), 'transforms', ()):
-        if isinstance(transform, SeededTransform):
-            yield transform
-    wrapped = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
-    for inner in wrapped:
-        if inner is not None:
-            yield from _seeded_views(inner)
+        for transform in transforms_of(runner.train_dataloader.dataset):
+            if isinstance(transform, SeededTransform):
+                transform.set_epoch(runner.seed, runner.epoch)

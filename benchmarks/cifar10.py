@@ -1,0 +1,297 @@
+"""SNCLR beside its relatives on CIFAR-10: equal data, network, views, steps and seeds.
+
+    python benchmarks/cifar10.py DATA
+
+DATA has `train/CLASS/*` and `test/CLASS/*`. All methods go on from one warm-up without neighbours
+for each seed, the paper's m, so that they differ only in what they make of neighbours. OUT keeps
+every epoch's figures; a second call goes on where the first stopped. One thread for each process:
+seeds can run side by side.
+"""
+
+import argparse
+import json
+import shutil
+import time
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+from compare import print_table
+from matplotlib.figure import Figure
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from mmpretrain.registry import MODELS
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmsnclr.engine import build_runner
+from mmsnclr.evaluation import extract_features, knn_accuracy
+from mmsnclr.models import NeighborQueue
+from mmsnclr.models.queue import Neighbors
+from mmsnclr.utils.image_id import image_id
+
+CONFIG = Path(__file__).parents[1] / 'configs' / 'snclr_r18_cifar10.py'
+STEADY = ['airplane', 'automobile', 'frog', 'horse', 'ship']
+EPOCHS, WARMUP = 30, 20
+JOIN = 'custom_hooks.0.warmup_epochs'
+FORM = 'model.head.loss.form'
+SAME_CLASS = dict(type='FilteredQueue', same_class=True)
+SCE_HEAD = dict(
+    _delete_=True,
+    type='SCEHead',
+    temperature=0.1,
+    target_temperature=0.05,
+    contrast=0.5,
+    predictor=dict(type='SNCLRNeck', in_channels=128, hid_channels=512, out_channels=128),
+)
+# What each method changes after the warm-up. MoCo v3's loss is Eq. 2 without neighbours.
+METHODS = {
+    'MoCo v3': {JOIN: EPOCHS},
+    'SNCLR, Eq. 2': {},
+    'SNCLR, released form': {FORM: 'sum_log'},
+    'SNCLR, uniform weights': {'model.head.positiveness': 'uniform'},
+    'NNCLR': {'model.type': 'NNCLR', 'model.head.neighbors': 1},
+    'SCE': {'model.type': 'SCE', 'model.symmetric': True, 'model.head': SCE_HEAD},
+    'Eq. 2, neighbours of the true class': {'model.queue': SAME_CLASS},
+    'released form, neighbours of the true class': {'model.queue': SAME_CLASS, FORM: 'sum_log'},
+}
+# One setting of Eq. 2 at a time.
+STUDIES = {
+    'K = 5': {'model.head.neighbors': 5},
+    't = 0.2': {'model.head.loss.temperature': 0.2},
+    'set of 1,024': {'model.queue': dict(type='FilteredQueue', recent=1024)},
+    'no self-exclusion': {'train_dataloader.dataset.pipeline.1.meta_keys': []},
+    'm = 10 epochs': {JOIN: 10},
+}
+
+
+@MODELS.register_module()
+class FilteredQueue(NeighborQueue):
+    """A candidate set of which only a part may be found.
+
+    Args:
+        *args: Those of ``NeighborQueue``.
+        recent: How many of the newest entries may be found; all by default.
+        same_class: Whether only entries of the query's true class may be.
+        **kwargs: Those of ``NeighborQueue``.
+    """
+
+    classes: dict[int, int] = {}  # of every image, by its identity
+
+    def __init__(
+        self, *args, recent: int | None = None, same_class: bool = False, **kwargs
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.recent, self.same_class = recent, same_class
+
+    @torch.no_grad()
+    def search(self, queries: Tensor, ids: Tensor, k: int) -> Neighbors:
+        """Find the K most similar entries that may be found."""
+        similarity = queries @ self.features[: self.fill].T
+        hidden = self.ids[: self.fill] == ids[:, None]
+        if self.recent is not None:
+            age = (self._enqueued - 1 - torch.arange(self.fill)) % self.length
+            hidden |= age >= self.recent
+        if self.same_class:
+            classes = torch.tensor([self.classes[number] for number in ids.tolist()])
+            hidden |= self.labels[: self.fill] != classes[:, None]
+        similarity, index = similarity.masked_fill(hidden, -torch.inf).topk(k, dim=1)
+        return Neighbors(index, similarity, similarity > -torch.inf)
+
+
+@HOOKS.register_module()
+class ProbeHook(Hook):
+    """After every epoch: k-NN and linear top-1, neighbour purity, time spent in training.
+
+    Args:
+        data: Folder with `train` and `test`.
+        path: File that gets a line of JSON for each epoch.
+    """
+
+    def __init__(self, data: str, path: str) -> None:
+        loader = dict(
+            batch_size=500,
+            num_workers=0,
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            collate_fn=dict(type='default_collate'),
+            dataset=dict(
+                type='CustomDataset',
+                pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')],
+            ),
+        )
+        self.batches = []
+        for split in ('train', 'test'):
+            loader['dataset']['data_root'] = f'{data}/{split}'
+            self.batches.append(list(Runner.build_dataloader(loader)))
+        self.path = path
+
+    def before_train(self, runner: Runner) -> None:
+        """Measure the start."""
+        infos = runner.train_dataloader.dataset
+        infos = [infos.get_data_info(index) for index in range(len(infos))]
+        FilteredQueue.classes = {image_id(info): info['gt_label'] for info in infos}
+        if runner.epoch == 0:
+            self._measure(runner, 0, 0.0)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Start the clock."""
+        self.start = time.process_time()
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Measure."""
+        self._measure(runner, runner.epoch + 1, time.process_time() - self.start)
+
+    def _measure(self, runner: Runner, epoch: int, seconds: float) -> None:
+        model = runner.model
+        with torch.autocast('cpu', torch.bfloat16):
+            (bank, bank_labels), (queries, labels) = (
+                extract_features(model, batches, progress=False) for batches in self.batches
+            )
+            keys, _ = extract_features(model, self.batches[1], model.momentum_encoder, False)
+        linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500, tol=1e-3))
+        linear.fit(bank, bank_labels)
+        values = dict(
+            epoch=epoch,
+            seconds=seconds,
+            knn=knn_accuracy(bank, bank_labels, queries, labels),
+            linear=100 * linear.score(queries, labels),
+        )
+        if model.queue.fill:
+            found = NeighborQueue.search(model.queue, F.normalize(keys, dim=1), None, 20)
+            same = model.queue.labels[found.index] == labels[:, None]
+            values['purity'] = 100 * float(same.float().mean())
+        with open(self.path, 'a') as file:
+            file.write(json.dumps(values) + '\n')
+        text = ', '.join(f'{key} {value:.1f}' for key, value in values.items())
+        print(f'{Path(self.path).parent.name}: {text}', flush=True)
+
+
+def choose_classes(data: Path, out: Path, classes: list[str]) -> Path:
+    """Link the folders of some classes into a data set of their own."""
+    for split in ('train', 'test'):
+        (out / split).mkdir(parents=True, exist_ok=True)
+        for name in classes:
+            source = data / split / name
+            if not source.is_dir():
+                raise SystemExit(f'no folder {source}: DATA has train/CLASS and test/CLASS')
+            link = out / split / name
+            link.unlink(missing_ok=True)
+            link.symlink_to(source.resolve())
+    return out
+
+
+def train(data: Path, out: Path, seed: int, epochs: int, options: dict, start: Path | None) -> None:
+    """Train from the start, or on from a checkpoint, unless it has been done."""
+    probes = out / 'probes.jsonl'
+    if probes.exists() and read(probes)[-1]['epoch'] == epochs:
+        return
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    cfg = Config.fromfile(CONFIG)
+    cfg.merge_from_dict(
+        {
+            'train_dataloader.dataset.data_root': str(data / 'train'),
+            'train_cfg.max_epochs': epochs,
+            'param_scheduler.begin': WARMUP,
+            'param_scheduler.end': EPOCHS,
+            'param_scheduler.T_max': EPOCHS - WARMUP,
+            JOIN: WARMUP,
+            'default_hooks.checkpoint': dict(interval=10, save_last=False),
+            'randomness.seed': seed,
+            **options,
+        }
+    )
+    cfg.custom_hooks.append(dict(type='ProbeHook', data=str(data), path=str(probes)))
+    cfg.log_level = 'WARNING'
+    cfg.work_dir = str(out)
+    cfg.experiment_name = f'{out.parent.name}_{out.name}'
+    cfg.resume, cfg.load_from = start is not None, start and str(start)
+    build_runner(cfg).train()
+
+
+def read(path: Path) -> list[dict]:
+    """The figures of a run."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def spread(values: list[float], sign: str = '') -> str:
+    """Mean, and the standard deviation where there is one."""
+    text = f'{mean(values):{sign}.1f}'
+    return text + (f' +- {stdev(values):.1f}' if len(values) > 1 else '')
+
+
+def summarize(out: Path, names: list[str]) -> None:
+    """Print what every run reached, over all seeds that have it."""
+    rows = []
+    for name in ['before training', 'warm-up', *names]:
+        folder = 'warmup' if name in ('before training', 'warm-up') else name
+        runs = {path.parents[1].name: read(path) for path in out.glob(f'seed*/{folder}/*.jsonl')}
+        last = {seed: run[0 if name == 'before training' else -1] for seed, run in runs.items()}
+        row = [name, len(runs)]
+        for key in ('knn', 'linear', 'purity'):
+            row.append(spread([v[key] for v in last.values()]) if key in last['seed0'] else '')
+        if folder != 'warmup':
+            moco = {seed: read(out / seed / 'MoCo v3' / 'probes.jsonl') for seed in runs}
+            gain = [last[seed]['knn'] - moco[seed][-1]['knn'] for seed in runs]
+            row.append(spread(gain, '+'))
+            taken = [sum(v['seconds'] for v in runs[seed][WARMUP - EPOCHS :]) for seed in runs]
+            plain = [sum(v['seconds'] for v in moco[seed]) for seed in runs]
+            row.append(f'{sum(taken) / sum(plain):.2f}')
+        rows.append(row + [''] * (7 - len(row)))
+    header = ['method', 'seeds', 'k-NN', 'linear', 'purity', 'k-NN - MoCo v3', 'time / MoCo v3']
+    print_table(header, rows)
+
+
+def plot(out: Path, names: list[str], path: Path) -> None:
+    """Draw accuracy and purity over the epochs, averaged over seeds."""
+    figure = Figure((9, 3.6), layout='constrained')
+    axes = figure.subplots(1, 2)
+    for axis, key, title in zip(axes, ('knn', 'purity'), ('k-NN top-1', 'neighbour purity')):
+        for name in ['warmup', *names]:
+            runs = [read(file) for file in sorted(out.glob(f'seed*/{name}/*.jsonl'))]
+            steps = list(zip(*runs))[1 if name == 'warmup' else 0 :]
+            values = [mean(v[key] for v in step) for step in steps]
+            label = 'warm-up, no neighbours' if name == 'warmup' else name
+            axis.plot(
+                [step[0]['epoch'] for step in steps],
+                values,
+                label=label,
+                color='gray' if name == 'warmup' else None,
+                linestyle=':' if 'true class' in name else '-',
+            )
+        axis.set(xlabel='epoch', ylabel=f'{title}, %')
+        axis.grid(alpha=0.3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc='outside right center', fontsize=8)
+    figure.savefig(path, dpi=110)
+    print(f'Plot: {path}')
+
+
+def main() -> None:
+    """Run the comparison and print it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('data', type=Path)
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/cifar10'))
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--classes', nargs='+', default=STEADY)
+    parser.add_argument('--studies', action='store_true', help='also one setting at a time')
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    data = choose_classes(args.data, args.out / 'data', args.classes)
+    runs = METHODS | (STUDIES if args.studies else {})
+    for seed in args.seeds:
+        warmup = args.out / f'seed{seed}' / 'warmup'
+        train(data, warmup, seed, WARMUP, {}, None)
+        for name, options in runs.items():
+            start = warmup / f'epoch_{min(WARMUP, options.get(JOIN, WARMUP))}.pth'
+            train(data, warmup.with_name(name), seed, EPOCHS, options, start)
+    summarize(args.out, list(runs))
+    plot(args.out, list(METHODS), args.out / 'cifar10.png')
+
+
+if __name__ == '__main__':
+    main()

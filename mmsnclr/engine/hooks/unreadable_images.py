@@ -1,0 +1,67 @@
+"""Images that cannot be read during training are replaced, counted and listed."""
+
+from multiprocessing import Queue
+from pathlib import Path
+
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ...datasets.transforms import transforms_of
+from ...datasets.views import AugmentedViews
+
+
+@HOOKS.register_module()
+class UnreadableImagesHook(Hook):
+    """Lets a run go on when images are damaged or gone.
+
+    :class:`~mmsnclr.datasets.views.AugmentedViews` then gives nothing for such
+    an image, and the data set draws another one in its place. The paths and
+    their errors go to ``unreadable_images_rank<R>.csv`` in the work directory
+    as soon as they occur.
+
+    Args:
+        max_share: Share of the images seen so far, from 0 to 1, above which
+            the run stops. Some are always allowed: one batch's worth.
+    """
+
+    def __init__(self, max_share: float = 0.01) -> None:
+        if not 0 <= max_share <= 1:
+            raise ValueError(f'UnreadableImagesHook.max_share={max_share} must lie between 0 and 1')
+        self.max_share = max_share
+        self.count = self.seen = 0
+
+    def before_train(self, runner: Runner) -> None:
+        """Have the transforms report to here instead of raising."""
+        # Made before the workers are, which inherit it.
+        self._failures = Queue()
+        self._path = Path(runner.work_dir, f'unreadable_images_rank{get_rank()}.csv')
+        for transform in transforms_of(runner.train_dataloader.dataset):
+            if isinstance(transform, AugmentedViews):
+                transform.failures = self._failures
+
+    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        """Write down what failed.
+
+        Raises:
+            RuntimeError: If too many images cannot be read.
+        """
+        batch_size = runner.train_dataloader.batch_size or 1
+        self.seen += batch_size
+        while not self._failures.empty():
+            path, error = self._failures.get()
+            self.count += 1
+            with open(self._path, 'a') as file:
+                file.write(f'"{path}","{error}"\n')
+            runner.logger.warning(f'Another image takes the place of {path}: {error}')
+        if self.count > max(batch_size, self.max_share * self.seen):
+            raise RuntimeError(
+                f'{self.count} of {self.seen} images could not be read, more than '
+                f'UnreadableImagesHook.max_share={self.max_share}: see {self._path}'
+            )
+
+    def after_train(self, runner: Runner) -> None:
+        """Say once more how many there were."""
+        if self.count:
+            runner.logger.warning(f'{self.count} images could not be read: {self._path}')

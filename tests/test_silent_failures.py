@@ -1,0 +1,241 @@
+"""Nothing goes wrong in silence: bad numbers, drifting or missing ranks, damaged images."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import ROOT, free_port, small_run
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+from mmsnclr.engine import build_runner
+from mmsnclr.engine.hooks.rank_drift import checksum
+
+DRIFT = """
+from pathlib import Path
+import os
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+@HOOKS.register_module()
+class WritePidHook(Hook):
+    def __init__(self, drift=False):
+        self.drift = drift
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        if runner.iter == 5:
+            Path(runner.work_dir, f'new{get_rank()}').write_text(str(os.getpid()))
+            Path(runner.work_dir, f'new{get_rank()}').rename(f'{runner.work_dir}/pid{get_rank()}')
+        if runner.iter == 6 and self.drift and get_rank() == 1:
+            runner.model.module.backbone.layer1[0].conv1.weight.data[0, 0, 0, 0] += 1e-3
+"""
+VIEWS = [
+    dict(type='AugmentedViews', views=[dict(size=32), dict(size=32)]),
+    dict(type='PackInputs'),
+]
+
+
+@HOOKS.register_module()
+class PoisonHook(Hook):
+    """Puts NaN into an image of some steps."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        def poison(module, inputs):
+            inputs[0][3] = float('nan')
+
+        self.handle = None
+        if runner.iter in self.steps:
+            self.handle = runner.model.backbone.register_forward_pre_hook(poison)
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        if self.handle:
+            self.handle.remove()
+
+
+@HOOKS.register_module()
+class KeepStateHook(Hook):
+    """Copies everything that a step changes, before and after a step."""
+
+    priority = 'VERY_LOW'
+
+    def __init__(self, step):
+        self.step = step
+
+    def before_train_iter(self, runner, *args, **kwargs):
+        if runner.iter == self.step:
+            self.before = everything(runner)
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        if runner.iter == self.step:
+            self.after = everything(runner)
+
+
+def everything(runner):
+    state = dict(runner.model.state_dict())
+    for number, values in runner.optim_wrapper.optimizer.state_dict()['state'].items():
+        state |= {f'optimizer.{number}.{k}': v for k, v in values.items() if torch.is_tensor(v)}
+    return {name: value.clone() for name, value in state.items()}
+
+
+def run_with(digits, tmp_path, hooks, **options):
+    config = small_run(digits, tmp_path, **options)
+    config.custom_hooks += hooks
+    return build_runner(config)
+
+
+@pytest.mark.parametrize(
+    'optimizer', [dict(type='SGD', lr=0.1, momentum=0.9), dict(type='TIMMLars', lr=0.1)]
+)
+def test_a_step_with_nan_changes_nothing(digits, tmp_path, optimizer):
+    hooks = [dict(type='PoisonHook', steps=[8]), dict(type='KeepStateHook', step=8)]
+    runner = run_with(
+        digits, tmp_path, hooks, **{'optim_wrapper.optimizer': dict(_delete_=True, **optimizer)}
+    )
+    runner.train()
+    kept = next(hook for hook in runner.hooks if isinstance(hook, KeepStateHook))
+    assert kept.before.keys() == kept.after.keys()
+    for name, value in kept.before.items():
+        assert torch.equal(value, kept.after[name]), name
+    assert all(value.isfinite().all() for value in runner.model.state_dict().values())
+    assert runner.model.queue._enqueued == 16 * (3 * 6 - 1)
+
+
+def test_a_skipped_step_is_reported_with_its_images(digits, tmp_path, capsys):
+    run_with(digits, tmp_path, [dict(type='PoisonHook', steps=[8])]).train()
+    log = capsys.readouterr()
+    assert 'Step 9: NaN or inf in the loss of rank 0' in log.out + log.err
+    assert 'the first backbone.conv1.weight' in log.out + log.err
+    paths = (tmp_path / 'non_finite_iter9_rank0.txt').read_text().split()
+    assert len(paths) == 16 and all(path.endswith('.png') for path in paths)
+
+
+def test_too_many_skipped_steps_end_the_run(digits, tmp_path):
+    options = {'default_hooks.non_finite.max_skipped': 2}
+    runner = run_with(digits, tmp_path, [dict(type='PoisonHook', steps=range(18))], **options)
+    with pytest.raises(FloatingPointError, match=r'max_skipped=2 .* optim_wrapper.optimizer.lr'):
+        runner.train()
+    assert runner.iter == 2
+
+
+def test_accumulated_gradients_are_dropped_together(digits, tmp_path):
+    options = {'optim_wrapper.accumulative_counts': 3}
+    runner = run_with(digits, tmp_path, [dict(type='PoisonHook', steps=[7])], **options)
+    runner.train()
+    assert runner.model.queue._enqueued == 16 * (3 * 6 - 3)
+    paths = (tmp_path / 'non_finite_iter9_rank0.txt').read_text().split()
+    assert len(paths) == 3 * 16
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.int64, torch.uint8])
+def test_a_checksum_tells_one_changed_bit_and_swapped_rows(dtype):
+    values = (torch.randn(5, 7, generator=torch.Generator().manual_seed(0)) * 50).to(dtype)
+    changed = values.clone()
+    changed[3, 2] += 1
+    swapped = values[[1, 0, 2, 3, 4]]
+    assert checksum(values) == checksum(values.clone())
+    assert len({int(checksum(x)) for x in (values, changed, swapped)}) == 3
+
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_damaged_and_vanished_images_are_replaced_and_listed(digits, tmp_path, num_workers):
+    data = tmp_path / 'data'
+    shutil.copytree(digits / 'unlabelled', data)
+    runner = run_with(
+        data.parent,
+        tmp_path / 'run',
+        [],
+        **{
+            'train_dataloader.dataset.data_root': str(data),
+            'train_dataloader.dataset.pipeline': VIEWS,
+            'train_dataloader.num_workers': num_workers,
+        },
+    )
+    bad = sorted(path for path in data.rglob('*.png'))[:3]
+    runner.train_dataloader.dataset.full_init()
+    bad[0].unlink()
+    bad[1].write_bytes(bad[1].read_bytes()[:60])
+    bad[2].write_text('not an image')
+    runner.train()
+    listed = (tmp_path / 'run' / 'unreadable_images_rank0.csv').read_text()
+    assert all(str(path) in listed for path in bad)
+    assert runner.model.queue._enqueued == 16 * 3 * 6
+
+
+def test_too_many_damaged_images_end_the_run(digits, tmp_path):
+    data = tmp_path / 'data'
+    shutil.copytree(digits / 'unlabelled', data)
+    options = {
+        'train_dataloader.dataset.data_root': str(data),
+        'train_dataloader.dataset.pipeline': VIEWS,
+    }
+    runner = run_with(data.parent, tmp_path / 'run', [], **options)
+    for path in sorted(data.rglob('*.png'))[::2]:
+        path.write_bytes(b'')
+    with pytest.raises(RuntimeError, match=r'could not be read, more than .*max_share=0.01'):
+        runner.train()
+
+
+def test_a_frozen_rank_is_named_and_the_others_stop(digits, tmp_path):
+    process, workers = start_two(digits, tmp_path, 'default_hooks.heartbeat.timeout=5')
+    os.kill(workers[1], signal.SIGSTOP)
+    message = next(line for line in process.stdout if 'gave no sign of life' in line)
+    os.kill(workers[1], signal.SIGKILL)  # torchrun would wait for it
+    assert 'Rank 1 (step ' in message and f'process {workers[1]})' in message
+    assert process.wait(timeout=60) != 0
+
+
+def test_a_killed_rank_is_named_and_the_others_stop(digits, tmp_path):
+    process, workers = start_two(digits, tmp_path)
+    os.kill(workers[1], signal.SIGKILL)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode != 0
+    assert re.search(r'rank\s*: 1 .*\n\s*exitcode\s*: -9', output)
+
+
+def test_ranks_that_drift_apart_are_named(digits, tmp_path):
+    process, _ = start_two(
+        digits,
+        tmp_path,
+        'default_hooks.rank_drift.interval=4',
+        'custom_hooks.2.drift=True',
+    )
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode != 0
+    assert 'Ranks have drifted apart by step 8: rank ' in output
+    assert 'in backbone.layer1.0.conv1.weight' in output
+
+
+def start_two(digits, tmp_path, *options):
+    """Start a long run of two gloo processes and wait until both train."""
+    (tmp_path / 'drift.py').write_text(DRIFT)
+    config = small_run(digits, tmp_path, **{'train_cfg.max_epochs': 10_000, 'log_level': 'INFO'})
+    config.custom_hooks.append(dict(type='WritePidHook'))
+    config.custom_imports.imports.append('drift')
+    config.dump(tmp_path / 'config.py')
+    command = [str(ROOT / 'tools/dist_train.sh'), str(tmp_path / 'config.py'), '2']
+    command += ['--work-dir', str(tmp_path), '--cfg-options', *options, 'log_level=INFO']
+    env = {'OMP_NUM_THREADS': '1', 'PORT': str(free_port()), 'PYTHON': sys.executable}
+    env['PYTHONPATH'] = os.pathsep.join([str(tmp_path), os.environ.get('PYTHONPATH', '')])
+    process = subprocess.Popen(
+        command,
+        env=os.environ | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    pids = [Path(tmp_path, f'pid{rank}') for rank in range(2)]
+    while not all(path.exists() for path in pids):
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.2)
+    return process, [int(path.read_text()) for path in pids]
