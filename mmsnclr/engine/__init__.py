@@ -1,14 +1,21 @@
-"""Training around the method: hooks, optimisers, the runner on machines without CUDA."""
+"""Training around the method: hooks, checkpoints, optimisers, the runner."""
 
-from .hooks import NeighborQueueHook, ViewSeedHook
+from .checkpoint import load_checkpoint, stored_config
+from .hooks import AtomicCheckpointHook, NeighborQueueHook, PreemptionHook, ViewSeedHook
+from .loops import ResumableTrainLoop
 from .optim import BFloat16OptimWrapper
 from .pretrained import check_pretrained
 from .runner import build_runner
 
 __all__ = [
+    'AtomicCheckpointHook',
     'BFloat16OptimWrapper',
     'NeighborQueueHook',
+    'PreemptionHook',
+    'ResumableTrainLoop',
     'ViewSeedHook',
     'build_runner',
     'check_pretrained',
+    'load_checkpoint',
+    'stored_config',
 ]
