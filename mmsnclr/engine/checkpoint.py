@@ -241,14 +241,30 @@ def newest_checkpoint(work_dir: str) -> tuple[str | None, dict[str, str]]:
                 found.append((meta.get('time', ''), meta['iter'], path))
     for *_, path in sorted(found, reverse=True):
         try:
-            with ZipFile(path) as archive:
-                damaged = archive.testzip()
-        except BadZipFile as error:
-            damaged = str(error)
-        if damaged is None:
+            check_bytes(path)
+        except ValueError as error:
+            skipped[path] = str(error)
+        else:
             return path, skipped
-        skipped[path] = f'damaged: {damaged}'
     return None, skipped
+
+
+def check_bytes(path: str) -> None:
+    """Check a checkpoint against its checksums, which torch does not look at.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    try:
+        with ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except BadZipFile as error:
+        damaged = error
+    if damaged is not None:
+        raise ValueError(f'{path} is damaged: {damaged}')
 
 
 def _check_parts(checkpoint: dict) -> None:

@@ -16,7 +16,7 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from .checkpoint import check_resumable, load_checkpoint, newest_checkpoint, replacing
+from .checkpoint import check_bytes, check_resumable, load_checkpoint, newest_checkpoint, replacing
 
 # Set by torchrun and by Slurm when they start a run again.
 _RESTARTS = ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT')
@@ -85,6 +85,7 @@ class ResumableRunner(Runner):
         """
         model = self.model.module if is_model_wrapper(self.model) else self.model
         saved = load_checkpoint(filename, mmap=True)
+        check_bytes(filename)
         check_resumable(filename, saved, model, self.cfg)
         meta = saved['meta']
         start = self._schedule_start()
