@@ -1,7 +1,10 @@
 """Runs that are interrupted, and a record of what they did."""
 
+import errno
 import json
+import multiprocessing
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from helpers import small_run
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
 
 from mmsnclr.engine import build_runner, load_checkpoint
 from mmsnclr.engine.hooks import checkpoint as checkpoint_hook
@@ -18,6 +22,7 @@ STEPS = 18
 MOMENTS = ('forward', 'backward', 'enqueue', 'write', 'rename', 'record', 'remove')
 
 
+@HOOKS.register_module()
 class Record(Hook):
     """Appends to a file what each step trained on and its loss."""
 
@@ -35,14 +40,25 @@ class Record(Hook):
             print(json.dumps(line), file=file)
 
 
+@HOOKS.register_module()
 class Kill(Hook):
     """Ends its own process as `kill -9` does, at one moment of a step."""
 
-    def __init__(self, step, moment, rank=0, number=signal.SIGKILL):
+    def __init__(self, step, moment, rank=0, number=signal.SIGKILL, once=False):
         self.step, self.moment, self.rank, self.number = step, moment, rank, number
+        if once and os.environ.get('TORCHELASTIC_RESTART_COUNT') != '0':
+            self.step = None
 
     def die(self, *args, **kwargs):
         os.kill(os.getpid(), self.number)
+
+    def die_with_workers(self, model):
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid, self.number)
+        self.die()
+
+    def fail(self, model):
+        raise RuntimeError('an error of the training')
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if runner.iter == self.step and runner.rank == self.rank:
@@ -92,8 +108,30 @@ class Kill(Hook):
         checkpoint_hook.remove = self.die
 
 
-def train(digits, work_dir, *hooks, **options):
-    """Train 18 steps over 3 epochs, a checkpoint every 4; what is drawn at random matters."""
+class Limit(Hook):
+    """Lets nobody write a checkpoint during some steps."""
+
+    def __init__(self, kind, first, end):
+        self.kind, self.first, self.end = kind, first, end
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter not in (self.first, self.end):
+            return
+        if self.kind == 'disk_full':
+            size = 100_000 if runner.iter == self.first else resource.RLIM_INFINITY
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        elif runner.iter == self.first:
+            self.put = LocalBackend.put
+            LocalBackend.put = self.refuse
+        else:
+            LocalBackend.put = self.put
+
+    def refuse(self, content, path):
+        raise PermissionError(errno.EACCES, 'Permission denied', path)
+
+
+def run_config(digits, work_dir, **options):
+    """18 steps over 3 epochs, a checkpoint every 4; what is drawn at random matters."""
     ranks = int(os.environ.get('WORLD_SIZE', 1))
     defaults = {
         'train_dataloader.batch_size': 16 // ranks,
@@ -101,7 +139,12 @@ def train(digits, work_dir, *hooks, **options):
         'default_hooks.checkpoint': dict(by_epoch=False, interval=4, max_keep_ckpts=2),
         'model.backbone.drop_path_rate': 0.3,
     }
-    runner = build_runner(small_run(digits, work_dir, **(defaults | options)))
+    return small_run(digits, work_dir, **(defaults | options))
+
+
+def train(digits, work_dir, *hooks, **options):
+    """Train by :func:`run_config`."""
+    runner = build_runner(run_config(digits, work_dir, **options))
     for hook in (Record(), *hooks):
         runner.register_hook(hook)
     runner.train()
@@ -114,7 +157,7 @@ def steps(work_dir, rank=0):
     for line in (Path(work_dir) / f'record{rank}.jsonl').read_text().splitlines():
         line = json.loads(line)
         assert done.setdefault(line['step'], line) == line
-    return [done[step] for step in range(len(done))]
+    return list(done.values())
 
 
 def assert_same_state(path, other):

@@ -200,6 +200,23 @@ def test_slurm_gets_the_total_and_the_share_of_a_node(tmp_path):
     assert result.returncode == 2 and 'GPUS_PER_NODE' in result.stderr
 
 
+@pytest.mark.parametrize('code', [75, 1])
+def test_slurm_requeues_a_batch_job_that_saved_and_left(tmp_path, code):
+    for name, script in (('srun', f'exit {code}'), ('scontrol', 'echo scontrol "$@"')):
+        (tmp_path / name).write_text(f'#!/bin/sh\n{script}\n')
+        (tmp_path / name).chmod(0o755)
+    # Slurm runs a copy of the script.
+    shutil.copy(ROOT / 'tools/slurm_train.sh', tmp_path / 'slurm_script')
+    result = run_tool(
+        str(tmp_path / 'slurm_script'),
+        *('part', 'job', 'configs/snclr_r50_800e.py', '32'),
+        PATH=f'{tmp_path}:{os.environ["PATH"]}',
+        SLURM_JOB_ID='123',
+    )
+    assert result.returncode == code
+    assert result.stdout == ('scontrol requeue 123\n' if code == 75 else '')
+
+
 def test_train_test_and_knn_work_on_one_checkpoint(digits, tmp_path):
     root = digits / 'labelled'
     data = [f'{part}_dataloader.dataset.data_root={root}' for part in ('train', 'val', 'test')]

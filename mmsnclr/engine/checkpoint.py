@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from functools import wraps
 from glob import escape, glob
 from pickle import UnpicklingError
-from zipfile import BadZipFile, ZipFile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
 import torch
@@ -76,15 +76,20 @@ def load_checkpoint(path: str, map_location: str = 'cpu', mmap: bool = False) ->
     path = os.path.expanduser(path)
     if not os.path.isfile(path):
         raise FileNotFoundError(f'no checkpoint at {path!r}')
+    damaged = ValueError(f'{path} is damaged or was not written to its end')
+    if mmap and not is_zipfile(path):
+        raise damaged
     with _refusing(path):
         try:
             return torch.load(
                 path, map_location=map_location, mmap=mmap, weights_only=not _unsafe()
             )
-        except (EOFError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and 'PytorchStreamReader' not in str(error):
-                raise
-            raise ValueError(f'{path} is damaged or was not written to its end') from error
+        except EOFError as error:
+            raise damaged from error
+        except RuntimeError as error:
+            if 'PytorchStreamReader' in str(error):
+                raise damaged from error
+            raise
 
 
 def _unsafe() -> bool:
@@ -97,7 +102,7 @@ def _refusing(name: str) -> Iterator[None]:
     try:
         yield
     except UnpicklingError as error:
-        found = re.search(r'(?:GLOBAL|class|type) ([\w.]+\.\w+)', str(error))
+        found = re.search(r'(?:GLOBAL|Unsupported class) ([\w.]+)', str(error))
         if found is None:
             raise ValueError(f'{name} is not a checkpoint of torch') from error
         raise ValueError(
@@ -221,24 +226,25 @@ def newest_checkpoint(work_dir: str) -> tuple[str | None, dict[str, str]]:
         Its path, or ``None`` if there is none, and the files that were passed
         over, each with the reason.
     """
-    folders = {os.path.abspath(work_dir)}
-    with suppress(OSError), open(os.path.join(work_dir, 'last_checkpoint')) as file:
-        folders.add(os.path.dirname(os.path.abspath(file.read().strip() or work_dir)))
+    folder = str(work_dir)
+    if not glob(f'{escape(folder)}/*.pth*'):
+        # mmengine's record of a run whose checkpoints lie elsewhere, as `out_dir` says.
+        with suppress(OSError), open(os.path.join(folder, 'last_checkpoint')) as file:
+            folder = os.path.dirname(file.read().strip()) or folder
     found, skipped = [], {}
-    for folder in folders:
-        for path in glob(f'{escape(folder)}/*.pth{TEMPORARY}'):
-            skipped[path] = 'half-written'
-        for path in glob(f'{escape(folder)}/*.pth'):
-            if os.path.basename(path).startswith('best_'):
-                continue
-            try:
-                checkpoint = load_checkpoint(path, mmap=True)
-                _check_parts(checkpoint)
-            except (OSError, RuntimeError, ValueError) as error:
-                skipped[path] = str(error)
-            else:
-                meta = checkpoint['meta']
-                found.append((meta.get('time', ''), meta['iter'], path))
+    for path in glob(f'{escape(folder)}/*.pth{TEMPORARY}'):
+        skipped[path] = 'half-written'
+    for path in glob(f'{escape(folder)}/*.pth'):
+        if os.path.basename(path).startswith('best_'):
+            continue
+        try:
+            checkpoint = load_checkpoint(path, mmap=True)
+            _check_parts(checkpoint)
+        except (OSError, RuntimeError, ValueError) as error:
+            skipped[path] = str(error)
+        else:
+            meta = checkpoint['meta']
+            found.append((meta.get('time', ''), meta['iter'], path))
     for *_, path in sorted(found, reverse=True):
         try:
             check_bytes(path)

@@ -49,8 +49,9 @@ class _Remaining:
         self._done = done
 
     def __iter__(self) -> Iterator[list[int]]:
+        # Nothing happens before the first batch: a DataLoader may ask for two iterators.
         done, self._done = self._done, 0
-        return islice(iter(self._batches), done, None)
+        yield from islice(self._batches, done, None)
 
     def __len__(self) -> int:
         return len(self._batches)

@@ -63,8 +63,8 @@ class ResumableRunner(Runner):
                 self._resume, self._load_from = True, path
             elif any(name.endswith('.pth') for name in skipped):
                 raise ValueError(
-                    f'none of the {len(skipped)} checkpoints in {self.work_dir} can be resumed '
-                    'from; move them away to start from the beginning'
+                    f'no checkpoint in {self.work_dir} can be resumed from; move them away to '
+                    f'start from the beginning: {"; ".join(skipped.values())}'
                 )
             elif self._load_from is None:
                 self._resume = False
