@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import ROOT, run_tool
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional as F
 
@@ -285,6 +287,20 @@ def test_requirements_name_what_is_missing_or_out_of_range():
         requirements.check_requirements(
             {'nonexistent': ('1.0', '2.0'), 'mmengine': ('99.0.0', '100.0.0')}
         )
+
+
+def test_ci_pins_all_that_it_installs():
+    def read(name):
+        lines = (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()
+        return [Requirement(line) for line in lines if not line.startswith('#')]
+
+    def key(requirement):
+        return canonicalize_name(requirement.name)
+
+    pins = {key(pin): str(pin.specifier).removeprefix('==') for pin in read('ci')}
+    assert all(re.fullmatch(r'[\d.]+', version) for version in pins.values())
+    for requirement in read('torch') + read('onedl') + read('runtime') + read('tests'):
+        assert pins[key(requirement)] in requirement.specifier
 
 
 def test_pretraining_needs_neither_mmdet_nor_operators(tmp_path):

@@ -77,6 +77,7 @@ def test_a_malicious_checkpoint_is_refused_and_the_option_named(
     assert not proof.exists()
 
 
+@pytest.mark.slow
 def test_the_tools_refuse_it_too(digits, malicious, proof):
     command = ['tools/test.py', 'configs/demo/linear_digits.py', str(malicious)]
     data = f'test_dataloader.dataset.data_root={digits / "labelled"}'
@@ -115,12 +116,19 @@ def test_no_builtin_is_let_through_with_mmengines_logs(tmp_path, builtin):
         load_checkpoint(str(tmp_path / 'call.pth'))
 
 
+@pytest.fixture(scope='module')
+def trained(digits, tmp_path_factory):
+    """A checkpoint that training wrote."""
+    folder = tmp_path_factory.mktemp('trained')
+    build_runner(small_run(digits, folder, **{'train_cfg.max_epochs': 1})).train()
+    return folder / 'epoch_1.pth'
+
+
 @pytest.mark.parametrize('key', ['cfg', 'config'])
-def test_a_config_in_a_checkpoint_is_never_run(digits, tmp_path, proof, key):
-    build_runner(small_run(digits, tmp_path / 'run', **{'train_cfg.max_epochs': 1})).train()
-    path = tmp_path / 'run' / 'epoch_1.pth'
-    checkpoint = load_checkpoint(str(path))
+def test_a_config_in_a_checkpoint_is_never_run(digits, trained, tmp_path, proof, key):
+    checkpoint = load_checkpoint(str(trained))
     checkpoint['meta'][key] = f'from pathlib import Path\nPath({str(proof)!r}).touch()\n'
+    path = tmp_path / 'epoch_1.pth'
     torch.save(checkpoint, path)
     with pytest.raises(ValueError, match=r'plain values|would run'):
         resume(path, digits, tmp_path / 'run')

@@ -315,7 +315,7 @@ def check_resumable(path: str, checkpoint: dict, model: nn.Module, config: Confi
     before = stored_config(checkpoint)
     if before is not None:
         there, here = (
-            (x.get('optim_wrapper') or {}).get('optimizer', {}).get('type')
+            ((x.get('optim_wrapper') or {}).get('optimizer') or {}).get('type')
             for x in (before, config)
         )
         if there != here:

@@ -69,7 +69,10 @@ class ResumableRunner(Runner):
             elif self._load_from is None:
                 self._resume = False
                 self.logger.info(f'No checkpoint in {self.work_dir}: starting from the beginning.')
-        return super().train()
+        try:
+            return super().train()
+        finally:
+            self.call_hook('leave_train')
 
     def resume(self, filename: str, *args, **kwargs) -> None:
         """Resume training from a checkpoint.
@@ -87,28 +90,30 @@ class ResumableRunner(Runner):
         saved = load_checkpoint(filename, mmap=True)
         check_bytes(filename)
         check_resumable(filename, saved, model, self.cfg)
-        meta = saved['meta']
-        start = self._schedule_start()
+        meta, loader = saved['meta'], self.train_dataloader
+        before, now = meta.get('iters_per_epoch'), None
+        if before is not None and isinstance(self.train_loop, EpochBasedTrainLoop):
+            now = len(loader)
+        start = self._schedule_start() if now not in (None, before) else None
         super().resume(filename, *args, **kwargs)
-        sampler = self.train_dataloader.sampler
-        if getattr(sampler, 'seed', None) is not None:
-            sampler.seed = self.seed  # that of the checkpoint
+        for sampler in (loader.sampler, getattr(loader.batch_sampler, 'sampler', None)):
+            if getattr(sampler, 'seed', None) is not None:
+                sampler.seed = self.seed  # that of the checkpoint
         ranks = meta.get('world_size', self.world_size)
         self.call_hook('load_rank_state', path=filename, world_size=ranks)
-        before, now = meta.get('iters_per_epoch'), len(self.train_dataloader)
         if ranks != self.world_size:
             self.logger.warning(
                 f'{self.world_size} processes go on with what {ranks} began: weights, optimiser '
                 'and candidate set are the same, random states are not, and a batch holds other '
                 'images unless the total batch size is the same.'
             )
-        if before not in (None, now) and isinstance(self.train_loop, EpochBasedTrainLoop):
+        if start is not None:
             self._change_epoch_length(before, now, *start)
 
     def _schedule_start(self) -> tuple[list[dict], list[dict]]:
         """Settings of the optimiser and states of the schedulers before the first step."""
-        schedulers = self.param_schedulers if isinstance(self.param_schedulers, list) else []
         groups = [dict(group) for group in self.optim_wrapper.param_groups]
+        schedulers = self.param_schedulers or []
         return groups, [copy.deepcopy(scheduler.state_dict()) for scheduler in schedulers]
 
     def _change_epoch_length(
@@ -123,10 +128,10 @@ class ResumableRunner(Runner):
         )
         for group, start in zip(self.optim_wrapper.param_groups, groups):
             group.update((key, value) for key, value in start.items() if key != 'params')
-        for scheduler, state in zip(self.param_schedulers, states):
+        for scheduler, state in zip(self.param_schedulers or [], states):
             scheduler.load_state_dict(state)
         for iteration in range(1, loop._iter + 1):
-            for scheduler in self.param_schedulers:
+            for scheduler in self.param_schedulers or []:
                 if not scheduler.by_epoch or iteration % now == 0:
                     scheduler.step()
 

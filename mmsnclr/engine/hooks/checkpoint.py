@@ -7,10 +7,10 @@ from os import remove
 from os.path import basename, join
 
 import torch
-from mmengine.dist import all_gather_object, get_world_size, is_main_process
+from mmengine.dist import all_gather_object, get_world_size, is_main_process, master_only
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ...utils.dist import sum_over_ranks
 from ...utils.random_state import get_random_state, set_random_state
@@ -41,19 +41,18 @@ class AtomicCheckpointHook(CheckpointHook):
     def before_train(self, runner: Runner) -> None:
         """Remove what was left half-written, and restore the random states."""
         super().before_train(runner)
+        self._remove_old(runner)
         if is_main_process():
             for path in glob(f'{escape(self.out_dir)}/*.pth*{TEMPORARY}'):
                 remove(path)
         if runner.iter > 0 and len(self._resumed_states or ()) == get_world_size():
             set_random_state(self._resumed_states[runner.rank])
-        step = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
-        interval = self.interval
-        if self.by_epoch:
-            interval = len(runner.train_dataloader)
-        if interval > 0 and interval % step:
+        interval = _epoch_length(runner) if self.by_epoch else self.interval
+        summed = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        if interval and interval % summed:
             runner.logger.warning(
-                f'Checkpoints come after {interval} iterations, gradients are summed over {step}: '
-                'a sum that is not complete is not saved, so resume will not be exact'
+                f'Checkpoints come every {interval} iterations, gradients are summed over {summed}:'
+                ' a sum that is not complete is not saved, so resume will not be exact'
             )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -62,17 +61,18 @@ class AtomicCheckpointHook(CheckpointHook):
         checkpoint['meta'].update(
             mmsnclr_version=__version__,
             world_size=get_world_size(),
-            iters_per_epoch=len(runner.train_dataloader),
+            iters_per_epoch=_epoch_length(runner),
         )
 
     def save_interrupted(self, runner: Runner) -> None:
         """Save a checkpoint between two iterations, wherever the epoch is."""
         if not self.by_epoch:
-            self._save_checkpoint(runner)
+            if self.last_ckpt != join(self.out_dir, self.filename_tmpl.format(runner.iter + 1)):
+                self._save_checkpoint(runner)
             return
         name = f'iter_{runner.iter + 1}.pth'
         # It goes when the next regular checkpoint is complete.
-        runner.message_hub.update_info('interruption_ckpt', join(self.out_dir, name))
+        runner.message_hub.update_info('interruption_ckpt', name)
         self._save(runner, name, dict(epoch=runner.epoch, iter=runner.iter + 1))
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
@@ -81,24 +81,26 @@ class AtomicCheckpointHook(CheckpointHook):
             ids = list(dict.fromkeys([*self.keep_ckpt_ids, step]))
             old = [self.filename_tmpl.format(i) for i in ids[: -self.max_keep_ckpts]]
             hub.update_info('keep_ckpt_ids', ids[-self.max_keep_ckpts :])
-        if not self._save(runner, self.filename_tmpl.format(step), meta):
-            if self.max_keep_ckpts > 0:
-                hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
-            return
-        if self.max_keep_ckpts > 0:
-            self.keep_ckpt_ids = deque(ids, self.max_keep_ckpts)
-        old = [join(self.out_dir, name) for name in old]
         if 'interruption_ckpt' in hub.runtime_info:
             old.append(hub.get_info('interruption_ckpt'))
-        if is_main_process():
-            for path in old:
-                with suppress(FileNotFoundError):
-                    remove(path)
+        hub.update_info('old_ckpts', old)  # saved, too, should this process end before they go
+        if self._save(runner, self.filename_tmpl.format(step), meta):
+            self.keep_ckpt_ids = deque(ids, max(self.max_keep_ckpts, 0))
+            self._remove_old(runner)
+        elif self.max_keep_ckpts > 0:
+            hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+
+    @master_only
+    def _remove_old(self, runner: Runner) -> None:
+        for name in runner.message_hub.runtime_info.get('old_ckpts', ()):
+            with suppress(FileNotFoundError):
+                remove(join(self.out_dir, name))
 
     def _save(self, runner: Runner, name: str, meta: dict) -> bool:
         """Save on all ranks; whether all of them could."""
         path = join(self.out_dir, name)
-        last, self.last_ckpt = self.last_ckpt, path
+        last = runner.message_hub.runtime_info.get('last_ckpt')
+        self.last_ckpt = path
         runner.message_hub.update_info('last_ckpt', path)
         self._random_states = all_gather_object(get_random_state())
         error = _try(runner.call_hook, 'save_rank_state', path=path)
@@ -110,7 +112,7 @@ class AtomicCheckpointHook(CheckpointHook):
         runner.message_hub.update_info('last_ckpt', last)
         message = (
             f'The checkpoint {path} could not be written: {error or "see the other ranks"}. '
-            f'The last good one is {last or "none of this run"}'
+            f'The last good one is {last or "none"}'
         )
         if meta['iter'] >= runner.max_iters:
             raise OSError(message) from error
@@ -133,6 +135,12 @@ class AtomicCheckpointHook(CheckpointHook):
             record = join(runner.work_dir, 'last_checkpoint')
             with replacing(record) as temporary, open(temporary, 'w') as file:
                 file.write(join(self.out_dir, basename(name)))
+
+
+def _epoch_length(runner: Runner) -> int | None:
+    if isinstance(runner.train_loop, EpochBasedTrainLoop):
+        return len(runner.train_dataloader)
+    return None
 
 
 def _try(function, *args, **kwargs) -> OSError | None:

@@ -1,8 +1,10 @@
 """Drives the candidate set, the momentum encoder and the warm-up."""
 
 from glob import escape, glob
+from io import BytesIO
 from os import remove
 from os.path import dirname, exists
+from pathlib import Path
 
 import torch
 from mmengine.dist import get_rank, get_world_size
@@ -47,7 +49,10 @@ class NeighborQueueHook(Hook):
         if queue.sync:
             return
         with replacing(_rank_file(path)) as temporary:
-            torch.save(queue.entries(), temporary)
+            # To memory first: a full disk is an OSError only for Python's own files.
+            content = BytesIO()
+            torch.save(queue.entries(), content)
+            Path(temporary).write_bytes(content.getbuffer())
         for old in glob(f'{escape(dirname(path))}/*.pth.queue{get_rank()}'):
             owner = old.rpartition('.queue')[0]
             if owner != path and not exists(owner):

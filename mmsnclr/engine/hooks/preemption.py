@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
@@ -66,7 +67,9 @@ class PreemptionHook(Hook):
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         """Leave if a signal came and the optimiser has stepped."""
         self._leave = self._leave or self._agreed(runner.iter)
-        if not (self._leave and runner.optim_wrapper.should_update()):
+        wrapper = runner.optim_wrapper
+        stepped = isinstance(wrapper, OptimWrapperDict) or wrapper.should_update()
+        if not (self._leave and stepped):
             return
         for hook in runner.hooks:
             if isinstance(hook, AtomicCheckpointHook):
@@ -76,6 +79,10 @@ class PreemptionHook(Hook):
             f'{name} came: stopped after iteration {runner.iter + 1}; --resume continues. '
             f'Exit code {PREEMPTED}'
         )
+        # Slurm ends the ranks that are last by another signal; their exit code is to be the same.
+        for number in self._handlers:
+            signal.signal(number, signal.SIG_IGN)
+        self._handlers = {}
         raise SystemExit(PREEMPTED)
 
     def _agreed(self, iteration: int) -> bool:
@@ -92,7 +99,7 @@ class PreemptionHook(Hook):
         self._agreement = dist.all_reduce(self._flag, group=self._group, async_op=True)
         return False
 
-    def after_train(self, runner: Runner) -> None:
-        """Leave signals to whoever had them before."""
+    def leave_train(self, runner: Runner) -> None:
+        """Leave signals to whoever had them before, however training ended."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
