@@ -1,9 +1,11 @@
 """Small real models and runs that the tests share."""
 
+import multiprocessing
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -56,6 +58,25 @@ def run_tool(*command: str, cwd: Path = ROOT, **env: str) -> subprocess.Complete
     return subprocess.run(
         command, cwd=cwd, env=os.environ | defaults | env, capture_output=True, text=True
     )
+
+
+def run_ranks(function: Callable, ranks: int, *args) -> list[int]:
+    """Run a function in processes joined by gloo; their exit codes, negative for signals."""
+    port = str(free_port())
+
+    def rank_main(rank: int) -> None:
+        torch.set_num_threads(1)
+        os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=port, WORLD_SIZE=str(ranks))
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+        function(*args)
+
+    context = multiprocessing.get_context('fork')  # importing takes longer than these runs
+    processes = [context.Process(target=rank_main, args=(rank,)) for rank in range(ranks)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
 
 
 def free_port() -> int:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import ROOT, run_tool
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional as F
 
@@ -200,6 +202,23 @@ def test_slurm_gets_the_total_and_the_share_of_a_node(tmp_path):
     assert result.returncode == 2 and 'GPUS_PER_NODE' in result.stderr
 
 
+@pytest.mark.parametrize('code', [75, 1])
+def test_slurm_requeues_a_batch_job_that_saved_and_left(tmp_path, code):
+    for name, script in (('srun', f'exit {code}'), ('scontrol', 'echo scontrol "$@"')):
+        (tmp_path / name).write_text(f'#!/bin/sh\n{script}\n')
+        (tmp_path / name).chmod(0o755)
+    # Slurm runs a copy of the script.
+    shutil.copy(ROOT / 'tools/slurm_train.sh', tmp_path / 'slurm_script')
+    result = run_tool(
+        str(tmp_path / 'slurm_script'),
+        *('part', 'job', 'configs/snclr_r50_800e.py', '32'),
+        PATH=f'{tmp_path}:{os.environ["PATH"]}',
+        SLURM_JOB_ID='123',
+    )
+    assert result.returncode == code
+    assert result.stdout == ('scontrol requeue 123\n' if code == 75 else '')
+
+
 def test_train_test_and_knn_work_on_one_checkpoint(digits, tmp_path):
     root = digits / 'labelled'
     data = [f'{part}_dataloader.dataset.data_root={root}' for part in ('train', 'val', 'test')]
@@ -269,6 +288,20 @@ def test_requirements_name_what_is_missing_or_out_of_range():
         requirements.check_requirements(
             {'nonexistent': ('1.0', '2.0'), 'mmengine': ('99.0.0', '100.0.0')}
         )
+
+
+def test_ci_pins_all_that_it_installs():
+    def read(name):
+        lines = (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()
+        return [Requirement(line) for line in lines if not line.startswith('#')]
+
+    def key(requirement):
+        return canonicalize_name(requirement.name)
+
+    pins = {key(pin): str(pin.specifier).removeprefix('==') for pin in read('ci')}
+    assert all(re.fullmatch(r'[\d.]+', version) for version in pins.values())
+    for requirement in read('torch') + read('onedl') + read('runtime') + read('tests'):
+        assert pins[key(requirement)] in requirement.specifier
 
 
 def test_pretraining_needs_neither_mmdet_nor_operators(tmp_path):

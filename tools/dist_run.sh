@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Run a tool by torchrun: tools/dist_run.sh TOOL CONFIG GPUS [arguments of the tool]
-# GPUS is the total over all nodes. Environment: NNODES, NODE_RANK, MASTER_ADDR, PORT.
+# GPUS is the total over all nodes. Environment: NNODES, NODE_RANK, MASTER_ADDR, PORT, and
+# MAX_RESTARTS (0): how often processes are started again when one dies; training then goes on
+# from the newest complete checkpoint.
 set -euo pipefail
 
 fail() { echo "$1" >&2; exit 2; }
@@ -29,4 +31,5 @@ export PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}"
 exec "$python" -m torch.distributed.run \
     --nnodes="$nnodes" --node-rank="${NODE_RANK:-0}" --nproc-per-node="$per_node" \
     --master-addr="${MASTER_ADDR:-127.0.0.1}" --master-port="${PORT:-29500}" \
+    --max-restarts="${MAX_RESTARTS:-0}" \
     "$tools/$tool" "$config" --launcher pytorch "${@:4}"

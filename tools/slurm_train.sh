@@ -1,6 +1,11 @@
 #!/usr/bin/env bash
 # Train by Slurm: tools/slurm_train.sh PARTITION JOB_NAME CONFIG GPUS [arguments of train.py]
+# Also as a batch job, which is queued again when it is preempted or its time ends, and goes on:
+# sbatch --partition=... --nodes=... --ntasks-per-node=... --gres=... tools/slurm_train.sh ...
 # Environment: GPUS_PER_NODE (8), CPUS_PER_TASK (8), SRUN_ARGS.
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=USR1@120
 set -euo pipefail
 
 [ $# -ge 4 ] || { echo "usage: $0 PARTITION JOB_NAME CONFIG GPUS [arguments of train.py]" >&2; exit 2; }
@@ -8,12 +13,23 @@ partition=$1 job=$2 config=$3 gpus=$4
 per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
 ((gpus % per_node == 0)) ||
     { echo "$gpus GPUs are no multiple of GPUS_PER_NODE=$per_node: set GPUS_PER_NODE to a divisor" >&2; exit 2; }
+# Slurm runs a copy of a batch script, from the folder where sbatch was called.
 tools=$(cd "$(dirname "$0")" && pwd)
+[ -f "$tools/train.py" ] || tools=$PWD/tools
+[ -f "$tools/train.py" ] || { echo "no tools/train.py here: call sbatch in mmsnclr's folder" >&2; exit 2; }
 
 python=${PYTHON:-$([ -x "$tools/../.venv/bin/python" ] && echo "$tools/../.venv/bin/python" || echo python)}
 export PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}"
+trap : TERM USR1 # the training gets them, too, and is waited for
+code=0
 # shellcheck disable=SC2086  # SRUN_ARGS holds several words
-exec srun --partition="$partition" --job-name="$job" \
+srun --partition="$partition" --job-name="$job" \
     --gres="gpu:$per_node" --ntasks="$gpus" --ntasks-per-node="$per_node" \
     --cpus-per-task="${CPUS_PER_TASK:-8}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
-    "$python" -u "$tools/train.py" "$config" --launcher slurm "${@:5}"
+    "$python" -u "$tools/train.py" "$config" --launcher slurm "${@:5}" || code=$?
+# 75: a checkpoint was saved on a signal. Slurm counts restarts, by which training knows to resume.
+if ((code == 75)) && [ -n "${SLURM_JOB_ID:-}" ]; then
+    echo "Preempted: job $SLURM_JOB_ID goes back to the queue." >&2
+    scontrol requeue "$SLURM_JOB_ID" || true # else the exit code says it
+fi
+exit "$code"

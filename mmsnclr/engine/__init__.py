@@ -1,25 +1,36 @@
-"""Training around the method: hooks, optimisers, the runner on machines without CUDA."""
+"""Training around the method: hooks, checkpoints, optimisers, the runner."""
 
+from .checkpoint import load_checkpoint, stored_config
 from .hooks import (
+    AtomicCheckpointHook,
+    HealthHook,
     HeartbeatHook,
     NeighborQueueHook,
     NonFiniteHook,
+    PreemptionHook,
     RankDriftHook,
     UnreadableImagesHook,
     ViewSeedHook,
 )
+from .loops import ResumableTrainLoop
 from .optim import BFloat16OptimWrapper
 from .pretrained import check_pretrained
 from .runner import build_runner
 
 __all__ = [
+    'AtomicCheckpointHook',
     'BFloat16OptimWrapper',
+    'HealthHook',
     'HeartbeatHook',
     'NeighborQueueHook',
     'NonFiniteHook',
+    'PreemptionHook',
     'RankDriftHook',
+    'ResumableTrainLoop',
     'UnreadableImagesHook',
     'ViewSeedHook',
     'build_runner',
     'check_pretrained',
+    'load_checkpoint',
+    'stored_config',
 ]

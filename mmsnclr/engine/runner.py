@@ -1,20 +1,159 @@
-"""mmengine's Runner, and what it needs on a machine without CUDA."""
+"""mmengine's Runner, made to survive interruptions, and what it needs without CUDA."""
 
+import copy
 import logging
 import os
 
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
+from mmengine.dist import broadcast_object_list, is_main_process, master_only
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import nn
+from torch.utils.data import DataLoader
+
+from .checkpoint import check_bytes, check_resumable, load_checkpoint, newest_checkpoint, replacing
+
+# Set by torchrun and by Slurm when they start a run again.
+_RESTARTS = ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT')
 
 
 @RUNNERS.register_module()
-class CPURunner(Runner):
+class ResumableRunner(Runner):
+    """mmengine's Runner, whose training goes on exactly where it was interrupted."""
+
+    def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
+        """Register the default hooks, the checkpoint hook being the one made safe."""
+        hooks = {'checkpoint': {}, 'preemption': dict(type='PreemptionHook')} | dict(hooks or {})
+        checkpoint = hooks['checkpoint']
+        if isinstance(checkpoint, dict) and checkpoint.get('type') in (None, 'CheckpointHook'):
+            hooks['checkpoint'] = dict(interval=1) | checkpoint | dict(type='AtomicCheckpointHook')
+        super().register_default_hooks(hooks)
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Build the loop; over epochs it is one that can start within an epoch."""
+        if isinstance(loop, dict) and (
+            loop.get('by_epoch') or loop.get('type') == 'EpochBasedTrainLoop'
+        ):
+            loop = {key: value for key, value in loop.items() if key != 'by_epoch'}
+            loop['type'] = 'ResumableTrainLoop'
+        return super().build_train_loop(loop)
+
+    @staticmethod
+    def build_dataloader(*args, **kwargs) -> DataLoader:
+        """Build a loader that does not draw from the generator that models draw from."""
+        loader = Runner.build_dataloader(*args, **kwargs)
+        loader.generator = torch.Generator()
+        return loader
+
+    def train(self) -> nn.Module:
+        """Train, from the newest complete checkpoint where training is to be resumed."""
+        restarted = any(int(os.environ.get(name) or 0) for name in _RESTARTS)
+        if restarted or (self._resume and self._load_from is None):
+            choice = [newest_checkpoint(self.work_dir) if is_main_process() else None]
+            broadcast_object_list(choice)
+            path, skipped = choice[0]
+            for name, reason in skipped.items():
+                self.logger.warning(f'Not resumed from {name}: {reason}')
+            if path is not None:
+                self._resume, self._load_from = True, path
+            elif any(name.endswith('.pth') for name in skipped):
+                raise ValueError(
+                    f'no checkpoint in {self.work_dir} can be resumed from; move them away to '
+                    f'start from the beginning: {"; ".join(skipped.values())}'
+                )
+            elif self._load_from is None:
+                self._resume = False
+                self.logger.info(f'No checkpoint in {self.work_dir}: starting from the beginning.')
+        try:
+            return super().train()
+        finally:
+            self.call_hook('leave_train')
+
+    def resume(self, filename: str, *args, **kwargs) -> None:
+        """Resume training from a checkpoint.
+
+        Args:
+            filename: The checkpoint.
+            *args: As for mmengine's Runner.
+            **kwargs: As for mmengine's Runner.
+
+        Raises:
+            ValueError: If the checkpoint is partial or of another model,
+                optimiser or number of processes than can go on from it.
+        """
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        saved = load_checkpoint(filename, mmap=True)
+        check_bytes(filename)
+        check_resumable(filename, saved, model, self.cfg)
+        meta, loader = saved['meta'], self.train_dataloader
+        before, now = meta.get('iters_per_epoch'), None
+        if before is not None and isinstance(self.train_loop, EpochBasedTrainLoop):
+            now = len(loader)
+        start = self._schedule_start() if now not in (None, before) else None
+        super().resume(filename, *args, **kwargs)
+        for sampler in (loader.sampler, getattr(loader.batch_sampler, 'sampler', None)):
+            if getattr(sampler, 'seed', None) is not None:
+                sampler.seed = self.seed  # that of the checkpoint
+        ranks = meta.get('world_size', self.world_size)
+        self.call_hook('load_rank_state', path=filename, world_size=ranks)
+        if ranks != self.world_size:
+            self.logger.warning(
+                f'{self.world_size} processes go on with what {ranks} began: weights, optimiser '
+                'and candidate set are the same, random states are not, and a batch holds other '
+                'images unless the total batch size is the same.'
+            )
+        if start is not None:
+            self._change_epoch_length(before, now, *start)
+
+    def _schedule_start(self) -> tuple[list[dict], list[dict]]:
+        """Settings of the optimiser and states of the schedulers before the first step."""
+        groups = [dict(group) for group in self.optim_wrapper.param_groups]
+        schedulers = self.param_schedulers or []
+        return groups, [copy.deepcopy(scheduler.state_dict()) for scheduler in schedulers]
+
+    def _change_epoch_length(
+        self, before: int, now: int, groups: list[dict], states: list[dict]
+    ) -> None:
+        """Go on at the same share of the epoch, by this run's own schedule."""
+        loop = self.train_loop
+        loop._iter = loop._epoch * now + (loop._iter - loop._epoch * before) * now // before
+        self.logger.warning(
+            f'An epoch has {now} iterations instead of {before}: training goes on at iteration '
+            f'{loop._iter}, with the learning rate that the config gives there.'
+        )
+        for group, start in zip(self.optim_wrapper.param_groups, groups):
+            group.update((key, value) for key, value in start.items() if key != 'params')
+        for scheduler, state in zip(self.param_schedulers or [], states):
+            scheduler.load_state_dict(state)
+        for iteration in range(1, loop._iter + 1):
+            for scheduler in self.param_schedulers or []:
+                if not scheduler.by_epoch or iteration % now == 0:
+                    scheduler.step()
+
+    @master_only
+    def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
+        """Save a checkpoint, whole or not at all.
+
+        Args:
+            out_dir: Folder, or a prefix of another of mmengine's file backends.
+            filename: Name of the checkpoint.
+            *args: As for mmengine's Runner.
+            **kwargs: As for mmengine's Runner.
+        """
+        if '://' in out_dir:
+            super().save_checkpoint(out_dir, filename, *args, **kwargs)
+            return
+        with replacing(os.path.join(out_dir, filename)) as temporary:
+            super().save_checkpoint(out_dir, os.path.basename(temporary), *args, **kwargs)
+
+
+@RUNNERS.register_module()
+class CPURunner(ResumableRunner):
     """Runner for machines without CUDA: gloo between processes, no SyncBN."""
 
     def setup_env(self, env_cfg: dict) -> None:
@@ -56,10 +195,11 @@ def build_runner(cfg: Config) -> Runner:
 
     Returns:
         The runner named by ``cfg.runner_type`` if there is one, else
-        mmengine's, or :class:`CPURunner` where there is no CUDA device.
+        :class:`ResumableRunner`, or :class:`CPURunner` where there is no CUDA
+        device.
     """
     os.environ.setdefault('LOCAL_RANK', '0')
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
-    runner = Runner if torch.cuda.is_available() else CPURunner
+    runner = ResumableRunner if torch.cuda.is_available() else CPURunner
     return runner.from_cfg(cfg)

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope
-from mmengine.runner import CheckpointLoader
 from mmengine.utils import get_object_from_string
 from mmpretrain.models.backbones import ResNet, TIMMBackbone, VisionTransformer
 from mmpretrain.models.selfsup import MoCoV3ViT
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
+
+from ..engine.checkpoint import load_checkpoint, stored_config
 
 NAMINGS = ('mmpretrain', 'torchvision', 'timm')
 
@@ -102,7 +102,7 @@ def _read(path: str | Path) -> tuple[dict, nn.Module]:
     given = f'checkpoint_path={str(path)!r}'
     if not Path(path).is_file():
         raise FileNotFoundError(f'{given} is not a file: pass a checkpoint that training saved')
-    checkpoint = CheckpointLoader.load_checkpoint(str(path), map_location='cpu', logger='silent')
+    checkpoint = load_checkpoint(str(path))
     prefix = 'backbone.'
     weights = {
         key.removeprefix(prefix): value
@@ -111,10 +111,10 @@ def _read(path: str | Path) -> tuple[dict, nn.Module]:
     }
     if not weights:
         raise ValueError(f'{given} has no {prefix}* keys: pass a checkpoint that training saved')
-    text = checkpoint.get('meta', {}).get('cfg')
-    if not isinstance(text, str):
+    config = stored_config(checkpoint)
+    if config is None:
         raise ValueError(f"{given} lacks meta['cfg']: pass a checkpoint that training saved")
-    cfg = Config.fromstring(text, file_format='.py').model.backbone.to_dict()
+    cfg = config.model.backbone.to_dict()
     for key in ('init_cfg', 'pretrained', 'checkpoint_path'):
         cfg.pop(key, None)
     source = _build(cfg)

@@ -1,18 +1,20 @@
 """Drives the candidate set, the momentum encoder and the warm-up."""
 
 from glob import escape, glob
+from io import BytesIO
 from os import remove
-from os.path import exists
+from os.path import dirname, exists
+from pathlib import Path
 
 import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...models.queue import NeighborQueue
+from ..checkpoint import load_checkpoint, replacing
 
 
 @HOOKS.register_module()
@@ -36,10 +38,47 @@ class NeighborQueueHook(Hook):
             )
         self.warmup_epochs = warmup_epochs
 
-    def before_run(self, runner: Runner) -> None:
-        """Add the saving of sets that differ between ranks."""
-        if not _unwrap(runner.model).queue.sync:
-            runner.register_hook(_RankQueueHook(), priority='LOWEST')
+    def save_rank_state(self, runner: Runner, path: str) -> None:
+        """Save a set that differs between ranks beside the checkpoint that is to come.
+
+        Args:
+            runner: The runner.
+            path: The checkpoint's path.
+        """
+        queue = _unwrap(runner.model).queue
+        if queue.sync:
+            return
+        with replacing(_rank_file(path)) as temporary:
+            # To memory first: a full disk is an OSError only for Python's own files.
+            content = BytesIO()
+            torch.save(queue.entries(), content)
+            Path(temporary).write_bytes(content.getbuffer())
+        for old in glob(f'{escape(dirname(path))}/*.pth.queue{get_rank()}'):
+            owner = old.rpartition('.queue')[0]
+            if owner != path and not exists(owner):
+                remove(old)
+
+    def load_rank_state(self, runner: Runner, path: str, world_size: int) -> None:
+        """Load what :meth:`save_rank_state` saved.
+
+        Args:
+            runner: The runner.
+            path: The checkpoint's path.
+            world_size: Number of processes that saved it.
+
+        Raises:
+            ValueError: If there are more or fewer processes now.
+            FileNotFoundError: If this rank's file is not there.
+        """
+        queue = _unwrap(runner.model).queue
+        if queue.sync:
+            return
+        if world_size != get_world_size():
+            raise ValueError(
+                f'{path} holds {world_size} candidate sets, one for each process (queue.sync=False)'
+                f', but there are {get_world_size()} processes: resume with {world_size}'
+            )
+        queue.load_entries(load_checkpoint(_rank_file(path)))
 
     def before_train(self, runner: Runner) -> None:
         """Check what would fail, or hang, only later.
@@ -105,46 +144,6 @@ class NeighborQueueHook(Hook):
                 values['neighbor_purity'] = same[valid].float().mean()
         for name, value in values.items():
             runner.message_hub.update_scalar(f'train/{name}', float(value))
-
-
-class _RankQueueHook(Hook):
-    """Saves and resumes each rank's own candidate set, one file per rank.
-
-    Runs after the checkpoint hook, whose file names it extends.
-    """
-
-    _saved = None
-
-    def before_train(self, runner: Runner) -> None:
-        if runner.iter == 0:
-            return
-        checkpoint = runner._load_from or find_latest_checkpoint(runner.work_dir)
-        path = _rank_file(checkpoint)
-        if not exists(path):
-            raise FileNotFoundError(
-                f"{path} is missing: with queue.sync=False each rank's candidate set lies beside "
-                'the checkpoint, so resume with as many processes as it was saved with'
-            )
-        queue = _unwrap(runner.model).queue
-        queue.load_entries(torch.load(path, map_location='cpu', weights_only=True))
-
-    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
-        self._save(runner)
-
-    def after_train_epoch(self, runner: Runner) -> None:
-        self._save(runner)
-
-    def _save(self, runner: Runner) -> None:
-        checkpoint = runner.message_hub.runtime_info.get('last_ckpt')
-        if checkpoint is None or checkpoint == self._saved:
-            return
-        self._saved = checkpoint
-        queue: NeighborQueue = _unwrap(runner.model).queue
-        torch.save(queue.entries(), _rank_file(checkpoint))
-        for path in glob(f'{escape(runner.work_dir)}/*.pth.queue{get_rank()}'):
-            owner = path.rpartition('.queue')[0]
-            if owner != checkpoint and not exists(owner):
-                remove(path)
 
 
 def _rank_file(checkpoint: str) -> str:

@@ -1,0 +1,331 @@
+"""Checkpoints: written whole or not at all, read without running what they hold."""
+
+import ast
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import wraps
+from glob import escape, glob
+from pickle import UnpicklingError
+from zipfile import BadZipFile, ZipFile, is_zipfile
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+from torch import nn
+
+UNSAFE = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
+_SAFE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+# What a file carries while it is being written.
+TEMPORARY = '.tmp'
+
+
+def _method(owner: type, name: str) -> Callable:
+    """Stand-in for the ``getattr`` by which mmengine's logs name their statistics."""
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
+        raise UnpicklingError(f'Unsupported global: GLOBAL builtins.getattr of {name}')
+    return getattr(owner, name)
+
+
+def _allow_training_state() -> None:
+    """Allow, by name, the classes that mmengine's training state is made of."""
+    array = np.zeros(1)
+    rebuild, scalar = array.__reduce__()[0], array[0].__reduce__()[0]
+    classes = [HistoryBuffer, np.ndarray, np.dtype, _named('builtins', 'getattr', _method)]
+    # numpy 2 moved these two; checkpoints of either numpy are read by both.
+    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
+        classes += [_named(module, f.__name__, f) for f in (rebuild, scalar)]
+    classes += [type(np.dtype(name)) for name in ('bool', 'int32', 'int64', 'float32', 'float64')]
+    if hasattr(torch.serialization, 'add_safe_globals'):  # torch >= 2.4
+        torch.serialization.add_safe_globals(classes)
+
+
+def _named(module: str, name: str, function: Callable) -> Callable:
+    """A function under the name that checkpoints use for it."""
+
+    def call(*args):
+        return function(*args)
+
+    call.__module__, call.__qualname__ = module, name
+    return call
+
+
+def load_checkpoint(path: str, map_location: str = 'cpu', mmap: bool = False) -> dict:
+    """Read a checkpoint file: tensors, plain values and mmengine's logs, nothing else.
+
+    The one way in which mmsnclr reads checkpoints; mmengine reads local files
+    through it, too. The environment variable
+    ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1`` lets a file hold any object, and with
+    it code that runs on loading.
+
+    Args:
+        path: The file.
+        map_location: As for ``torch.load``.
+        mmap: Leave the tensors on the disk until they are used.
+
+    Returns:
+        What was saved.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, or holds what could run code.
+    """
+    path = os.path.expanduser(path)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f'no checkpoint at {path!r}')
+    damaged = ValueError(f'{path} is damaged or was not written to its end')
+    if mmap and not is_zipfile(path):
+        raise damaged
+    with _refusing(path):
+        try:
+            return torch.load(
+                path, map_location=map_location, mmap=mmap, weights_only=not _unsafe()
+            )
+        except EOFError as error:
+            raise damaged from error
+        except RuntimeError as error:
+            if 'PytorchStreamReader' in str(error):
+                raise damaged from error
+            raise
+
+
+def _unsafe() -> bool:
+    return os.environ.get(UNSAFE) in ('1', 'y', 'yes', 'true')
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """Say which object was refused, and how to allow it."""
+    try:
+        yield
+    except UnpicklingError as error:
+        found = re.search(r'(?:GLOBAL|Unsupported class) ([\w.]+)', str(error))
+        if found is None:
+            raise ValueError(f'{name} is not a checkpoint of torch') from error
+        raise ValueError(
+            f'{name} holds a {found[1]}, which could run code on loading. If you trust whoever '
+            f'wrote the file, set the environment variable {UNSAFE}=1'
+        ) from error
+
+
+def _weights_only(loader):
+    """Have a loader of mmengine, such as that of https://, read weights only."""
+
+    @wraps(loader)
+    def load(filename: str, map_location: str | None = None) -> dict:
+        if _unsafe():
+            return loader(filename, map_location)
+        before = os.environ.get(_SAFE)
+        os.environ[_SAFE] = '1'
+        try:
+            with _refusing(filename):
+                return loader(filename, map_location)
+        finally:
+            if before is None:
+                del os.environ[_SAFE]
+            else:
+                os.environ[_SAFE] = before
+
+    return load
+
+
+def load_from_local(filename: str, map_location: str | None = None) -> dict:
+    """:func:`load_checkpoint` as mmengine's loader of local files."""
+    return load_checkpoint(filename, map_location)
+
+
+_allow_training_state()
+for _prefix, _loader in list(CheckpointLoader._schemes.items()):
+    CheckpointLoader.register_scheme(
+        _prefix, _weights_only(_loader) if _prefix else load_from_local, force=True
+    )
+
+
+def stored_config(checkpoint: dict) -> Config | None:
+    """The config in a checkpoint, read as data: unlike mmengine's reader it runs nothing.
+
+    Args:
+        checkpoint: What :func:`load_checkpoint` returned.
+
+    Returns:
+        The config, or ``None`` if the checkpoint has none.
+
+    Raises:
+        ValueError: If the config is more than assignments of plain values.
+    """
+    text = checkpoint.get('meta', {}).get('cfg')
+    if not isinstance(text, str):
+        return None
+    try:
+        return Config({line.targets[0].id: _value(line.value) for line in ast.parse(text).body})
+    except (AttributeError, SyntaxError, ValueError) as error:
+        raise ValueError(f"the checkpoint's config is not plain values: {error}") from error
+
+
+def _value(node: ast.expr) -> object:
+    """The value of an expression of literals and ``dict(...)``."""
+    match node:
+        case ast.Call(func=ast.Name(id='dict'), args=[], keywords=items):
+            return {item.arg: _value(item.value) for item in items}
+        case ast.Dict(keys=keys, values=values):
+            return {_value(key): _value(value) for key, value in zip(keys, values)}
+        case ast.List(elts=items):
+            return [_value(item) for item in items]
+        case ast.Tuple(elts=items):
+            return tuple(_value(item) for item in items)
+        case ast.Name(id='inf' | 'nan' as name):
+            return float(name)
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Name(id='inf')):
+            return -float('inf')
+    return ast.literal_eval(node)
+
+
+@contextmanager
+def replacing(path: str) -> Iterator[str]:
+    """Write a file whole or not at all, also if the machine stops meanwhile.
+
+    Args:
+        path: The file to make or replace.
+
+    Yields:
+        The name to write it under. It becomes ``path`` once it is on the disk.
+    """
+    temporary = path + TEMPORARY
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
+        _flush(os.path.dirname(path) or '.')
+    except BaseException:
+        with suppress(OSError):
+            os.remove(temporary)
+        raise
+
+
+def _flush(path: str) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def newest_checkpoint(work_dir: str) -> tuple[str | None, dict[str, str]]:
+    """The newest checkpoint from which training can go on.
+
+    Newest is what was saved last, whatever its name says.
+
+    Args:
+        work_dir: Folder of the run.
+
+    Returns:
+        Its path, or ``None`` if there is none, and the files that were passed
+        over, each with the reason.
+    """
+    folder = str(work_dir)
+    if not glob(f'{escape(folder)}/*.pth*'):
+        # mmengine's record of a run whose checkpoints lie elsewhere, as `out_dir` says.
+        with suppress(OSError), open(os.path.join(folder, 'last_checkpoint')) as file:
+            folder = os.path.dirname(file.read().strip()) or folder
+    found, skipped = [], {}
+    for path in glob(f'{escape(folder)}/*.pth{TEMPORARY}'):
+        skipped[path] = 'half-written'
+    for path in glob(f'{escape(folder)}/*.pth'):
+        if os.path.basename(path).startswith('best_'):
+            continue
+        try:
+            checkpoint = load_checkpoint(path, mmap=True)
+            _check_parts(checkpoint)
+        except (OSError, RuntimeError, ValueError) as error:
+            skipped[path] = str(error)
+        else:
+            meta = checkpoint['meta']
+            found.append((meta.get('time', ''), meta['iter'], path))
+    for *_, path in sorted(found, reverse=True):
+        try:
+            check_bytes(path)
+        except ValueError as error:
+            skipped[path] = str(error)
+        else:
+            return path, skipped
+    return None, skipped
+
+
+def check_bytes(path: str) -> None:
+    """Check a checkpoint against its checksums, which torch does not look at.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    try:
+        with ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except BadZipFile as error:
+        damaged = error
+    if damaged is not None:
+        raise ValueError(f'{path} is damaged: {damaged}')
+
+
+def _check_parts(checkpoint: dict) -> None:
+    if not isinstance(checkpoint, dict):
+        raise ValueError('not a training checkpoint')
+    wanted = ('meta', 'state_dict', 'message_hub', 'optimizer')
+    missing = [name for name in wanted if name not in checkpoint]
+    if missing:
+        raise ValueError(f'not a training checkpoint, for it lacks {", ".join(missing)}')
+
+
+def check_resumable(path: str, checkpoint: dict, model: nn.Module, config: Config) -> None:
+    """Check that training can go on from a checkpoint, where mmengine only warns.
+
+    Args:
+        path: The checkpoint's file, for the messages.
+        checkpoint: What :func:`load_checkpoint` returned.
+        model: The model to be trained on.
+        config: The config of the run.
+
+    Raises:
+        ValueError: If the checkpoint is partial or of another model or
+            optimiser; names both values.
+    """
+    try:
+        _check_parts(checkpoint)
+    except ValueError as error:
+        raise ValueError(
+            f'cannot resume from {path}: it is {error}. To start from its weights set load_from '
+            'instead of resume'
+        ) from error
+    meta, stored = checkpoint['meta'], checkpoint['state_dict']
+    if 'config' in meta:
+        raise ValueError(f"cannot resume from {path}: mmengine would run its meta['config']")
+    differences = []
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    stored = {name.removeprefix('module.'): tuple(value.shape) for name, value in stored.items()}
+    for name in sorted(shapes.keys() | stored.keys()):
+        if shapes.get(name) != stored.get(name):
+            there, here = (x.get(name, 'missing') for x in (stored, shapes))
+            differences.append(f'{name} is {there} in the checkpoint, {here} in the model')
+    before = stored_config(checkpoint)
+    if before is not None:
+        there, here = (
+            ((x.get('optim_wrapper') or {}).get('optimizer') or {}).get('type')
+            for x in (before, config)
+        )
+        if there != here:
+            differences.append(f'the optimiser was {there}, the config says {here}')
+    if differences:
+        from ..version import __version__
+
+        more = f', and {len(differences) - 3} more' if len(differences) > 3 else ''
+        writer = meta.get('mmsnclr_version', 'another program')
+        raise ValueError(
+            f'cannot resume from {path} (of mmsnclr {writer}; this is {__version__}): '
+            f'{"; ".join(differences[:3])}{more}. Use the config it was trained with'
+        )

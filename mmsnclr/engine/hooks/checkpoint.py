@@ -1,0 +1,155 @@
+"""Checkpoints that an interruption cannot spoil."""
+
+from collections import deque
+from contextlib import suppress
+from glob import escape, glob
+from os import remove
+from os.path import basename, join
+
+import torch
+from mmengine.dist import all_gather_object, get_world_size, is_main_process, master_only
+from mmengine.hooks import CheckpointHook
+from mmengine.registry import HOOKS
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+from ...utils.dist import sum_over_ranks
+from ...utils.random_state import get_random_state, set_random_state
+from ...version import __version__
+from ..checkpoint import TEMPORARY, replacing
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(CheckpointHook):
+    """mmengine's hook, made safe against interruptions and full disks.
+
+    An old checkpoint goes only after the new one is complete. If a checkpoint
+    cannot be written, training goes on from the last good one, unless it was
+    the run's last. Each rank's random states are saved, and what other hooks
+    save for each rank in ``save_rank_state(runner, path)``.
+
+    Takes the arguments of mmengine's ``CheckpointHook``, which it replaces in
+    :class:`~mmsnclr.engine.runner.ResumableRunner`.
+    """
+
+    _random_states = None
+    _resumed_states = None
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep the random states until training starts."""
+        self._resumed_states = checkpoint.pop('random_states', None)
+
+    def before_train(self, runner: Runner) -> None:
+        """Remove what was left half-written, and restore the random states."""
+        super().before_train(runner)
+        self._remove_old(runner)
+        if is_main_process():
+            for path in glob(f'{escape(self.out_dir)}/*.pth*{TEMPORARY}'):
+                remove(path)
+        if runner.iter > 0 and len(self._resumed_states or ()) == get_world_size():
+            set_random_state(self._resumed_states[runner.rank])
+        interval = _epoch_length(runner) if self.by_epoch else self.interval
+        summed = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        if interval and interval % summed:
+            runner.logger.warning(
+                f'Checkpoints come every {interval} iterations, gradients are summed over {summed}:'
+                ' a sum that is not complete is not saved, so resume will not be exact'
+            )
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Add what an exact resume needs."""
+        checkpoint['random_states'] = self._random_states
+        checkpoint['meta'].update(
+            mmsnclr_version=__version__,
+            world_size=get_world_size(),
+            iters_per_epoch=_epoch_length(runner),
+        )
+
+    def save_interrupted(self, runner: Runner) -> None:
+        """Save a checkpoint between two iterations, wherever the epoch is."""
+        if not self.by_epoch:
+            if self.last_ckpt != join(self.out_dir, self.filename_tmpl.format(runner.iter + 1)):
+                self._save_checkpoint(runner)
+            return
+        name = f'iter_{runner.iter + 1}.pth'
+        # It goes when the next regular checkpoint is complete.
+        runner.message_hub.update_info('interruption_ckpt', name)
+        self._save(runner, name, dict(epoch=runner.epoch, iter=runner.iter + 1))
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        hub, ids, old = runner.message_hub, [], []
+        if self.max_keep_ckpts > 0:
+            ids = list(dict.fromkeys([*self.keep_ckpt_ids, step]))
+            old = [self.filename_tmpl.format(i) for i in ids[: -self.max_keep_ckpts]]
+            hub.update_info('keep_ckpt_ids', ids[-self.max_keep_ckpts :])
+        if 'interruption_ckpt' in hub.runtime_info:
+            old.append(hub.get_info('interruption_ckpt'))
+        hub.update_info('old_ckpts', old)  # saved, too, should this process end before they go
+        if self._save(runner, self.filename_tmpl.format(step), meta):
+            self.keep_ckpt_ids = deque(ids, max(self.max_keep_ckpts, 0))
+            self._remove_old(runner)
+        elif self.max_keep_ckpts > 0:
+            hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+
+    @master_only
+    def _remove_old(self, runner: Runner) -> None:
+        for name in runner.message_hub.runtime_info.get('old_ckpts', ()):
+            with suppress(FileNotFoundError):
+                remove(join(self.out_dir, name))
+
+    def _save(self, runner: Runner, name: str, meta: dict) -> bool:
+        """Save on all ranks; whether all of them could."""
+        path = join(self.out_dir, name)
+        last = runner.message_hub.runtime_info.get('last_ckpt')
+        self.last_ckpt = path
+        runner.message_hub.update_info('last_ckpt', path)
+        self._random_states = all_gather_object(get_random_state())
+        error = _try(runner.call_hook, 'save_rank_state', path=path)
+        if not _on_any_rank(error):
+            error = _try(self._save_file, runner, name, meta)
+        if not _on_any_rank(error):
+            return True
+        self.last_ckpt = last
+        runner.message_hub.update_info('last_ckpt', last)
+        message = (
+            f'The checkpoint {path} could not be written: {error or "see the other ranks"}. '
+            f'The last good one is {last or "none"}'
+        )
+        if meta['iter'] >= runner.max_iters:
+            raise OSError(message) from error
+        runner.logger.error(f'{message}; training goes on.')
+        return False
+
+    def _save_file(self, runner: Runner, name: str, meta: dict) -> None:
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if is_main_process():
+            record = join(runner.work_dir, 'last_checkpoint')
+            with replacing(record) as temporary, open(temporary, 'w') as file:
+                file.write(join(self.out_dir, basename(name)))
+
+
+def _epoch_length(runner: Runner) -> int | None:
+    if isinstance(runner.train_loop, EpochBasedTrainLoop):
+        return len(runner.train_dataloader)
+    return None
+
+
+def _try(function, *args, **kwargs) -> OSError | None:
+    try:
+        function(*args, **kwargs)
+    except OSError as error:
+        return error
+    return None
+
+
+def _on_any_rank(error: OSError | None) -> bool:
+    return bool(sum_over_ranks(torch.tensor(int(error is not None))))

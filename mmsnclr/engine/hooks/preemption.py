@@ -1,0 +1,105 @@
+"""A scheduler's notice: save a checkpoint, leave, be started again."""
+
+import atexit
+import os
+import signal
+import threading
+from mmap import mmap
+
+import torch
+import torch.distributed as dist
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapperDict
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from .checkpoint import AtomicCheckpointHook
+
+# sysexits.h: a temporary failure, try again. tools/slurm_train.sh requeues on it.
+PREEMPTED = os.EX_TEMPFAIL
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+@HOOKS.register_module()
+class PreemptionHook(Hook):
+    """Saves a checkpoint on SIGTERM or SIGUSR1 and leaves with exit code 75.
+
+    One rank that got the signal is enough. Ranks agree through gloo, on the
+    host and in the background, so that no device waits for it; all of them
+    leave after the same optimiser step.
+
+    Args:
+        interval: How many iterations lie between two agreements of several
+            ranks. After the signal up to twice as many are trained.
+    """
+
+    priority = 'LOWEST'  # after the iteration's own checkpoint
+
+    def __init__(self, interval: int = 10) -> None:
+        if interval < 1:
+            raise ValueError(f'PreemptionHook.interval={interval} must be at least 1')
+        self.interval = interval
+        self._received = None
+        self._leave = False
+        self._group = self._flag = self._agreement = None
+        self._handlers = {}
+
+    def before_train(self, runner: Runner) -> None:
+        """Wait for signals from now on."""
+        if get_world_size() > 1:
+            self._group = dist.new_group(backend='gloo')
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._main = os.getpid()
+        # Workers of the loader inherit the handler. They are to outlive a signal
+        # that the scheduler sends to all, but not the end of the main process.
+        self._ending = mmap(-1, 1)
+        atexit.register(self._ending.write_byte, 1)
+        self._handlers = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+
+    def _receive(self, number: int, frame) -> None:
+        if os.getpid() == self._main:
+            self._received = number
+        elif self._ending[0]:
+            os._exit(0)
+
+    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        """Leave if a signal came and the optimiser has stepped."""
+        self._leave = self._leave or self._agreed(runner.iter)
+        wrapper = runner.optim_wrapper
+        stepped = isinstance(wrapper, OptimWrapperDict) or wrapper.should_update()
+        if not (self._leave and stepped):
+            return
+        for hook in runner.hooks:
+            if isinstance(hook, AtomicCheckpointHook):
+                hook.save_interrupted(runner)
+        name = 'A signal' if self._received is None else signal.Signals(self._received).name
+        runner.logger.warning(
+            f'{name} came: stopped after iteration {runner.iter + 1}; --resume continues. '
+            f'Exit code {PREEMPTED}'
+        )
+        # Slurm ends the ranks that are last by another signal; their exit code is to be the same.
+        for number in self._handlers:
+            signal.signal(number, signal.SIG_IGN)
+        self._handlers = {}
+        raise SystemExit(PREEMPTED)
+
+    def _agreed(self, iteration: int) -> bool:
+        """Whether any rank got a signal, the same answer on every rank."""
+        if self._group is None:
+            return self._received is not None
+        if (iteration + 1) % self.interval:
+            return False
+        if self._agreement is not None:
+            self._agreement.wait()
+            if self._flag:
+                return True
+        self._flag = torch.tensor(int(self._received is not None))
+        self._agreement = dist.all_reduce(self._flag, group=self._group, async_op=True)
+        return False
+
+    def leave_train(self, runner: Runner) -> None:
+        """Leave signals to whoever had them before, however training ended."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)

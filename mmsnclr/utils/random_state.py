@@ -1,0 +1,30 @@
+"""The states of all random generators of a process."""
+
+import random
+
+import numpy as np
+import torch
+
+
+def get_random_state() -> dict:
+    """States of torch (this CUDA device included), numpy and Python, as plain values."""
+    name, keys, *rest = np.random.get_state()
+    return dict(
+        torch=torch.get_rng_state(),
+        cuda=torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        numpy=(name, keys.tolist(), *rest),
+        python=random.getstate(),
+    )
+
+
+def set_random_state(state: dict) -> None:
+    """Put back what :func:`get_random_state` returned.
+
+    Args:
+        state: The states.
+    """
+    torch.set_rng_state(state['torch'].cpu())
+    if state['cuda'] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state['cuda'].cpu())
+    np.random.set_state(state['numpy'])
+    random.setstate(state['python'])
