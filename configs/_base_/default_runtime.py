@@ -1,6 +1,10 @@
 _base_ = 'mmpretrain::_base_/default_runtime.py'
 
 custom_imports = dict(imports=['mmsnclr'], allow_failed_imports=False)
-default_hooks = dict(logger=dict(interval=50), checkpoint=dict(max_keep_ckpts=3))
+default_hooks = dict(
+    logger=dict(interval=50),
+    checkpoint=dict(max_keep_ckpts=3),
+    health=dict(type='HealthHook'),  # logs and judges features and neighbours
+)
 # A fixed seed, so that a resumed run continues exactly.
 randomness = dict(seed=0)

@@ -1,6 +1,7 @@
 """Hooks of the training loop."""
 
+from .health import HealthHook
 from .neighbor_queue import NeighborQueueHook
 from .view_seed import ViewSeedHook
 
-__all__ = ['NeighborQueueHook', 'ViewSeedHook']
+__all__ = ['HealthHook', 'NeighborQueueHook', 'ViewSeedHook']
