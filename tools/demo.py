@@ -20,7 +20,8 @@ from mmpretrain.registry import MODELS
 
 from mmsnclr.datasets.digits import write_digits
 from mmsnclr.evaluation import evaluate_knn
-from mmsnclr.visualization import draw_neighbors
+from mmsnclr.evaluation.representation import represent
+from mmsnclr.visualization import draw_neighbors, find_neighbors
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'demo'
@@ -58,7 +59,8 @@ def draw(checkpoint: Path, data: Path, path: Path) -> None:
     load_checkpoint(model, str(checkpoint), map_location='cpu')
     loader = Config.fromfile(CONFIGS / 'linear_digits.py').val_dataloader
     loader.dataset.data_root = str(data / 'labelled')
-    draw_neighbors(model, Runner.build_dataloader(loader), path)
+    images = represent(model, Runner.build_dataloader(loader), progress=False)
+    draw_neighbors(find_neighbors(model, images), path)
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ def effective_rank(features: Tensor) -> Tensor:
     if not features.isfinite().all():
         return features.new_tensor(math.nan)
     values = torch.linalg.svdvals(features)
-    return torch.special.entr(values / values.sum()).sum().exp()
+    return torch.special.entr(values / values.sum().clamp(min=1e-30)).sum().exp()
 
 
 def positiveness_entropy(log_weights: Tensor, valid: Tensor) -> Tensor:
