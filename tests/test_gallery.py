@@ -10,6 +10,7 @@ import pytest
 import torch
 from browser import browse, check_page, needs_chromium
 from click.testing import CliRunner
+from matplotlib import colormaps
 from torch.nn import functional as F
 
 from mmsnclr.api.embed import embed
@@ -119,13 +120,23 @@ def test_without_labels_nothing_is_said_about_classes(checkpoint, digits, tmp_pa
     assert 'class="same"' not in text and 'purest' not in text
 
 
-def test_file_names_cannot_write_into_the_page(checkpoint, digits, tmp_path):
-    folder = tmp_path / 'images'
-    folder.mkdir()
+@pytest.fixture(scope='session')
+def odd_page(checkpoint, digits, tmp_path_factory):
+    """A page about images with long names, and with HTML in them."""
+    folder = tmp_path_factory.mktemp('odd')
     for number, source in enumerate(sorted((digits / 'unlabelled').glob('*.png'))[:8]):
-        (folder / f'<b>"{number}&.png').write_bytes(source.read_bytes())
-    text = neighbors(checkpoint, [folder], tmp_path / 'out')[0].read_text()
+        (folder / f'<b>"{"long" * 20}{number}&.png').write_bytes(source.read_bytes())
+    return neighbors(checkpoint, [folder], folder / 'out')[0]
+
+
+def test_file_names_cannot_write_into_the_page(odd_page):
+    text = odd_page.read_text()
     assert '<b>' not in text and '&lt;b&gt;' in text
+
+
+@needs_chromium
+def test_long_file_names_fit_the_window(odd_page):
+    check_page(odd_page)
 
 
 @pytest.mark.parametrize('method', ['nnclr', 'sce'])
@@ -181,10 +192,17 @@ def test_the_projection_is_drawn_with_a_colour_for_each_class(embedding, tmp_pat
     picture = cv2.imread(str(embedding.picture))
     assert picture.shape == (648, 864, 3)
     points = np.random.default_rng(0).normal(size=(60, 2))
-    labels = [f'class {number % 12}' for number in range(60)]
-    drawn = cv2.imread(str(draw_projection(points, labels, tmp_path / 'a.png', 'points')))
-    colours = {tuple(pixel) for pixel in drawn.reshape(-1, 3)[::1]}
-    assert len(colours) > 10
+    labels = [f'class {number % 10}' for number in range(60)]
+
+    def classes_seen(labels):
+        path = draw_projection(points, labels, tmp_path / 'points.png', 'points')
+        pixels = cv2.imread(str(path))[..., ::-1].reshape(-1, 3).astype(int)
+        colours = 255 * (0.8 * np.array(colormaps['tab10'].colors) + 0.2)  # opaque by 80 %
+        return sum((np.abs(pixels - colour).max(axis=1) <= 1).sum() > 50 for colour in colours)
+
+    assert classes_seen(labels) == 10
+    assert classes_seen([*labels[:59], 'an 11th']) == 10  # the rarest shares the grey
+    assert classes_seen(['one', 'two'] * 30) == 2
 
 
 def test_pca_keeps_the_widest_directions_and_tsne_separates_clusters():
@@ -227,11 +245,14 @@ def test_labels_come_from_a_csv(digits, tmp_path):
 def test_mistakes_are_named_in_a_line(checkpoint, digits, tmp_path):
     (tmp_path / 'empty').mkdir()
     torch.save({'state_dict': {}}, tmp_path / 'other.pth')
+    (tmp_path / 'damaged').mkdir()
+    (tmp_path / 'damaged' / 'a.png').write_bytes(b'no picture')
     images = digits / 'unlabelled'
     for arguments, message in (
         (('neighbors', tmp_path / 'none.pth', images), 'no checkpoint at'),
         (('neighbors', tmp_path / 'other.pth', images), 'no checkpoint of a training'),
         (('neighbors', checkpoint, tmp_path / 'empty'), 'no images in'),
+        (('neighbors', checkpoint, tmp_path / 'damaged'), 'a.png cannot be read as an image'),
         (('neighbors', checkpoint, tmp_path / 'missing'), 'there is no folder or file'),
         (('neighbors', checkpoint, images, '--labels', 'x.csv'), 'no such csv file'),
         (('neighbors', checkpoint, images, '--max-images', 3), '4 neighbours'),

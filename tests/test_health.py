@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import cv2
 import numpy as np
@@ -276,6 +277,33 @@ def test_no_noise_is_told_while_the_warm_up_leaves_neighbors_out(digits, tmp_pat
     assert warnings_of(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ('model', 'advised', 'not_advised'),
+    [
+        (
+            dict(type='SCE', head=dict(contrast=0.5)),
+            r'model\.head\.contrast=0\.75 \(now 0\.5\)',
+            'neighbors',
+        ),
+        (dict(type='NNCLR', head=dict(neighbors=1)), r'warmup_epochs=4 \(now 2\)', 'neighbors='),
+        (dict(type='SNCLR', head=dict(neighbors=30)), r'neighbors=10 \(now 30\)', 'contrast'),
+    ],
+    ids=['sce', 'nnclr', 'snclr'],
+)
+def test_advice_against_noise_suits_the_method(model, advised, not_advised):
+    cfg = Config(
+        dict(
+            model=model,
+            optim_wrapper=dict(optimizer=dict(lr=0.1)),
+            train_cfg=dict(max_epochs=10),
+            custom_hooks=[dict(type='NeighborQueueHook', warmup_epochs=2)],
+        )
+    )
+    values = dict(feature_std=0.8, effective_rank=9.0, view_recall=0.0, chance_recall=0.01)
+    (said,) = health.findings(values, cfg).values()
+    assert re.search(advised, said) and not_advised not in said
+
+
 def test_a_condition_is_told_again_only_after_it_was_over():
     hook = HealthHook(patience=2)
     said = []
@@ -302,6 +330,7 @@ def test_the_hook_names_what_a_model_without_a_set_needs(digits, tmp_path):
         build_runner(config).train()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('sync', [True, False])
 def test_two_processes_log_health_and_end(digits, tmp_path, sync):
     config = small_run(digits, tmp_path, **{'model.queue.sync': sync, 'train_cfg.max_epochs': 1})
@@ -321,14 +350,7 @@ def test_two_processes_log_health_and_end(digits, tmp_path, sync):
 def test_tensorboard_has_the_values(digits, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    options = {
-        'train_cfg.max_epochs': 1,
-        'visualizer.vis_backends': [
-            dict(type='LocalVisBackend'),
-            dict(type='TensorboardVisBackend'),
-        ],
-    }
-    run(digits, tmp_path, **options)
+    run(digits, tmp_path, **{'train_cfg.max_epochs': 1})
     (events,) = tmp_path.glob('*/vis_data/events.out.tfevents.*')
     board = EventAccumulator(str(events)).Reload()
     lines = lines_of(tmp_path)

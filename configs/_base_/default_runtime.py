@@ -8,3 +8,5 @@ default_hooks = dict(
 )
 # A fixed seed, so that a resumed run continues exactly.
 randomness = dict(seed=0)
+# For Weights & Biases: --cfg-options visualizer.vis_backends.1.type=WandbVisBackend
+visualizer = dict(vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')])

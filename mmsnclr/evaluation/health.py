@@ -144,15 +144,15 @@ def _noise(values: Mapping[str, float]) -> str | None:
         # Labels decide where there are some.
         if purity < chance + 0.05 * (1 - chance):
             return (
-                f'{purity:.0%} of them are of the class of their query, of random images '
-                f'{chance:.0%} would be'
+                f'{100 * purity:.0f} % of them are of the class of their query, of random images '
+                f'{100 * chance:.0f} % would be'
             )
         return None
     recall, chance = values.get('view_recall'), values.get('chance_recall')
     if recall is not None and recall < max(2 * chance, 0.05) and chance < 0.5:
         return (
-            f'to only {recall:.0%} of the images is their own other view nearer than the last '
-            f'neighbour, by chance it would be {chance:.0%}'
+            f'to only {100 * recall:.0f} % of the images is their own other view nearer than the '
+            f'last neighbour, by chance it would be {100 * chance:.1f} %'
         )
     return None
 

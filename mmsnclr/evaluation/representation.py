@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..models import SNCLR
+from ..utils.images import read_image
 from .features import extract_features
 
 
@@ -29,7 +30,6 @@ class Images(BaseDataset):
         self.paths = paths
         self.labels = labels
         pipeline = [
-            dict(type='LoadImageFromFile'),
             dict(type='ResizeEdge', scale=round(size * 8 / 7), edge='short'),
             dict(type='CenterCrop', crop_size=size),
             dict(type='PackInputs'),
@@ -47,6 +47,18 @@ class Images(BaseDataset):
             for image, label in zip(images, self.labels):
                 image['gt_label'] = index[label]
         return images
+
+    def prepare_data(self, idx: int) -> dict:
+        """Read an image and pass it through the pipeline.
+
+        Args:
+            idx: Its number.
+
+        Returns:
+            What the pipeline packs.
+        """
+        info = self.get_data_info(idx)
+        return self.pipeline(info | dict(img=read_image(info['img_path'])))
 
 
 class Representations(NamedTuple):

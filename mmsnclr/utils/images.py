@@ -6,6 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from PIL import Image, ImageOps
+
 SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
 
@@ -84,3 +87,23 @@ def read_labels(source: str | Path | None, images: Sequence[Path]) -> list[str] 
             f'{str(missing[0])!r}'
         )
     return [labels[str(path)] for path in images]
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read an image as it is looked at: upright, 8 bits, three channels.
+
+    Args:
+        path: The image.
+
+    Returns:
+        ``(H, W, 3)`` uint8 BGR.
+
+    Raises:
+        ValueError: If the file is not an image, or damaged.
+    """
+    try:
+        with Image.open(path) as image:
+            rgb = ImageOps.exif_transpose(image).convert('RGB')
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f'{path} cannot be read as an image: {error}') from error
+    return np.ascontiguousarray(np.asarray(rgb)[..., ::-1])

@@ -7,12 +7,12 @@ import cv2
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from mmcv import imread
 from torch import Tensor
 
 from ..evaluation.representation import Representations
 from ..models import SNCLR, NeighborQueue
 from ..models.snclr_loss import Candidates
+from ..utils.images import read_image
 from .pages import data_uri, render
 
 
@@ -177,6 +177,7 @@ def gallery_view(gallery: Gallery, edge: int = 112) -> dict:
         path = Path(gallery.paths[image])
         return dict(
             name='/'.join(path.parts[-2:]),
+            file=path.name,
             label=gallery.labels[image] if gallery.labels else None,
             picture=pictures[image],
         )
@@ -212,7 +213,7 @@ def thumbnail(path: str | Path, edge: int) -> np.ndarray:
     Returns:
         ``(H, W, 3)`` uint8 BGR; a smaller image as it is.
     """
-    image = imread(path)
+    image = read_image(path)
     scale = edge / max(image.shape[:2])
     if scale >= 1:
         return image

@@ -12,51 +12,58 @@ from ..evaluation import health
 from .neighbors import Gallery, gallery_view
 from .pages import render
 
-# Title, what it means, and the logged values, by what the page calls them.
+# Title, meaning, the logged values by what the page calls them, and the axis's least range.
 _CHARTS = (
-    ('Loss', 'Rises where neighbours join: they add negatives.', dict(loss='loss')),
-    ('Learning rate', 'Set by the schedule.', {'learning rate': 'lr'}),
+    ('Loss', 'Rises where neighbours join: they add negatives.', dict(loss='loss'), ()),
+    ('Learning rate', 'As the schedule sets it.', {'learning rate': 'lr'}, (0,)),
     (
         'Spread of features',
-        'Standard deviation per dimension times √D. 1: even, 0: collapsed.',
+        'Standard deviation per dimension times √D.',
         {'feature std': 'feature_std'},
+        (0, 1),
     ),
     (
         'Effective rank',
-        'RankMe: in how many directions the features extend.',
+        'RankMe: in how many directions features extend.',
         {'effective rank': 'effective_rank'},
+        (0,),
     ),
     (
         'Similarity',
-        'Cosine to the K nearest neighbours, and of random pairs.',
+        'Cosine to the K nearest, and of random pairs.',
         {'neighbours': 'neighbor_similarity', 'random pairs': 'random_similarity'},
+        (0, 1),
     ),
     (
         'View recall',
-        'Share of images whose other view is nearer than the K-th neighbour.',
+        'Images whose other view is nearer than neighbour K.',
         {'view recall': 'view_recall', 'by chance': 'chance_recall'},
+        (0,),
     ),
     (
         'Purity and k-NN accuracy',
-        'Share of neighbours of the same class, and of right votes of these.',
+        'Neighbours of the same class, and their right votes.',
         {'purity': 'neighbor_purity', 'by chance': 'chance_purity', 'k-NN': 'knn_accuracy'},
+        (0,),
     ),
     (
         'Evenness of positiveness',
         'Entropy over log K. 1: all neighbours count the same.',
         {'evenness': 'positiveness_evenness'},
+        (0, 1),
     ),
     (
         'Own older features',
-        'Share of images with one in the set, and passed over among the K.',
+        'Images with one in the set, or passed over among the K.',
         {'in the set': 'self_in_set', 'passed over': 'self_excluded'},
+        (0,),
     ),
-    ('Set fill', 'Share of the set that holds a feature.', {'fill': 'queue_fill'}),
-    ('Set age', 'Iterations since the oldest entry was made.', {'age': 'queue_age'}),
-    ('Time of an iteration', 'Seconds, of which for data.', dict(all='time', data='data_time')),
+    ('Set fill', 'Share of the set that holds a feature.', {'fill': 'queue_fill'}, (0, 1)),
+    ('Set age', 'Iterations since the oldest entry was made.', {'age': 'queue_age'}, (0,)),
+    ('Time of an iteration', 'In seconds.', dict(all='time', data='data_time'), (0,)),
 )
 _MAX_POINTS = 400
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 460, 230, 52, 446, 10, 184
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 400, 215, 48, 388, 8, 168
 
 
 def write_report(
@@ -74,7 +81,8 @@ def write_report(
         path: File to write.
         cfg: The config of the run.
         lines: Its log, see :func:`~mmsnclr.utils.run.read_log`.
-        settings: What to show of the settings, besides the whole config.
+        settings: What to show of the settings, ``'backbone'`` among them, besides the whole
+            config.
         environment: What to show of the machine and the libraries.
         gallery: Images with their neighbours.
         projection: ``picture``, an address, and ``about``, a sentence.
@@ -83,14 +91,12 @@ def write_report(
         The page's path.
     """
     problems, verdict = judge(lines, cfg)
-    charts = [_chart(title, about, names, lines) for title, about, names in _CHARTS]
-    last = lines[-1]
+    charts = [_chart(*chart, lines) for chart in _CHARTS]
     page = render(
         'report.html',
-        title=f'{cfg.model.type} on {Path(path).resolve().parent.name}',
-        about=f'{last["step"]} iterations'
-        + (f', {last["epoch"]} epochs' if 'epoch' in last else '')
-        + f' of {cfg.model.backbone.get("model_name") or cfg.model.backbone.type}',
+        title=f'{cfg.model.type}: {Path(path).resolve().parent.name}',
+        about=f'{settings["backbone"]}, logged up to iteration {lines[-1]["step"]}'
+        + (f' in epoch {lines[-1]["epoch"]}' if 'epoch' in lines[-1] else ''),
         problems=problems,
         verdict=verdict,
         charts=[chart for chart in charts if chart is not None],
@@ -128,35 +134,43 @@ def judge(lines: Sequence[Mapping[str, float]], cfg: Config) -> tuple[list[str],
 
     def row(title: str, name: str, text: str, bad: bool | None, meaning: str) -> None:
         if name in values:
+            value = 100 * values[name] if text.endswith('%') else values[name]
             state = '' if bad is None else 'bad' if bad else 'good'
-            rows.append((title, text.format(values[name]), state, meaning))
+            rows.append((title, text.format(value), state, meaning))
 
-    falls = f'From {lines[0]["loss"]:.2f} in the first log line.'
-    row('Loss', 'loss', '{:.2f}', None, falls)
+    def percent(name: str) -> str:
+        return f'{100 * values.get(name, math.nan):.3g} %'
+
+    meaning = f'From {lines[0]["loss"]:.2f} in the first log line.'
+    row('Loss', 'loss', '{:.2f}', None, meaning)
     meaning = '1 where features spread evenly over the sphere, 0 after a collapse.'
     row('Spread of features', 'feature_std', '{:.2f}', bool(ill), meaning)
     meaning = f'Directions in use, of {cfg.model.queue.dim} (RankMe). About 1 after a collapse.'
     row('Effective rank', 'effective_rank', '{:.1f}', bool(ill), meaning)
     meaning = f'Cosine; of random pairs {values.get("random_similarity", math.nan):.2f}.'
     row('Similarity of neighbours', 'neighbor_similarity', '{:.2f}', None, meaning)
-    labelled = 'neighbor_purity' in values
     meaning = (
-        'Images whose other view is nearer than the K-th neighbour; by chance '
-        f'{values.get("chance_recall", math.nan):.1%}.'
+        f'Images whose other view is nearer than neighbour K; by chance {percent("chance_recall")}.'
     )
-    row('View recall', 'view_recall', '{:.0%}', None if labelled else noise, meaning)
-    chance = f'Of random images {values.get("chance_purity", math.nan):.0%} would be.'
-    row('Neighbours of the same class', 'neighbor_purity', '{:.0%}', noise, chance)
-    row('k-NN accuracy', 'knn_accuracy', '{:.0%}', None, 'Images whose neighbours vote right.')
+    labelled = 'neighbor_purity' in values
+    row('View recall', 'view_recall', '{:.0f} %', None if labelled else noise, meaning)
+    meaning = f'Of random images {percent("chance_purity")} would be.'
+    row('Neighbours of the same class', 'neighbor_purity', '{:.0f} %', noise, meaning)
+    row('k-NN accuracy', 'knn_accuracy', '{:.0f} %', None, 'Images whose neighbours vote right.')
     meaning = (
         f'Of {cfg.model.queue.length:,} entries, the oldest {values.get("queue_age", 0):.0f} '
         'iterations old.'
     )
-    row('Fill of the set', 'queue_fill', '{:.0%}', None, meaning)
-    return list(found.values()), rows
+    row('Fill of the set', 'queue_fill', '{:.0f} %', None, meaning)
+    problems = list(found.values())
+    if 'feature_std' not in values:
+        problems = ["The log has no health: train with default_hooks.health.type='HealthHook'."]
+    return problems, rows
 
 
-def _chart(title: str, about: str, names: dict, lines: Sequence[Mapping]) -> dict | None:
+def _chart(
+    title: str, about: str, names: dict, least: Sequence[float], lines: Sequence[Mapping]
+) -> dict | None:
     """Positions and texts of one chart; ``None`` where nothing was logged."""
     names = {shown: name for shown, name in names.items() if any(name in line for line in lines)}
     if not names:
@@ -166,8 +180,8 @@ def _chart(title: str, about: str, names: dict, lines: Sequence[Mapping]) -> dic
     lines = [*lines[:-1:every], lines[-1]]
     steps = [line['step'] for line in lines]
     table = [[_finite(line.get(name)) for line in lines] for name in names.values()]
-    every_value = [value for row in table for value in row if value is not None]
-    low, high = min(every_value, default=0), max(every_value, default=1)
+    finite = [value for row in table for value in row if value is not None] + [*least]
+    low, high = min(finite, default=0), max(finite, default=1)
     ticks = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3).tick_values(low, high)
     x_ticks = MaxNLocator(4, integer=True).tick_values(steps[0], steps[-1])
     x_ticks = [tick for tick in x_ticks if steps[0] <= tick <= steps[-1]]

@@ -15,6 +15,12 @@ from ...evaluation.knn import vote
 from ...models.algorithm import SNCLR
 from .neighbor_queue import unwrap
 
+_RECOVERED = dict(
+    diverged='Features are finite again.',
+    collapsed='Features of different images differ again: the collapse is over.',
+    noise='Neighbours are better than random images again.',
+)
+
 
 @HOOKS.register_module()
 class HealthHook(Hook):
@@ -67,7 +73,7 @@ class HealthHook(Hook):
                 'HealthHook describes SNCLR, NNCLR and SCE, not '
                 f'{type(unwrap(runner.model)).__name__}: set default_hooks.health=None'
             )
-        self._logger = next(hook for hook in runner.hooks if isinstance(hook, LoggerHook))
+        self._logger = next((hook for hook in runner.hooks if isinstance(hook, LoggerHook)), None)
 
     @torch.no_grad()
     def after_train_iter(self, runner: Runner, batch_idx: int, *args, **kwargs) -> None:
@@ -84,6 +90,8 @@ class HealthHook(Hook):
         self._tell(runner, found)
 
     def _is_logged(self, runner: Runner, batch_idx: int) -> bool:
+        if self._logger is None:
+            return False
         interval, length = self._logger.interval, len(runner.train_dataloader)
         at_end = batch_idx + 1 == length and (not self._logger.ignore_last or length <= interval)
         return at_end or self.every_n_inner_iters(batch_idx, interval)
@@ -154,10 +162,3 @@ class HealthHook(Hook):
             else:
                 self._told.remove(name)
                 runner.logger.warning(_RECOVERED[name])
-
-
-_RECOVERED = dict(
-    diverged='Features are finite again.',
-    collapsed='Features of different images differ again: the collapse is over.',
-    noise='Neighbours are better than random images again.',
-)
