@@ -1,9 +1,11 @@
 """What every test starts from."""
 
 import pytest
+from helpers import small_run
 from mmengine.registry import init_default_scope
 
 from mmsnclr.datasets.digits import write_digits
+from mmsnclr.engine import build_runner
 
 
 @pytest.fixture(autouse=True)
@@ -16,3 +18,14 @@ def digits(tmp_path_factory):
     """A few of the demo's pictures."""
     folder = tmp_path_factory.mktemp('digits')
     return write_digits(folder, unlabelled=96, labelled=(60, 30), scenes=(8, 4))
+
+
+@pytest.fixture(scope='session')
+def trained(digits, tmp_path_factory):
+    """Folder of a short run on the small pictures, which was resumed once."""
+    folder = tmp_path_factory.mktemp('trained')
+    init_default_scope('mmpretrain')
+    for epochs, resume in ((1, False), (2, True)):
+        options = {'train_cfg.max_epochs': epochs, 'default_hooks.checkpoint.max_keep_ckpts': 1}
+        build_runner(small_run(digits, folder, resume=resume, **options)).train()
+    return folder

@@ -14,13 +14,13 @@ import time
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
-from mmengine.runner import Runner, load_checkpoint
-from mmpretrain.registry import MODELS
+from mmengine.runner import Runner
 
 from mmsnclr.datasets.digits import write_digits
 from mmsnclr.evaluation import evaluate_knn
-from mmsnclr.visualization import draw_neighbors
+from mmsnclr.evaluation.representation import represent
+from mmsnclr.utils.run import load_run
+from mmsnclr.visualization import draw_neighbors, find_neighbors
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'demo'
@@ -52,13 +52,11 @@ def train(config: str, work_dir: Path, options: dict) -> dict:
 
 def draw(checkpoint: Path, data: Path, path: Path) -> None:
     """Draw validation pictures with their nearest neighbours."""
-    cfg = Config.fromfile(checkpoint.with_name('snclr_digits.py'))  # as it was trained
-    init_default_scope('mmpretrain')
-    model = MODELS.build(cfg.model)
-    load_checkpoint(model, str(checkpoint), map_location='cpu')
+    _, model = load_run(checkpoint)
     loader = Config.fromfile(CONFIGS / 'linear_digits.py').val_dataloader
     loader.dataset.data_root = str(data / 'labelled')
-    draw_neighbors(model, Runner.build_dataloader(loader), path)
+    images = represent(model, Runner.build_dataloader(loader), progress=False)
+    draw_neighbors(find_neighbors(model, images), path)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ custom_imports = dict(imports=['mmsnclr'], allow_failed_imports=False)
 default_hooks = dict(
     logger=dict(interval=50),
     checkpoint=dict(max_keep_ckpts=3),
+    health=dict(type='HealthHook'),  # logs and judges features and neighbours
     non_finite=dict(type='NonFiniteHook'),
     rank_drift=dict(type='RankDriftHook'),
     unreadable_images=dict(type='UnreadableImagesHook'),
@@ -11,3 +12,5 @@ default_hooks = dict(
 )
 # A fixed seed, so that a resumed run continues exactly.
 randomness = dict(seed=0)
+# For Weights & Biases: --cfg-options visualizer.vis_backends.1.type=WandbVisBackend
+visualizer = dict(vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')])

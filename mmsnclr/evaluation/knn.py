@@ -51,14 +51,28 @@ def knn_accuracy(
     if len(bank) < k:
         raise ValueError(f'k={k} neighbours need at least as many labelled images, not {len(bank)}')
     bank, bank_labels = F.normalize(bank, dim=1), bank_labels.to(bank.device)
-    votes_shape = int(bank_labels.max()) + 1
     correct = 0
     for part, labels in zip(F.normalize(queries, dim=1).split(chunk), query_labels.split(chunk)):
         similarity, index = (part.to(bank.device) @ bank.T).topk(k, dim=1)
-        votes = bank.new_zeros(len(part), votes_shape)
-        votes.scatter_add_(1, bank_labels[index], ((similarity - 1) / temperature).exp())
-        correct += int((votes.argmax(dim=1) == labels.to(bank.device)).sum())
+        predicted = vote(bank_labels[index], similarity, temperature)
+        correct += int((predicted == labels.to(bank.device)).sum())
     return 100 * correct / len(queries)
+
+
+def vote(labels: Tensor, similarity: Tensor, temperature: float = 0.07) -> Tensor:
+    """Class that the neighbours vote for, each with weight ``exp(s / temperature)``.
+
+    Args:
+        labels: Classes of the neighbours, ``(N, K)``; -1 has no vote.
+        similarity: Their cosine similarity s, ``(N, K)``; ``-inf`` has no vote.
+        temperature: How much similarity weighs.
+
+    Returns:
+        Classes, ``(N,)``.
+    """
+    weights = ((similarity - 1) / temperature).exp().masked_fill(labels < 0, 0)
+    votes = weights.new_zeros(len(labels), max(int(labels.max()), 0) + 1)
+    return votes.scatter_add_(1, labels.clamp(min=0), weights).argmax(dim=1)
 
 
 def evaluate_knn(

@@ -22,16 +22,30 @@ from .snclr_loss import Candidates
 
 
 class Diagnostics(NamedTuple):
-    """What the last step saw, for logging; nothing here is trained on.
+    """The neighbours that the last step used, for logging only.
 
     Attributes:
         neighbors: Neighbours of the first order's queries.
         log_weights: ``log(w)`` of these, ``(N, K)``.
-        labels: Class of each instance, ``(N,)``, or ``None``.
     """
 
     neighbors: Neighbors
     log_weights: Tensor
+
+
+class Step(NamedTuple):
+    """What the last step compared in its first order on this rank, for logging only.
+
+    Attributes:
+        projections: Online projections of the first view, ``(N, D)``.
+        keys: Normalised momentum projections of the other, ``(N, D)``.
+        ids: Identity of each image, ``(N,)``, or ``None``.
+        labels: Class of each image, ``(N,)``, or ``None``.
+    """
+
+    projections: Tensor
+    keys: Tensor
+    ids: Tensor | None
     labels: Tensor | None
 
 
@@ -131,6 +145,7 @@ class SNCLR(BaseSelfSupervisor):
             self.momentum_encoder[0].compile()
         self.use_neighbors = True
         self.diagnostics: Diagnostics | None = None
+        self.last_step: Step | None = None
         self._pending: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
         self._told_no_ids = False
 
@@ -160,18 +175,19 @@ class SNCLR(BaseSelfSupervisor):
         ids, labels = self._identify(data_samples, inputs[0].device)
         keys = {target: self._keys(inputs[target]) for target in self.targets}
         all_keys = {target: gather_rows(key) for target, key in keys.items()}
-        total, self.diagnostics = 0.0, None
+        total, self.diagnostics, self.last_step = 0.0, None, None
         for number, view in enumerate(inputs):
             others = [target for target in self.targets if target != number]
             if not others:
                 continue
             projection = self.neck(self.backbone(view))[0]
             for target in others:
-                loss, diagnostics = self._one_order(
-                    projection, keys[target], all_keys[target], ids, labels
-                )
+                loss, diagnostics = self._one_order(projection, keys[target], all_keys[target], ids)
                 total = total + loss
                 self.diagnostics = self.diagnostics or diagnostics
+                self.last_step = self.last_step or Step(
+                    projection.detach(), keys[target], ids, labels
+                )
         if self.training:
             last = self.targets[-1]
             self._keep_for_queue(keys[last], all_keys[last], ids, labels)
@@ -193,7 +209,6 @@ class SNCLR(BaseSelfSupervisor):
         keys: Tensor,
         all_keys: Tensor,
         ids: Tensor | None,
-        labels: Tensor | None,
     ) -> tuple[Tensor, Diagnostics | None]:
         """Compare one view's projections with the other view's keys."""
         own_key = self._own_key(keys)
@@ -203,7 +218,7 @@ class SNCLR(BaseSelfSupervisor):
         neighbors = self.queue.search(keys, ids, k)
         candidates = self._candidates(neighbors)
         loss, log_weights = self.head.loss(projection, all_keys, own_key, candidates)
-        return loss, Diagnostics(neighbors, log_weights, labels)
+        return loss, Diagnostics(neighbors, log_weights)
 
     @staticmethod
     def _own_key(keys: Tensor) -> Tensor:

@@ -35,12 +35,11 @@ class NNCLR(SNCLR):
         keys: Tensor,
         all_keys: Tensor,
         ids: Tensor | None,
-        labels: Tensor | None,
     ) -> tuple[Tensor, Diagnostics | None]:
         if not self.use_neighbors or self.queue.fill < 1:
-            return super()._one_order(projection, keys, all_keys, ids, labels)
+            return super()._one_order(projection, keys, all_keys, ids)
         found = self.queue.search(keys, ids, 1)
         nearest = self.queue.features[found.index[:, 0]].to(keys)
         supports = gather_rows(torch.where(found.valid, nearest, keys))
         loss, _ = self.head.loss(projection, supports, self._own_key(keys))
-        return loss, Diagnostics(found, torch.zeros_like(found.similarity), labels)
+        return loss, Diagnostics(found, torch.zeros_like(found.similarity))

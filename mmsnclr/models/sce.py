@@ -142,7 +142,6 @@ class SCE(SNCLR):
         keys: Tensor,
         all_keys: Tensor,
         ids: Tensor | None,
-        labels: Tensor | None,
     ) -> tuple[Tensor, Diagnostics | None]:
         # Until the queue holds something, the batch's other keys stand for it.
         rows = self.queue.features[: self.queue.fill] if self.queue.fill else all_keys

@@ -1,5 +1,15 @@
-"""Pictures of what was learned."""
+"""Pictures and pages of what was learned."""
 
-from .neighbors import draw_neighbors
+from .neighbors import Gallery, draw_neighbors, find_neighbors, write_neighbors_page
+from .projection import draw_projection, project
+from .report import write_report
 
-__all__ = ['draw_neighbors']
+__all__ = [
+    'Gallery',
+    'draw_neighbors',
+    'draw_projection',
+    'find_neighbors',
+    'project',
+    'write_neighbors_page',
+    'write_report',
+]

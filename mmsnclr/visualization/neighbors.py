@@ -1,92 +1,220 @@
 """Queries, their nearest neighbours and their positiveness, as the paper's figure 3."""
 
 from pathlib import Path
+from typing import NamedTuple
 
+import cv2
+import numpy as np
 import torch
 from matplotlib.figure import Figure
-from mmcv import imread
-from torch.utils.data import DataLoader
+from torch import Tensor
 
-from ..evaluation import extract_features
+from ..evaluation.representation import Representations
 from ..models import SNCLR, NeighborQueue
 from ..models.snclr_loss import Candidates
+from ..utils.images import read_image
+from .pages import data_uri, render
+
+
+class Gallery(NamedTuple):
+    """Some images with their nearest neighbours among the others.
+
+    Attributes:
+        paths: All images.
+        labels: Their class names, or ``None``.
+        queries: Which of them are looked at, ``(Q,)``.
+        index: Their neighbours, most similar first, ``(Q, K)``.
+        similarity: Cosine similarity, ``(Q, K)``.
+        positiveness: How much each counts, the highest of a row being 1, ``(Q, K)``.
+    """
+
+    paths: list[str]
+    labels: list[str] | None
+    queries: Tensor
+    index: Tensor
+    similarity: Tensor
+    positiveness: Tensor
+
+    def is_same_class(self, row: int) -> list[bool] | None:
+        """Whether each neighbour in a row is of the query's class, if labels exist."""
+        if self.labels is None:
+            return None
+        own = self.labels[self.queries[row]]
+        return [self.labels[image] == own for image in self.index[row].tolist()]
+
+    def first(self, queries: int) -> 'Gallery':
+        """The gallery's first queries alone."""
+        return Gallery(self.paths, self.labels, *(rows[:queries] for rows in self[2:]))
+
+    @property
+    def purity(self) -> float | None:
+        """Share of neighbours of their query's class, if labels exist."""
+        if self.labels is None:
+            return None
+        return float(np.mean([self.is_same_class(row) for row in range(len(self.queries))]))
 
 
 @torch.no_grad()
-def draw_neighbors(
-    model: SNCLR,
-    loader: DataLoader,
-    path: str | Path,
-    queries: int = 8,
-    shown: int = 10,
-    seed: int = 0,
-) -> Path:
-    """Draw random images with their nearest neighbours among the others.
+def find_neighbors(
+    model: SNCLR, images: Representations, queries: int = 8, shown: int = 10, seed: int = 0
+) -> Gallery:
+    """Find the nearest neighbours of random images, and what they count.
 
     Neighbours are found with the momentum branch (Eq. 3) and weighted by their
-    positiveness (Eq. 4), which is shown relative to the row's highest. Where
-    labels exist, a neighbour's frame tells whether it is of the query's class.
+    positiveness (Eq. 4) where the method has one, else by their similarity.
 
     Args:
-        model: A trained SNCLR model.
-        loader: Yields images in mmpretrain's format, unshuffled, with the
-            paths in ``loader.dataset``.
-        path: Picture to write.
-        queries: Number of rows.
-        shown: Number of neighbours in a row, of the K that the head weighs.
+        model: A trained model.
+        images: What it makes of the images.
+        queries: Number of images that are looked at.
+        shown: Number of neighbours of each.
         seed: Seed of the choice of queries.
 
     Returns:
-        The picture's path.
+        The gallery.
 
     Raises:
         ValueError: If there are no more images than neighbours.
     """
-    keys, labels = extract_features(model, loader, model.momentum_encoder, progress=False)
-    projections, _ = extract_features(
-        model, loader, lambda x: model.neck(model.backbone(x)), progress=False
+    keys, count = images.keys, len(images.keys)
+    weighs = hasattr(model.head, 'log_weights') and model.head.neighbors > 1
+    k = model.head.neighbors if weighs else shown
+    if count <= k:
+        raise ValueError(f'{k} neighbours (model.head.neighbors) need more than {count} images')
+    rows = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:queries]
+    candidates = NeighborQueue(count, keys.size(1))
+    candidates.enqueue(keys, torch.arange(count))
+    index, similarity, valid = candidates.search(candidates.features[rows], rows, k)
+    log_weights = similarity
+    if weighs:
+        device = next(model.parameters()).device
+        found = Candidates(candidates.features, torch.ones(count), index, valid)
+        log_weights = model.head.log_weights(
+            images.projections[rows].to(device), Candidates(*(x.to(device) for x in found))
+        ).cpu()
+    positiveness = (log_weights - log_weights.amax(dim=1, keepdim=True)).exp()
+    return Gallery(
+        images.paths,
+        images.labels,
+        rows,
+        *(x[:, :shown] for x in (index, similarity, positiveness)),
     )
-    k = model.head.neighbors
-    if len(keys) <= k:
-        raise ValueError(f'{k} neighbours (model.head.neighbors) need more than {len(keys)} images')
-    rows = torch.randperm(len(keys), generator=torch.Generator().manual_seed(seed))[:queries]
-    candidates = NeighborQueue(len(keys), keys.size(1))
-    candidates.enqueue(keys, torch.arange(len(keys)))
-    index, _, valid = candidates.search(candidates.features[rows], rows, k)
-    found = Candidates(candidates.features, torch.ones(len(keys)), index, valid)
-    device = next(model.parameters()).device
-    log_weights = model.head.log_weights(
-        projections[rows].to(device), Candidates(*(x.to(device) for x in found))
-    ).cpu()
-    shares = (log_weights - log_weights.amax(dim=1, keepdim=True)).exp()
-    shown = min(shown, k)
 
-    figure = Figure((1.1 * (shown + 1), 1.35 * len(rows)), layout='constrained')
-    axes = figure.subplots(len(rows), shown + 1, squeeze=False)
-    for row, query in enumerate(rows.tolist()):
-        images = [query, *index[row, :shown].tolist()]
+
+def draw_neighbors(gallery: Gallery, path: str | Path) -> Path:
+    """Draw a gallery as a picture.
+
+    Args:
+        gallery: What to draw. Where labels exist, a neighbour's frame tells
+            whether it is of the query's class.
+        path: Picture to write.
+
+    Returns:
+        The picture's path.
+    """
+    rows, shown = gallery.index.shape
+    figure = Figure((1.1 * (shown + 1), 1.35 * rows), layout='constrained')
+    axes = figure.subplots(rows, shown + 1, squeeze=False)
+    for row, query in enumerate(gallery.queries.tolist()):
+        images = [query, *gallery.index[row].tolist()]
+        same = gallery.is_same_class(row)
         for column, (image, axis) in enumerate(zip(images, axes[row])):
-            axis.imshow(
-                imread(loader.dataset.get_data_info(image)['img_path'], channel_order='rgb')
-            )
+            axis.imshow(thumbnail(gallery.paths[image], 160)[..., ::-1])
             axis.set(xticks=[], yticks=[])
-            title = 'query' if column == 0 else f'{shares[row, column - 1]:.2f}'
-            axis.set_title(title, fontsize=8, pad=2)
-            if labels is not None and column > 0:
-                same = labels[image] == labels[query]
+            share = gallery.positiveness[row, column - 1]
+            axis.set_title('query' if column == 0 else f'{share:.2f}', fontsize=8, pad=2)
+            if same is not None and column > 0:
                 for spine in axis.spines.values():
                     spine.set(
-                        color='tab:green' if same else 'tab:red',
-                        linestyle='-' if same else ':',
+                        color='tab:green' if same[column - 1] else 'tab:red',
+                        linestyle='-' if same[column - 1] else ':',
                         linewidth=2.5,
                     )
     legend = (
-        f'Nearest of {len(keys) - 1} images; number: positiveness, the highest of a row being 1'
+        f'Nearest of {len(gallery.paths) - 1} images; number: positiveness, the highest of a row '
+        'being 1'
     )
-    if labels is not None:
+    if gallery.labels is not None:
         legend += "\nframe: solid green if of the query's class, dotted red if not"
     figure.suptitle(legend, fontsize=10)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
     return path
+
+
+def write_neighbors_page(gallery: Gallery, path: str | Path, title: str, about: str) -> Path:
+    """Write a gallery as one HTML page that needs no other file and no network.
+
+    Args:
+        gallery: What to show; sorted by purity where labels exist.
+        path: Page to write.
+        title: Headline.
+        about: A sentence below it.
+
+    Returns:
+        The page's path.
+    """
+    page = render('neighbors.html', title=title, about=about, gallery=gallery_view(gallery))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page)
+    return path
+
+
+def gallery_view(gallery: Gallery, edge: int = 112) -> dict:
+    """What the pages' template shows of a gallery.
+
+    Args:
+        gallery: The gallery.
+        edge: Longer edge of the thumbnails, in pixels.
+
+    Returns:
+        Plain values by name.
+    """
+
+    def tile(image: int) -> dict:
+        path = Path(gallery.paths[image])
+        return dict(
+            name='/'.join(path.parts[-2:]),
+            file=path.name,
+            label=gallery.labels[image] if gallery.labels else None,
+            picture=pictures[image],
+        )
+
+    images = {*gallery.queries.tolist(), *gallery.index.flatten().tolist()}
+    pictures = {image: data_uri(thumbnail(gallery.paths[image], edge)) for image in images}
+    rows = []
+    for row, query in enumerate(gallery.queries.tolist()):
+        same = gallery.is_same_class(row)
+        values = zip(
+            gallery.index[row].tolist(),
+            gallery.similarity[row].tolist(),
+            gallery.positiveness[row].tolist(),
+            same or [None] * gallery.index.size(1),
+        )
+        neighbors = [
+            tile(image) | dict(similarity=similarity, positiveness=positiveness, same=is_same)
+            for image, similarity, positiveness, is_same in values
+        ]
+        purity = None if same is None else sum(same) / len(same)
+        rows.append(tile(query) | dict(neighbors=neighbors, purity=purity))
+    rows.sort(key=lambda row: -(row['purity'] or 0))
+    return dict(rows=rows, purity=gallery.purity, images=len(gallery.paths))
+
+
+def thumbnail(path: str | Path, edge: int) -> np.ndarray:
+    """Read an image and shrink it.
+
+    Args:
+        path: The image.
+        edge: Longer edge of the result, in pixels.
+
+    Returns:
+        ``(H, W, 3)`` uint8 BGR; a smaller image as it is.
+    """
+    image = read_image(path)
+    scale = edge / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)

@@ -46,11 +46,14 @@ class HeartbeatHook(Hook):
             self._store = dist.TCPStore(host, port[0], wait_for_workers=False)
         threading.Thread(target=self._watch, args=(runner,), daemon=True).start()
 
+    def leave_train(self, runner: Runner) -> None:
+        """Stop beating, however training ended."""
+        self._over.set()
+
     def after_run(self, runner: Runner) -> None:
-        """Stop beating; rank 0 serves until all have stopped."""
+        """Have rank 0 serve until all ranks have stopped."""
         if self._store is None:
             return
-        self._over.set()
         self._store.set(f'over/{get_rank()}', '')
         if get_rank() == 0:
             ranks = [f'over/{rank}' for rank in range(get_world_size())]

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 from mmengine.dist import get_rank, get_world_size
-from mmengine.hooks import Hook, LoggerHook
+from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checkpoint import load_checkpoint, replacing
@@ -22,10 +23,7 @@ class NeighborQueueHook(Hook):
     """Once per optimiser step: momentum update, then enqueue.
 
     Also leaves neighbours out during the first epochs (the paper's m, appendix
-    A: early features identify neighbours wrongly), and logs, at the logger's
-    interval, how far the set is filled, the mean similarity of the neighbours,
-    the entropy of their positiveness in nats and, where labels exist, the
-    share of neighbours of the same class.
+    A: early features identify neighbours wrongly).
 
     Args:
         warmup_epochs: m, the number of epochs without neighbours.
@@ -45,7 +43,7 @@ class NeighborQueueHook(Hook):
             runner: The runner.
             path: The checkpoint's path.
         """
-        queue = _unwrap(runner.model).queue
+        queue = unwrap(runner.model).queue
         if queue.sync:
             return
         with replacing(_rank_file(path)) as temporary:
@@ -70,7 +68,7 @@ class NeighborQueueHook(Hook):
             ValueError: If there are more or fewer processes now.
             FileNotFoundError: If this rank's file is not there.
         """
-        queue = _unwrap(runner.model).queue
+        queue = unwrap(runner.model).queue
         if queue.sync:
             return
         if world_size != get_world_size():
@@ -107,9 +105,6 @@ class NeighborQueueHook(Hook):
                 'the last batch of an epoch would be one image, over which BN has no statistics: '
                 'set train_dataloader.drop_last=True'
             )
-        self._log_interval = next(
-            (hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 50
-        )
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Use neighbours once the warm-up is over."""
@@ -118,37 +113,21 @@ class NeighborQueueHook(Hook):
                 f'Neighbours join from epoch {runner.epoch + 1}: they add negatives, so the loss '
                 'rises and cannot be compared with that before'
             )
-        _unwrap(runner.model).use_neighbors = runner.epoch >= self.warmup_epochs
+        unwrap(runner.model).use_neighbors = runner.epoch >= self.warmup_epochs
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, *args, **kwargs) -> None:
-        """Log the step's neighbours, then close the step if the optimiser did."""
-        model = _unwrap(runner.model)
-        if self.every_n_inner_iters(batch_idx, self._log_interval):
-            self._log(runner, model)
+    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        """Close the step if the optimiser did."""
         if runner.optim_wrapper.should_update():
             if runner.message_hub.runtime_info.get('step_skipped'):  # see NonFiniteHook
-                model.forget_step()
+                unwrap(runner.model).forget_step()
             else:
-                model.after_optimizer_step((runner.iter + 1) / runner.max_iters)
-
-    @staticmethod
-    def _log(runner: Runner, model) -> None:
-        values = dict(queue_fill=model.queue.fill / model.queue.length)
-        if model.diagnostics is not None:
-            (index, similarity, valid), log_weights, labels = model.diagnostics
-            share = log_weights.masked_fill(~valid, -torch.inf).softmax(dim=1)
-            values['neighbor_similarity'] = similarity[valid].mean()
-            values['positiveness_entropy'] = torch.special.entr(share).sum(dim=1).mean()
-            if labels is not None:
-                same = model.queue.labels[index] == labels[:, None]
-                values['neighbor_purity'] = same[valid].float().mean()
-        for name, value in values.items():
-            runner.message_hub.update_scalar(f'train/{name}', float(value))
+                unwrap(runner.model).after_optimizer_step((runner.iter + 1) / runner.max_iters)
 
 
 def _rank_file(checkpoint: str) -> str:
     return f'{checkpoint}.queue{get_rank()}'
 
 
-def _unwrap(model):
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model itself, where a wrapper trains it on several processes."""
     return model.module if is_model_wrapper(model) else model

@@ -5,10 +5,11 @@ from pathlib import Path
 import torch
 from mmengine.dist import all_gather, get_rank
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from .neighbor_queue import unwrap
 
 
 @HOOKS.register_module()
@@ -38,7 +39,7 @@ class NonFiniteHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Look at the gradients before each optimiser step."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         self._model = model
         self._names = {parameter: name for name, parameter in model.named_parameters()}
         norms = (module for module in model.modules() if isinstance(module, _BatchNorm))

@@ -5,10 +5,11 @@ from collections import Counter
 import torch
 from mmengine.dist import all_gather, get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
+
+from .neighbor_queue import unwrap
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -36,7 +37,7 @@ class RankDriftHook(Hook):
         """
         if get_world_size() == 1 or not self.every_n_train_iters(runner, self.interval):
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         shared = dict(_shared_tensors(model))
         sums = torch.stack([checksum(tensor) for tensor in shared.values()])
         by_rank = [tuple(rank_sums.tolist()) for rank_sums in all_gather(sums)]

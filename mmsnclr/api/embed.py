@@ -1,0 +1,85 @@
+"""Features of images, for use elsewhere."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..evaluation.representation import represent_images
+from ..utils.images import list_images, read_labels
+from ..utils.run import load_run
+from ..visualization import draw_projection, project
+
+
+class Embedding(NamedTuple):
+    """Where the features of some images were written.
+
+    Attributes:
+        npz: ``paths``, ``features`` ``(N, C)``, ``projection`` ``(N, 2)`` and,
+            where there are some, ``labels``.
+        csv: The same, an image per line.
+        picture: The projection, drawn.
+    """
+
+    npz: Path
+    csv: Path
+    picture: Path
+
+
+def embed(
+    checkpoint: str | Path,
+    images: Sequence[str | Path],
+    out: str | Path,
+    labels: str | Path | None = None,
+    projection: str = 'pca',
+    max_images: int | None = None,
+    seed: int = 0,
+) -> Embedding:
+    """Write the backbone's features of images, and plot them in two dimensions.
+
+    Args:
+        checkpoint: Checkpoint of a pretraining.
+        images: Folders, text files with paths, COCO json files or image files.
+        out: Folder to write into.
+        labels: ``'folders'``, where folder names are classes, or a csv file
+            with the columns ``path`` and ``label``.
+        projection: ``'pca'`` or ``'tsne'``.
+        max_images: If there are more images, so many are drawn at random.
+        seed: Seed of the choice and of the projection.
+
+    Returns:
+        The files.
+
+    Raises:
+        FileNotFoundError: If checkpoint, images or labels are not there.
+        ValueError: If they cannot be used, or there are too few images.
+    """
+    cfg, model = load_run(checkpoint)
+    paths = list_images(images)
+    names = read_labels(labels, paths)
+    found = represent_images(cfg, model, paths, names, max_images, seed)
+    features = found.features.numpy()
+    positions = project(features, projection, seed)
+    files = Embedding(*(Path(out) / f'{name}' for name in _NAMES))
+    files.npz.parent.mkdir(parents=True, exist_ok=True)
+    columns = dict(paths=np.array(found.paths))
+    if found.labels is not None:
+        columns['labels'] = np.array(found.labels)
+    np.savez_compressed(files.npz, **columns, projection=positions, features=features)
+
+    header = [*(column[:-1] for column in columns), 'x', 'y']
+    with files.csv.open('w', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow([*header, *(f'feature_{i}' for i in range(features.shape[1]))])
+        for row in zip(*columns.values(), positions, features):
+            *texts, position, values = row
+            writer.writerow([*texts, *(f'{value:.6g}' for value in (*position, *values))])
+    title = f'{len(features)} images by {_TITLES[projection]}'
+    draw_projection(positions, found.labels, files.picture, title)
+    return files
+
+
+_NAMES = ('features.npz', 'features.csv', 'projection.png')
+_TITLES = dict(pca='principal components', tsne='t-SNE')

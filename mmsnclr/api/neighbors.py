@@ -1,0 +1,58 @@
+"""Images with their nearest neighbours."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..evaluation.representation import represent_images
+from ..utils.images import list_images, read_labels
+from ..utils.run import load_run
+from ..visualization import draw_neighbors, find_neighbors, write_neighbors_page
+
+
+def neighbors(
+    checkpoint: str | Path,
+    images: Sequence[str | Path],
+    out: str | Path | None = None,
+    labels: str | Path | None = None,
+    queries: int = 40,
+    shown: int = 10,
+    max_images: int | None = None,
+    seed: int = 0,
+) -> tuple[Path, Path]:
+    """Show what a pretrained model takes for neighbours.
+
+    Args:
+        checkpoint: Checkpoint of a pretraining.
+        images: Folders, text files with paths, COCO json files or image files.
+        out: Folder for the picture and the page; that of the checkpoint by
+            default.
+        labels: ``'folders'``, where folder names are classes, or a csv file
+            with the columns ``path`` and ``label``; only for showing.
+        queries: Number of images that are looked at; the picture has the
+            first 12 of them.
+        shown: Number of neighbours of each.
+        max_images: If there are more images, so many are drawn at random.
+        seed: Seed of the choices.
+
+    Returns:
+        ``out/neighbors.html`` and ``out/neighbors.png``.
+
+    Raises:
+        FileNotFoundError: If checkpoint, images or labels are not there.
+        ValueError: If they cannot be used, or there are too few images.
+    """
+    if min(queries, shown) < 1:
+        raise ValueError(f'queries={queries} and shown={shown} must be at least 1')
+    out = Path(checkpoint).parent if out is None else Path(out)
+    cfg, model = load_run(checkpoint)
+    paths = list_images(images)
+    names = read_labels(labels, paths)
+    found = represent_images(cfg, model, paths, names, max_images, seed)
+    gallery = find_neighbors(model, found, queries, shown, seed)
+    page = write_neighbors_page(
+        gallery,
+        out / 'neighbors.html',
+        'Nearest neighbours',
+        f'{len(found.paths)} images as {checkpoint} sees them',
+    )
+    return page, draw_neighbors(gallery.first(12), out / 'neighbors.png')

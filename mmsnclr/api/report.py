@@ -1,0 +1,127 @@
+"""One HTML page about a pretraining run."""
+
+import base64
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import mmcv
+import mmengine
+import mmpretrain
+import torch
+from mmengine.config import Config
+
+from ..evaluation.representation import represent_images
+from ..utils.images import list_images, read_labels
+from ..utils.run import latest_checkpoint, load_run, read_log, training_images
+from ..version import __version__
+from ..visualization import draw_projection, find_neighbors, project, write_report
+
+
+def report(
+    run: str | Path,
+    images: Sequence[str | Path] | None = None,
+    labels: str | Path | None = None,
+    queries: int = 12,
+    shown: int = 8,
+    projection: str = 'pca',
+    max_images: int = 500,
+    seed: int = 0,
+) -> Path:
+    """Write one page about a run: curves, health, gallery, projection, settings.
+
+    Args:
+        run: Work directory of a pretraining, finished or not.
+        images: Folders, text files with paths, COCO json files or image files
+            for gallery and projection; those of the training by default.
+        labels: ``'folders'``, where folder names are classes, or a csv file
+            with the columns ``path`` and ``label``.
+        queries: Number of images in the gallery.
+        shown: Number of neighbours of each.
+        projection: ``'pca'`` or ``'tsne'``.
+        max_images: If there are more images, so many are drawn at random.
+        seed: Seed of the choices.
+
+    Returns:
+        ``run/report.html``.
+
+    Raises:
+        FileNotFoundError: If the run has no log or no checkpoint, or images
+            are missing.
+        ValueError: If images or labels cannot be used.
+    """
+    lines = read_log(run)
+    checkpoint = latest_checkpoint(run)
+    cfg, model = load_run(checkpoint)
+    if images:
+        paths = list_images(images)
+        names = read_labels(labels, paths)
+    else:
+        paths, names = training_images(cfg)
+        names = names if labels is None else read_labels(labels, paths)
+    found = represent_images(cfg, model, paths, names, max_images, seed)
+    gallery = find_neighbors(model, found, queries, shown, seed)
+    positions = project(found.features.numpy(), projection, seed)
+    about = f'Features of {len(found.paths)} images by {projection.upper()}'
+    with TemporaryDirectory() as folder:
+        picture = draw_projection(positions, found.labels, Path(folder, 'projection.png'), '')
+        data = base64.b64encode(picture.read_bytes()).decode()
+    return write_report(
+        Path(run) / 'report.html',
+        cfg,
+        lines,
+        _settings(cfg, checkpoint),
+        _environment(),
+        gallery,
+        dict(picture=f'data:image/png;base64,{data}', about=about),
+    )
+
+
+def _settings(cfg: Config, checkpoint: Path) -> dict[str, object]:
+    """What matters most of a config."""
+    optimizer = cfg.optim_wrapper.optimizer
+    hooks = [hook for hook in cfg.get('custom_hooks') or () if hook.type == 'NeighborQueueHook']
+    backbone, head, train = cfg.model.backbone, cfg.model.head, cfg.train_cfg
+    return {
+        'method': cfg.model.type,
+        'backbone': backbone.get('model_name')
+        or ' '.join(str(backbone[key]) for key in ('type', 'depth', 'arch') if key in backbone),
+        'images': _root(cfg.train_dataloader.dataset),
+        'batch': f'{cfg.train_dataloader.batch_size} images per process',
+        'length': ', '.join(
+            f'{train[key]} {key.removeprefix("max_")}'
+            for key in ('max_epochs', 'max_iters')
+            if key in train
+        ),
+        'optimiser': f'{optimizer.type}, learning rate {optimizer.lr:g}, '
+        f'weight decay {optimizer.get("weight_decay", 0):g}',
+        'neighbours (K)': head.get('neighbors', 'all, as SCE has it'),
+        'temperature': head.get('temperature') or head.get('loss', {}).get('temperature'),
+        'set': f'{cfg.model.queue.length:,} entries of width {cfg.model.queue.dim}',
+        'momentum coefficient': cfg.model.get('momentum_coefficient', 0.99),
+        'epochs without neighbours (m)': hooks[0].get('warmup_epochs', 0) if hooks else 'no hook',
+        'seed': cfg.get('randomness', {}).get('seed'),
+        'checkpoint': checkpoint.name,
+    }
+
+
+def _root(dataset: Config) -> str:
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    return dataset.get('data_root') or dataset.get('ann_file') or dataset.type
+
+
+def _environment() -> dict[str, str]:
+    """The machine and the libraries that wrote the page."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
+    return {
+        'device': device,
+        'system': f'{platform.system()} {platform.release()}, {platform.machine()}',
+        'Python': platform.python_version(),
+        'mmsnclr': __version__,
+        'torch': torch.__version__,
+        'mmengine': mmengine.__version__,
+        'mmcv': mmcv.__version__,
+        'mmpretrain': mmpretrain.__version__,
+    }

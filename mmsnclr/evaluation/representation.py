@@ -1,0 +1,167 @@
+"""What a pretrained model makes of a user's images."""
+
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset, default_collate
+from mmpretrain.registry import TRANSFORMS
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..models import SNCLR
+from ..utils.images import read_image
+from .features import extract_features
+
+
+class Images(BaseDataset):
+    """Images and, where they have some, labels, as a network is to see them.
+
+    Args:
+        paths: Their paths.
+        labels: Their labels, or ``None``.
+        size: Edge of the centre crop that is looked at, in pixels.
+    """
+
+    def __init__(self, paths: Sequence[Path], labels: Sequence[str] | None, size: int) -> None:
+        self.paths = paths
+        self.labels = labels
+        pipeline = [
+            dict(type='ResizeEdge', scale=round(size * 8 / 7), edge='short'),
+            dict(type='CenterCrop', crop_size=size),
+            dict(type='PackInputs'),
+        ]
+        classes = None if labels is None else tuple(sorted(set(labels)))
+        super().__init__(
+            metainfo=dict(classes=classes), pipeline=[TRANSFORMS.build(step) for step in pipeline]
+        )
+
+    def load_data_list(self) -> list[dict]:
+        """List path and class of each image."""
+        images = [dict(img_path=str(path)) for path in self.paths]
+        if self.labels is not None:
+            index = {name: number for number, name in enumerate(self.metainfo['classes'])}
+            for image, label in zip(images, self.labels):
+                image['gt_label'] = index[label]
+        return images
+
+    def prepare_data(self, idx: int) -> dict:
+        """Read an image and pass it through the pipeline.
+
+        Args:
+            idx: Its number.
+
+        Returns:
+            What the pipeline packs.
+        """
+        info = self.get_data_info(idx)
+        return self.pipeline(info | dict(img=read_image(info['img_path'])))
+
+
+class Representations(NamedTuple):
+    """Features of N images.
+
+    Attributes:
+        paths: The images.
+        labels: Their class names, or ``None``.
+        features: The backbone's, ``(N, C)``, for use elsewhere.
+        keys: The momentum branch's, ``(N, D)``, by which neighbours are found.
+        projections: The online branch's, ``(N, D)``, which weigh them.
+    """
+
+    paths: list[str]
+    labels: list[str] | None
+    features: Tensor
+    keys: Tensor
+    projections: Tensor
+
+
+def represent_images(
+    cfg: Config,
+    model: SNCLR,
+    paths: Sequence[Path],
+    labels: Sequence[str] | None = None,
+    max_images: int | None = None,
+    seed: int = 0,
+) -> Representations:
+    """Represent a user's images, the centre of each at the size of training.
+
+    Args:
+        cfg: The config that the model was trained with.
+        model: The model.
+        paths: The images.
+        labels: Their class names, or ``None``.
+        max_images: If there are more, so many are drawn at random.
+        seed: Seed of that.
+
+    Returns:
+        Their features and labels.
+    """
+    if max_images is not None and len(paths) > max_images:
+        chosen = sorted(random.Random(seed).sample(range(len(paths)), max_images))
+        paths = [paths[number] for number in chosen]
+        labels = None if labels is None else [labels[number] for number in chosen]
+    dataset = Images(paths, labels, view_size(cfg))
+    return represent(model, DataLoader(dataset, batch_size=64, collate_fn=default_collate), labels)
+
+
+def represent(
+    model: SNCLR, loader: DataLoader, names: Sequence[str] | None = None, progress: bool = True
+) -> Representations:
+    """Represent every image of a loader in one pass.
+
+    Args:
+        model: A trained model.
+        loader: Yields images in mmpretrain's format, unshuffled, with the
+            paths in ``loader.dataset``.
+        names: Label of each image; the numbers of its classes by default.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        Features and labels.
+    """
+
+    def encode(images: Tensor) -> tuple[Tensor]:
+        last = model.backbone(images)[-1]
+        pooled = last.mean(dim=(2, 3)) if last.ndim == 4 else last
+        parts = (model.momentum_encoder(images)[0], model.neck((last,))[0], pooled)
+        return (torch.cat([part.float() for part in parts], dim=1),)
+
+    found, labels = extract_features(model, loader, encode, progress)
+    if names is None and labels is not None:
+        names = [str(label) for label in labels.tolist()]
+    dim = model.queue.dim
+    keys, projections, features = found.split([dim, dim, found.size(1) - 2 * dim], dim=1)
+    paths = [loader.dataset.get_data_info(i)['img_path'] for i in range(len(loader.dataset))]
+    return Representations(paths, names, features, keys, projections)
+
+
+def view_size(cfg: Config) -> int:
+    """Edge of the views that a model was trained with.
+
+    Args:
+        cfg: The config of the training.
+
+    Returns:
+        Pixels; 224 if the pipeline does not tell.
+    """
+    for step in _dicts(cfg.train_dataloader.dataset):
+        if step.get('type') == 'AugmentedViews':
+            return step['views'][0].get('size', 224)
+        if step.get('type') in ('RandomResizedCrop', 'ResizeEdge', 'CenterCrop'):
+            size = step.get('scale') or step.get('crop_size')
+            return size if isinstance(size, int) else size[0]
+    return 224
+
+
+def _dicts(node) -> Iterable[dict]:
+    """All dictionaries in a config, in order."""
+    if isinstance(node, dict):
+        yield node
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        for child in node:
+            yield from _dicts(child)

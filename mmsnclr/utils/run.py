@@ -1,0 +1,130 @@
+"""A pretraining run as it lies on the disk: its model, its settings, its log."""
+
+import json
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import init_default_scope
+from mmengine.runner import CheckpointLoader
+from mmpretrain.registry import DATASETS, MODELS
+
+from ..models import SNCLR
+
+
+def load_run(checkpoint: str | Path) -> tuple[Config, SNCLR]:
+    """Build the model of a checkpoint with its weights.
+
+    Args:
+        checkpoint: Checkpoint of a training by SNCLR, NNCLR or SCE.
+
+    Returns:
+        The run's config, and the model in evaluation mode, on the GPU if there
+        is one.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint.
+        ValueError: If it is not one of such a training.
+    """
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(f'no checkpoint at {str(checkpoint)!r}')
+    stored = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu', logger='silent')
+    text = stored.get('meta', {}).get('cfg')
+    if not isinstance(text, str) or 'state_dict' not in stored:
+        raise ValueError(f'{checkpoint} is no checkpoint of a training: pass one that it saved')
+    cfg = Config.fromstring(text, file_format='.py')
+    init_default_scope('mmpretrain')
+    settings = cfg.model.to_dict() | dict(pretrained=None, init_cfg=None)
+    if not issubclass(MODELS.get(settings['type']) or object, SNCLR):
+        raise ValueError(
+            f'{checkpoint} holds a {settings["type"]}, not an SNCLR, NNCLR or SCE: pass a '
+            'checkpoint of pretraining'
+        )
+    settings['compile_backbone'] = False  # it would take minutes
+    # The checkpoint has all weights: nothing is downloaded first.
+    for key in ('pretrained', 'init_cfg', 'checkpoint_path'):
+        settings['backbone'].pop(key, None)
+    model = revert_sync_batchnorm(MODELS.build(settings))
+    missing, _ = model.load_state_dict(stored['state_dict'], strict=False)
+    if missing:
+        raise ValueError(f'{checkpoint} lacks {", ".join(missing[:3])} of its own config')
+    model.to('cuda' if torch.cuda.is_available() else 'cpu')
+    model.eval()  # returns nothing in mmpretrain
+    return cfg, model
+
+
+def latest_checkpoint(folder: str | Path) -> Path:
+    """Find the newest checkpoint of a run, also after the folder was moved.
+
+    Args:
+        folder: The run's work directory.
+
+    Returns:
+        Its path.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    folder = Path(folder)
+    note = folder / 'last_checkpoint'
+    if note.is_file() and (path := folder / Path(note.read_text().strip()).name).is_file():
+        return path
+    found = sorted(folder.glob('*.pth'), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise FileNotFoundError(f'no checkpoint in {str(folder)!r}: pass the folder of a run')
+    return found[-1]
+
+
+def read_log(folder: str | Path) -> list[dict[str, float]]:
+    """Read the training's log lines, of all parts of a run that was resumed.
+
+    Args:
+        folder: The run's work directory.
+
+    Returns:
+        Logged values by name, for rising ``step``; where a resumed part
+        repeats steps, its own lines count.
+
+    Raises:
+        FileNotFoundError: If nothing was logged.
+    """
+    lines: dict[int, dict] = {}
+    for path in sorted(Path(folder).glob('*/vis_data/scalars.json')):
+        part = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        part = [line for line in part if 'loss' in line]
+        if part:
+            lines = {step: line for step, line in lines.items() if step < part[0]['step']}
+            lines |= {line['step']: line for line in part}
+    if not lines:
+        raise FileNotFoundError(
+            f'no log in {str(folder)!r} (*/vis_data/scalars.json): pass the folder of a run'
+        )
+    return [lines[step] for step in sorted(lines)]
+
+
+def training_images(cfg: Config) -> tuple[list[Path], list[str] | None]:
+    """The images that a run is trained on, and their labels if it was told some.
+
+    Args:
+        cfg: The run's config.
+
+    Returns:
+        Paths, and class names or ``None``.
+
+    Raises:
+        FileNotFoundError: If they are no longer where the config says.
+    """
+    try:
+        dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    except (FileNotFoundError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"the run's training images cannot be read, pass others as --images: {error}"
+        ) from error
+    infos = [dataset.get_data_info(number) for number in range(len(dataset))]
+    paths = [Path(info['img_path']) for info in infos]
+    if any('gt_label' not in info for info in infos):
+        return paths, None
+    classes = dataset.metainfo.get('classes')
+    names = [int(info['gt_label']) for info in infos]
+    return paths, [classes[name] if classes else str(name) for name in names]
