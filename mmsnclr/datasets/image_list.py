@@ -15,19 +15,17 @@ class ImageList(BaseDataset):
         ann_file: The text file.
         labels: A csv file with the columns ``path`` and ``label``, for
             evaluation: purity and the like. It has a row for every image.
-        data_root: Folder from which the paths are meant.
-        **kwargs: Further arguments of mmpretrain's ``BaseDataset``.
+        **kwargs: Further arguments of mmpretrain's ``BaseDataset``; relative paths
+            are meant from ``data_root``.
 
     Raises:
         FileNotFoundError: If images are missing.
         ValueError: If an image has no label.
     """
 
-    def __init__(
-        self, ann_file: str, labels: str | None = None, data_root: str = '', **kwargs
-    ) -> None:
+    def __init__(self, ann_file: str, labels: str | None = None, **kwargs) -> None:
         self.labels = labels
-        super().__init__(ann_file=ann_file, data_root=data_root, **kwargs)
+        super().__init__(ann_file=ann_file, **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """Read the paths and, where given, the labels.

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -14,9 +15,14 @@ from PIL import Image
 
 from .loading import to_rgb
 
-SUFFIXES = frozenset(
-    '.avif .bmp .gif .jfif .jpeg .jpg .pbm .pgm .png .ppm .tif .tiff .webp'.split()
-)
+# fmt: off
+SUFFIXES = frozenset([
+    '.avif', '.bmp', '.gif', '.jfif', '.jpeg', '.jpg', '.pbm', '.pgm', '.png', '.ppm', '.tif',
+    '.tiff', '.webp',
+])
+# fmt: on
+# Images that are handed to the threads at once; bounds the memory of what waits.
+_CHUNK = 1024
 
 
 @dataclass
@@ -129,7 +135,9 @@ def scan_images(paths: Sequence[Path], min_edge: int = 32, workers: int | None =
         ThreadPoolExecutor(workers) as pool,
         click.progressbar(length=len(paths), label='Scanning', show_pos=True) as progress,
     ):
-        for path, (digest, edge, problem) in zip(paths, pool.map(_examine, paths)):
+        chunks = (paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK))
+        examined = chain.from_iterable(pool.map(_examine, chunk) for chunk in chunks)
+        for path, (digest, edge, problem) in zip(paths, examined):
             progress.update(1)
             if not problem and edge < min_edge:
                 problem = f'tiny: its shorter edge is {edge} pixels, less than {min_edge}'
@@ -156,5 +164,5 @@ def _examine(path: Path) -> tuple[bytes, int, str]:
     # Pillow's decoders raise whatever a damaged file leads them into.
     except Exception as error:
         cut = 'truncated' in str(error)
-        return b'', 0, f'{"truncated" if cut else "unreadable"}: {error}'.replace(str(path), '')
+        return b'', 0, f'{"truncated" if cut else "unreadable"}: {error}'
     return blake2b(data, digest_size=16).digest(), edge, ''
