@@ -15,11 +15,12 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import find_latest_checkpoint
 from mmpretrain.registry import MODELS
 
-from ..datasets.scan import find_images, scan_images
+from ..datasets.scan import Scan, scan_images
 from ..engine import build_runner, check_pretrained
 from ..utils.backbone_init import initialize_backbone
 from ..utils.cli import set_amp
 from ..utils.cost import seconds_per_step
+from ..utils.images import list_images, read_labels
 from ..utils.recipe import Setting, fit_to_epochs, fit_to_images, load_recipe, settings_table
 
 _UNITS = dict(d=86_400, h=3600, m=60, s=1)
@@ -101,26 +102,17 @@ def pretrain(
     budget = time and parse_time(time)
 
     cfg = load_recipe(backbone)
-    paths = find_images(images, image_root)
-    classes = labels and _read_labels(paths, labels, image_root)
-    click.echo(f'{len(paths):,} images found')
-    scan = scan_images(paths, min_edge)
-    out.mkdir(parents=True, exist_ok=True)
-    _write_csv(out / 'left_out.csv', ('path', 'reason'), scan.left_out)
-    (out / 'images.txt').write_text(''.join(f'{path}\n' for path in scan.accepted))
+    scan = _scan(out, images, labels, image_root, min_edge)
     count = len(scan.accepted)
-    click.echo(f'{count:,} are usable, {len(scan.left_out):,} left out: {out / "left_out.csv"}')
-
     edge = sorted(scan.edges)[count // 2] if count else 0
     settings = fit_to_images(cfg, count, edge, batch, size)
+    workers = min(8, len(os.sched_getaffinity(0))) if workers is None else workers
+    cfg.train_dataloader.update(num_workers=workers, persistent_workers=workers > 0)
+    cfg.train_dataloader.dataset.ann_file = str(out / 'images.txt')
+    if labels is not None:
+        cfg.train_dataloader.dataset.labels = str(out / 'labels.csv')
+    # Resumed if there is something to resume from, as after an interruption.
     cfg.work_dir, cfg.resume = str(out), True
-    loader = cfg.train_dataloader
-    loader.num_workers = min(8, len(os.sched_getaffinity(0))) if workers is None else workers
-    loader.persistent_workers = loader.num_workers > 0
-    loader.dataset.ann_file = str(out / 'images.txt')
-    if classes:
-        _write_csv(out / 'labels.csv', ('path', 'label'), [(p, classes[p]) for p in scan.accepted])
-        loader.dataset.labels = str(out / 'labels.csv')
     if amp:
         set_amp(cfg)
     cfg.merge_from_dict(cfg_options or {})
@@ -128,24 +120,24 @@ def pretrain(
         cfg.model.backbone.init_cfg = _init_cfg(cfg.model.backbone, init, out / 'init.pth')
 
     click.echo('Measuring the speed of training ...')
-    step = seconds_per_step(cfg)
-    epoch = count // loader.batch_size * step
+    step = seconds_per_step(cfg, min(5.0, budget / 20) if budget else 5.0)
+    batch = cfg.train_dataloader.batch_size
+    epoch = count // batch * step
+    why = 'as you chose'
     if budget:
         # A twentieth is kept for start and checkpoints.
         epochs = int(0.95 * (budget - (clock.perf_counter() - start)) / epoch)
+        why = f'what fits into {time}'
         if epochs < 1:
             raise ValueError(
                 f'time={time!r} is too short: an epoch takes {_duration(epoch)} here. Allow more, '
                 'or lower --size, or take a smaller --backbone'
             )
-    settings += fit_to_epochs(cfg, count, epochs, init is not None, step)
-    if budget:
-        chosen = next(row for row in settings if row.name == 'epochs')
-        settings[settings.index(chosen)] = chosen._replace(reason=f'what fits into {time}')
+    settings += fit_to_epochs(cfg, count, epochs, init is not None, step, why)
     cfg.merge_from_dict(cfg_options or {})
-    total = cfg.train_cfg.max_epochs * epoch
-    speed = f'on this machine, at {loader.batch_size / step:,.3g} images/s; --time sets a budget'
-    settings.append(Setting('duration', _duration(total), speed))
+    duration = _duration(cfg.train_cfg.max_epochs * epoch)
+    speed = f'here, at {batch / step:,.3g} images/s; --time sets a budget'
+    settings.append(Setting('duration', duration, speed))
     click.echo(f'{settings_table(settings)}\n  all of it is in {config}')
     cfg.settings = {s.name: f'{s.value}, {s.reason}' for s in settings}
     cfg.arguments = arguments
@@ -189,32 +181,34 @@ def _check_unchanged(config: Path, arguments: dict) -> None:
     started = Config.fromfile(config).get('arguments', {})
     for name, parameter in inspect.signature(pretrain).parameters.items():
         value = arguments.get(name)
-        if value and value != parameter.default and value != started.get(name):
+        if value not in (None, [], {}, parameter.default) and value != started.get(name):
             raise ValueError(
                 f'{name}={value!r} differs from {started.get(name)!r}, with which the run in '
                 f'{config.parent} was started: leave it out, or start anew with another --out'
             )
 
 
-def _read_labels(
-    paths: list[Path], labels: str | Path, image_root: str | Path | None
-) -> dict[Path, str]:
-    """Label of each image, from its folder or a csv file."""
-    if labels == 'folders':
-        return {path: path.parent.name for path in paths}
-    root = Path(os.path.abspath(image_root or Path(labels).parent))
-    with open(labels, newline='') as file:
-        reader = csv.DictReader(file)
-        if not {'path', 'label'} <= set(reader.fieldnames or ()):
-            raise ValueError(f"{labels} must have the columns 'path' and 'label' in its first line")
-        known = {Path(os.path.normpath(root / row['path'])): row['label'] for row in reader}
-    missing = [path for path in paths if path not in known]
-    if missing:
-        raise ValueError(
-            f'{labels} has no label for {len(missing)} of the {len(paths)} images, such as '
-            f'{str(missing[0])!r}: its paths are meant from {root}, see --image-root'
-        )
-    return known
+def _scan(
+    out: Path,
+    images: Sequence[str | Path],
+    labels: str | Path | None,
+    image_root: str | Path | None,
+    min_edge: int,
+) -> Scan:
+    """Scan the images and write what was found into the run's folder."""
+    paths = list_images(images, image_root)
+    label_of = dict(zip(paths, read_labels(labels, paths, image_root) or ()))
+    click.echo(f'{len(paths):,} images found')
+    scan = scan_images(paths, min_edge)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / 'images.txt').write_text(''.join(f'{path}\n' for path in scan.accepted))
+    _write_csv(out / 'left_out.csv', ('path', 'reason'), scan.left_out)
+    if label_of:
+        rows = [(path, label_of[path]) for path in scan.accepted]
+        _write_csv(out / 'labels.csv', ('path', 'label'), rows)
+    left_out = f'{len(scan.left_out):,} left out, see {out / "left_out.csv"}'
+    click.echo(f'{len(scan.accepted):,} are usable, {left_out}')
+    return scan
 
 
 def _write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:

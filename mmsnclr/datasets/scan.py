@@ -1,8 +1,7 @@
-"""Finds the images that a user means, and those among them that can be used."""
+"""Finds the images that cannot be used before training does."""
 
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -15,12 +14,6 @@ from PIL import Image
 
 from .loading import to_rgb
 
-# fmt: off
-SUFFIXES = frozenset([
-    '.avif', '.bmp', '.gif', '.jfif', '.jpeg', '.jpg', '.pbm', '.pgm', '.png', '.ppm', '.tif',
-    '.tiff', '.webp',
-])
-# fmt: on
 # Images that are handed to the threads at once; bounds the memory of what waits.
 _CHUNK = 1024
 
@@ -38,81 +31,6 @@ class Scan:
     accepted: list[Path] = field(default_factory=list)
     left_out: list[tuple[Path, str]] = field(default_factory=list)
     edges: list[int] = field(default_factory=list)
-
-
-def find_images(sources: Sequence[str | Path], image_root: str | Path | None = None) -> list[Path]:
-    """Collect the images of folders, lists and COCO files, each once.
-
-    Args:
-        sources: Folders, searched recursively; ``.json`` files in COCO's
-            format; image files; any other file is a text with a path per line.
-        image_root: Folder from which paths in text and json files are meant;
-            by default the folder of the file.
-
-    Returns:
-        Absolute paths; those of a folder are sorted.
-
-    Raises:
-        FileNotFoundError: If a source, or an image that a file lists, is not
-            there.
-        ValueError: If a json file is not in COCO's format, or no image is
-            found.
-    """
-    paths: dict[Path, None] = {}
-    for source in map(Path, sources):
-        if source.is_dir():
-            found = sorted(_walk(source))
-        elif not source.is_file():
-            raise FileNotFoundError(f'there is no folder or file {str(source)!r}')
-        elif source.suffix.lower() in SUFFIXES:
-            found = [source]
-        else:
-            found = _listed(source, Path(image_root or source.parent))
-        paths |= dict.fromkeys(Path(os.path.abspath(path)) for path in found)
-    if not paths:
-        raise ValueError(
-            f'no images in {", ".join(map(str, sources))}: looked for {" ".join(sorted(SUFFIXES))}'
-        )
-    return list(paths)
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Images below a folder; links are followed, but into no folder twice."""
-    visited = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        visited.add(os.path.realpath(parent))
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith('.')
-            and os.path.realpath(os.path.join(parent, name)) not in visited
-        ]
-        for name in names:
-            if not name.startswith('.') and os.path.splitext(name)[1].lower() in SUFFIXES:
-                yield Path(parent, name)
-
-
-def _listed(source: Path, root: Path) -> list[Path]:
-    """Images that a text or a COCO file lists."""
-    text = source.read_text()
-    if source.suffix.lower() == '.json':
-        try:
-            names = [image['file_name'] for image in json.loads(text)['images']]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{source} is not in COCO's format, a list 'images' whose entries have a "
-                f"'file_name': {error!r}"
-            ) from error
-    else:
-        names = [line.strip() for line in text.splitlines() if line.strip()]
-    paths = [root / name for name in names]
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f'{source} lists {len(paths)} images, of which {len(missing)} are missing, the first '
-            f'{str(missing[0])!r}: pass the folder that its paths start from as --image-root'
-        )
-    return paths
 
 
 def scan_images(paths: Sequence[Path], min_edge: int = 32, workers: int | None = None) -> Scan:

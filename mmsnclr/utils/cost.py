@@ -97,7 +97,7 @@ def _tensors(tree) -> Iterator[Tensor]:
     return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
 
 
-def seconds_per_step(cfg: Config, limit: float = 10.0) -> float:
+def seconds_per_step(cfg: Config, limit: float = 5.0) -> float:
     """Train for some steps on this device, loading included, and time them.
 
     Args:
@@ -128,7 +128,7 @@ def seconds_per_step(cfg: Config, limit: float = 10.0) -> float:
             if device == 'cuda':
                 torch.cuda.synchronize()
             now, steps = time.perf_counter(), steps + 1
-            if measuring and (steps >= 50 or now - start > limit):
+            if measuring and (steps >= 10 or now - start > limit):
                 return (now - start) / steps
             if not measuring and (steps >= ahead or now - start > limit):
                 start, steps, measuring = now, 0, True

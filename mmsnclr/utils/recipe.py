@@ -156,6 +156,7 @@ def fit_to_epochs(
     epochs: int | None = None,
     trained: bool = False,
     step_seconds: float = 1.0,
+    why: str = 'as you chose',
 ) -> list[Setting]:
     """Choose what follows from how long is trained.
 
@@ -166,6 +167,7 @@ def fit_to_epochs(
         trained: Whether the backbone starts from trained weights.
         step_seconds: How long a step takes; intervals of logs and checkpoints
             follow from it.
+        why: The reason for ``epochs``, for those who ask.
 
     Returns:
         What was chosen.
@@ -175,12 +177,11 @@ def fit_to_epochs(
     """
     batch = cfg.train_dataloader.batch_size
     steps = images // batch
-    why_epochs = 'as you chose'
     if epochs is None:
         epochs = min(800, max(200, round(200 * math.sqrt(_IMAGENET_IMAGES / images))))
-        why_epochs = '200 for as many images as ImageNet has, up to 800 for fewer'
+        why = '200 for as many images as ImageNet has, up to 800 for fewer'
         if trained:
-            epochs, why_epochs = epochs // 4, f'{why_epochs}; a quarter for a trained backbone'
+            epochs, why = epochs // 4, f'{why}; a quarter for a trained backbone'
     if epochs < 1:
         raise ValueError(f'epochs={epochs} must be at least 1')
 
@@ -207,7 +208,7 @@ def fit_to_epochs(
     cfg.default_hooks.logger.interval = min(steps, max(1, min(50, round(5 / step_seconds))))
     cfg.default_hooks.checkpoint.interval = min(epochs, max(1, round(180 / (steps * step_seconds))))
     return [
-        Setting('epochs', f'{epochs}', why_epochs),
+        Setting('epochs', f'{epochs}', why),
         Setting(
             'learning rate',
             f'{optimizer.lr:.3g}',
@@ -236,15 +237,8 @@ def _set_size(backbone: dict, size: int) -> None:
     if size < 16:
         raise ValueError(f'size={size} must be at least 16 pixels')
     if backbone.type == 'TIMMRepresentation':
-        name = backbone.model_name
-        try:
-            with torch.device('meta'):
-                patches = getattr(timm.create_model(name), 'patch_embed', None)
-                if getattr(patches, 'img_size', None) is not None:
-                    backbone.img_size = size
-                    timm.create_model(name, img_size=size)
-        except (AssertionError, RuntimeError, ValueError) as error:
-            raise ValueError(f'size={size} does not suit {name}: {error}') from error
+        if timm.models.get_pretrained_cfg(backbone.model_name).fixed_input_size:
+            backbone.img_size = size
     elif 'img_size' in backbone:
         if size % backbone.patch_size:
             raise ValueError(
