@@ -99,6 +99,9 @@ def pretrain(
         raise ValueError(f'there is no run to continue in {out}: pass images')
     if epochs is not None and time is not None:
         raise ValueError(f'epochs={epochs} and time={time!r} say the same: pass one of them')
+    for name, value in dict(epochs=epochs, batch=batch, size=size).items():
+        if value is not None and value < 1:
+            raise ValueError(f'{name}={value} must be at least 1')
     budget = time and parse_time(time)
 
     cfg = load_recipe(backbone)

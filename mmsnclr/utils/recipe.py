@@ -171,9 +171,6 @@ def fit_to_epochs(
 
     Returns:
         What was chosen.
-
-    Raises:
-        ValueError: If ``epochs`` is less than 1.
     """
     batch = cfg.train_dataloader.batch_size
     steps = images // batch
@@ -182,8 +179,6 @@ def fit_to_epochs(
         why = '200 for as many images as ImageNet has, up to 800 for fewer'
         if trained:
             epochs, why = epochs // 4, f'{why}; a quarter for a trained backbone'
-    if epochs < 1:
-        raise ValueError(f'epochs={epochs} must be at least 1')
 
     optimizer, linear = cfg.optim_wrapper.optimizer, cfg.param_scheduler[0]
     rate = optimizer.lr * 256 / cfg.auto_scale_lr.base_batch_size / (10 if trained else 1)
