@@ -60,11 +60,17 @@ def weights(checkpoint):
 
 
 @pytest.fixture(scope='module')
-def finished(digits, tmp_path_factory):
+def given(digits):
+    """A command line without --out."""
+    settings = ['--backbone', 'r18', '--epochs', 2, '--batch', 16, '--workers', 0, *OPTIONS]
+    return [digits / 'labelled' / 'train', '--labels', 'folders', *settings]
+
+
+@pytest.fixture(scope='module')
+def finished(given, tmp_path_factory):
     """A run by the command line, and what it printed."""
     out = tmp_path_factory.mktemp('finished') / 'run'
-    small = ['--backbone', 'r18', '--epochs', 2, '--batch', 32, '--workers', 0, *OPTIONS]
-    result = command(digits / 'unlabelled', '--out', out, *small)
+    result = command(*given, '--out', out)
     assert result.exit_code == 0, result.output
     return out, result.output
 
@@ -80,7 +86,7 @@ def test_a_folder_becomes_a_backbone_and_the_next_verbs_are_named(finished):
 def test_the_settings_are_printed_with_their_reasons_and_written(finished):
     out, printed = finished
     cfg = Config.fromfile(out / 'config.py')
-    assert cfg.model.queue.length == 96 and cfg.model.head.neighbors == 2
+    assert cfg.model.queue.length == 60 and cfg.model.head.neighbors == 2
     assert 'set length' in printed and 'all of them up to 2,048' in printed
     assert re.search(r'epochs +2  as you chose', printed)
     assert cfg.train_cfg.max_epochs == 2
@@ -112,17 +118,16 @@ def test_other_settings_on_resuming_are_refused(finished):
     assert 'epochs=5 differs from 2, with which the run' in result.output
 
 
-def test_an_interrupted_run_is_continued_exactly(digits, finished, tmp_path, monkeypatch):
+def test_an_interrupted_run_is_continued_exactly(given, finished, tmp_path, monkeypatch):
     def interrupt(hook, runner):
         if runner.epoch == 1:
             raise KeyboardInterrupt
         before_train_epoch(hook, runner)
 
     before_train_epoch, out = ViewSeedHook.before_train_epoch, tmp_path / 'run'
-    small = ['--backbone', 'r18', '--epochs', 2, '--batch', 32, '--workers', 0, *OPTIONS]
     with monkeypatch.context() as patch:
         patch.setattr(ViewSeedHook, 'before_train_epoch', interrupt)
-        result = command(digits / 'unlabelled', '--out', out, *small)
+        result = command(*given, '--out', out)
     assert result.exit_code == 1
     assert f'continue with: mmsnclr pretrain --out {out} --resume' in result.output
     assert (out / 'epoch_1.pth').is_file()
@@ -154,10 +159,10 @@ def test_durations_are_read():
         parse_time('half an hour')
 
 
-def test_folder_names_give_the_purity_in_the_log(digits, tmp_path):
-    run(digits / 'labelled' / 'train', tmp_path, batch=16, labels='folders')
-    assert 0 <= log(tmp_path)[-1]['neighbor_purity'] <= 1
-    rows = list(csv.DictReader((tmp_path / 'labels.csv').open()))
+def test_folder_names_give_the_purity_in_the_log(finished):
+    out, _ = finished
+    assert 0 <= log(out)[-1]['neighbor_purity'] <= 1
+    rows = list(csv.DictReader((out / 'labels.csv').open()))
     assert len(rows) == 60 and all(Path(r['path']).parent.name == r['label'] for r in rows)
 
 
@@ -213,7 +218,8 @@ def messy(digits, tmp_path):
 
 
 def test_unusable_images_are_left_out_each_with_its_reason(messy, tmp_path):
-    run(messy, tmp_path / 'run', batch=16, epochs=1)
+    with pytest.raises(ValueError, match='batch=128 must lie between 2 and the 40 usable images'):
+        run(messy, tmp_path / 'run', batch=128)
     reasons = {
         Path(row['path']).name: row['reason']
         for row in csv.DictReader((tmp_path / 'run' / 'left_out.csv').open())
@@ -235,11 +241,6 @@ def test_too_few_images_are_refused_with_numbers(messy, tmp_path):
     with pytest.raises(ValueError, match=r'11 usable images are too few.*pass 32'):
         run(messy, tmp_path / 'run')
     assert len((tmp_path / 'run' / 'left_out.csv').read_text().splitlines()) == 1 + 5
-
-
-def test_a_batch_larger_than_the_set_is_refused(digits, tmp_path):
-    with pytest.raises(ValueError, match='batch=128 must lie between 2 and the 96 usable images'):
-        run(digits / 'unlabelled', tmp_path / 'run', batch=128)
 
 
 def test_a_list_may_be_a_text_or_a_coco_file(digits, tmp_path):
