@@ -15,7 +15,7 @@ from sklearn.datasets import load_sample_images
 from torchvision.transforms import ColorJitter, InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as tv
 
-from mmsnclr.datasets import AugmentedViews, views
+from mmsnclr.datasets import AugmentedViews, loading, views
 from mmsnclr.datasets.views import View
 
 PHOTOGRAPHS = load_sample_images().images  # RGB
@@ -81,7 +81,7 @@ def test_a_jpeg_decoded_at_a_fraction_gives_the_same_crop(tmp_path, photograph, 
     path, size = tmp_path / 'a.jpg', 48
     Image.fromarray(photograph).save(path, quality=95)
     box = (16, 8, divisor * size, divisor * size)
-    small, by = views._decode(path.read_bytes(), divisor, path)
+    small, by = loading.decode(path.read_bytes(), divisor, path)
     assert by == divisor and small.shape[0] == -(-427 // divisor)
     reference = tv.resized_crop(Image.open(path), *box, [size, size], InterpolationMode.BICUBIC)
     assert difference(views.resized_crop(small, box, size, divisor), reference) < 2
@@ -220,7 +220,7 @@ def test_every_kind_of_file_loads(tmp_path, name, mode, save):
 
 def test_a_turned_photograph_is_looked_at_upright(tmp_path):
     exif = Image.Exif()
-    exif[views._ORIENTATION] = 6
+    exif[loading.ORIENTATION] = 6
     path = write(tmp_path / 'a.jpg', exif=exif, quality=95)
     assert make(path)['ori_shape'] == (640, 427)
     still = dict(jitter_prob=0, gray_prob=0, blur_prob=0, flip_prob=0)

@@ -3,11 +3,10 @@
 import argparse
 from pathlib import Path
 
-import torch
 from mmengine.config import Config
 
 from mmsnclr.engine import build_runner, check_pretrained
-from mmsnclr.utils.cli import add_common_arguments, load_config
+from mmsnclr.utils.cli import add_common_arguments, load_config, set_amp
 
 
 def parse_args() -> argparse.Namespace:
@@ -47,15 +46,8 @@ def set_training(cfg: Config, args: argparse.Namespace) -> None:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    if args.amp and torch.cuda.is_available():
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    elif args.amp:
-        if cfg.get('default_scope') == 'mmdet':
-            raise ValueError(
-                "--amp: mmcv's operators have no bfloat16 on a CPU; leave --amp out for detection"
-            )
-        cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
+    if args.amp:
+        set_amp(cfg)
     if args.auto_scale_lr:
         if 'auto_scale_lr' not in cfg or 'base_batch_size' not in cfg.auto_scale_lr:
             raise ValueError(

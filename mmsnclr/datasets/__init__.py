@@ -1,6 +1,7 @@
 """Data for pretraining."""
 
+from .image_list import ImageList
 from .transforms import SeededMultiView
 from .views import AugmentedViews
 
-__all__ = ['AugmentedViews', 'SeededMultiView']
+__all__ = ['AugmentedViews', 'ImageList', 'SeededMultiView']

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from io import BytesIO
 from random import Random
 
 import cv2
@@ -10,18 +9,10 @@ import numpy as np
 import torch
 from mmengine import fileio
 from mmpretrain.registry import TRANSFORMS
-from PIL import Image
 from torch.nn import functional as F
 
+from .loading import decode, decode_any, plain_size
 from .transforms import SeededTransform
-
-_ORIENTATION = 0x0112
-# An eighth would differ by more than 2 grey levels from resizing at full size.
-_DECODE = {
-    1: cv2.IMREAD_COLOR,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-}
 
 
 @dataclass
@@ -120,15 +111,17 @@ class AugmentedViews(SeededTransform):
         """
         image, divisor = results.get('img'), 1
         if image is None:
-            data = fileio.get(results['img_path'], backend_args=self.backend_args)
-            height, width = _size(data, results['img_path'])
-        else:
-            height, width = image.shape[:2]
+            path = results['img_path']
+            data = fileio.get(path, backend_args=self.backend_args)
+            size = plain_size(data, path)
+            if size is None:
+                image = decode_any(data, path)
+        height, width = size if image is None else image.shape[:2]
         draws = [Random(self.view_seed(results, number)) for number in range(len(self.views))]
         boxes = [crop_box(height, width, view, draw) for view, draw in zip(self.views, draws)]
         if image is None:
             spare = min(min(box[2:]) // view.size for view, box in zip(self.views, boxes))
-            image, divisor = _decode(data, spare, results['img_path'])
+            image, divisor = decode(data, spare, path)
         results['img'] = [
             augment(resized_crop(image, box, view.size, divisor), view, draw)
             for view, box, draw in zip(self.views, boxes, draws)
@@ -139,27 +132,6 @@ class AugmentedViews(SeededTransform):
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(views={self.views})'
-
-
-def _size(data: bytes, path: str) -> tuple[int, int]:
-    """Height and width of an encoded image as it is to be looked at."""
-    try:
-        with Image.open(BytesIO(data)) as header:
-            width, height = header.size
-            turned = header.getexif().get(_ORIENTATION, 1) >= 5
-    except OSError as error:
-        raise ValueError(f'{path} is not an image: {error}') from error
-    return (width, height) if turned else (height, width)
-
-
-def _decode(data: bytes, spare: int, path: str) -> tuple[np.ndarray, int]:
-    """Decode, a JPEG at one ``spare``-th of its size or more; which one comes with it."""
-    is_jpeg = data[:2] == b'\xff\xd8'
-    divisor = max(d for d in _DECODE if d <= max(spare, 1)) if is_jpeg else 1
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), _DECODE[divisor])
-    if image is None:
-        raise ValueError(f'{path} cannot be decoded: the file is damaged')
-    return image, divisor
 
 
 def crop_box(height: int, width: int, view: View, draw: Random) -> tuple[int, int, int, int]:

@@ -15,6 +15,8 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 UNSAFE = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
@@ -62,7 +64,7 @@ def load_checkpoint(path: str, map_location: str = 'cpu', mmap: bool = False) ->
     it code that runs on loading.
 
     Args:
-        path: The file.
+        path: The file, of torch or, by its suffix, of safetensors.
         map_location: As for ``torch.load``.
         mmap: Leave the tensors on the disk until they are used.
 
@@ -77,6 +79,11 @@ def load_checkpoint(path: str, map_location: str = 'cpu', mmap: bool = False) ->
     if not os.path.isfile(path):
         raise FileNotFoundError(f'no checkpoint at {path!r}')
     damaged = ValueError(f'{path} is damaged or was not written to its end')
+    if path.endswith('.safetensors'):
+        try:
+            return load_file(path, map_location or 'cpu')
+        except SafetensorError as error:
+            raise damaged from error
     if mmap and not is_zipfile(path):
         raise damaged
     with _refusing(path):

@@ -12,8 +12,8 @@ from mmpretrain.registry import TRANSFORMS
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ..datasets.loading import read_image
 from ..models import SNCLR
-from ..utils.images import read_image
 from .features import extract_features
 
 

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+import torch
 from mmengine.config import Config, DictAction
 
 from .requirements import check_detection_requirements
@@ -81,3 +82,23 @@ def set_collate(cfg: Config) -> None:
             loader.setdefault('collate_fn', dict(type='default_collate'))
         if isinstance(loader.get('collate_fn'), dict):
             loader.collate_fn.pop('_scope_', None)
+
+
+def set_amp(cfg: Config) -> None:
+    """Train in mixed precision: float16 on CUDA, bfloat16 on a CPU.
+
+    Args:
+        cfg: A full config; changed in place.
+
+    Raises:
+        ValueError: If the config is a detector's and there is no CUDA device.
+    """
+    if torch.cuda.is_available():
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+        return
+    if cfg.get('default_scope') == 'mmdet':
+        raise ValueError(
+            "--amp: mmcv's operators have no bfloat16 on a CPU; leave --amp out for detection"
+        )
+    cfg.optim_wrapper.type = 'BFloat16OptimWrapper'

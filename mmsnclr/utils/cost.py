@@ -1,11 +1,19 @@
-"""What a training step costs: bytes between ranks, memory of a rank."""
+"""What a training step costs: time, bytes between ranks, memory of a rank."""
 
+import time
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain, repeat
 from unittest.mock import patch
 
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmengine.runner import Runner
+from mmpretrain.registry import MODELS
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -87,3 +95,45 @@ class PeakMemory(TorchDispatchMode):
 
 def _tensors(tree) -> Iterator[Tensor]:
     return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+
+
+def seconds_per_step(cfg: Config, limit: float = 5.0) -> float:
+    """Train for some steps on this device, loading included, and time them.
+
+    Args:
+        cfg: A pretraining config; its default scope is the current one.
+        limit: Seconds after which no further step is taken, neither to warm up
+            nor to measure; at least one of each is.
+
+    Returns:
+        Seconds of a step.
+
+    Raises:
+        ValueError: If a step does not fit into the device's memory.
+    """
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    model = MODELS.build(cfg.model)
+    if device == 'cpu':
+        model = revert_sync_batchnorm(model)
+    model = model.to(device).train()
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+    # What the workers have loaded ahead must not count.
+    ahead = 1 + loader.num_workers * (loader.prefetch_factor or 0)
+    start, steps, measuring = time.perf_counter(), 0, False
+    try:
+        for batch in chain.from_iterable(repeat(loader)):
+            model.train_step(batch, wrapper)
+            model.after_optimizer_step(0.0)
+            if device == 'cuda':
+                torch.cuda.synchronize()
+            now, steps = time.perf_counter(), steps + 1
+            if measuring and (steps >= 10 or now - start > limit):
+                return (now - start) / steps
+            if not measuring and (steps >= ahead or now - start > limit):
+                start, steps, measuring = now, 0, True
+    except torch.cuda.OutOfMemoryError as error:
+        raise ValueError(
+            f'a batch of {cfg.train_dataloader.batch_size} does not fit into the memory of the '
+            'device: lower --batch or --size'
+        ) from error

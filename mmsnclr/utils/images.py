@@ -3,22 +3,25 @@
 import csv
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps
+# fmt: off
+SUFFIXES = frozenset([
+    '.avif', '.bmp', '.gif', '.jfif', '.jpeg', '.jpg', '.pbm', '.pgm', '.png', '.ppm', '.tif',
+    '.tiff', '.webp',
+])
+# fmt: on
 
-SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
-
-def list_images(sources: Sequence[str | Path]) -> list[Path]:
+def list_images(sources: Sequence[str | Path], image_root: str | Path | None = None) -> list[Path]:
     """Collect the images of folders, lists and COCO files, each once.
 
     Args:
         sources: Folders, searched recursively; ``.json`` files in COCO's
             format; image files; any other file is a text with a path per line.
-            Paths in files are meant from the file's folder.
+        image_root: Folder from which paths in text and json files are meant;
+            by default the folder of the file.
 
     Returns:
         Absolute paths; those of a folder are sorted.
@@ -26,40 +29,77 @@ def list_images(sources: Sequence[str | Path]) -> list[Path]:
     Raises:
         FileNotFoundError: If a source, or an image that a file lists, is not
             there.
-        ValueError: If no image is found.
+        ValueError: If a json file is not in COCO's format, or no image is
+            found.
     """
-    found = []
+    paths: dict[Path, None] = {}
     for source in map(Path, sources):
         if source.is_dir():
-            found += sorted(p for p in source.rglob('*') if p.suffix.lower() in SUFFIXES)
+            found = sorted(_walk(source))
         elif not source.is_file():
             raise FileNotFoundError(f'there is no folder or file {str(source)!r}')
         elif source.suffix.lower() in SUFFIXES:
-            found.append(source)
-        elif source.suffix.lower() == '.json':
-            images = json.loads(source.read_text())['images']
-            found += [source.parent / image['file_name'] for image in images]
+            found = [source]
         else:
-            found += [source.parent / name for name in source.read_text().split('\n') if name]
-    images = list(dict.fromkeys(Path(os.path.abspath(path)) for path in found))
-    missing = [path for path in images if not path.is_file()]
+            found = _listed(source, Path(image_root or source.parent))
+        paths |= dict.fromkeys(Path(os.path.abspath(path)) for path in found)
+    if not paths:
+        raise ValueError(
+            f'no images in {", ".join(map(str, sources))}: looked for {" ".join(sorted(SUFFIXES))}'
+        )
+    return list(paths)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Images below a folder; links are followed, but into no folder twice."""
+    visited = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        visited.add(os.path.realpath(parent))
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith('.')
+            and os.path.realpath(os.path.join(parent, name)) not in visited
+        ]
+        for name in names:
+            if not name.startswith('.') and os.path.splitext(name)[1].lower() in SUFFIXES:
+                yield Path(parent, name)
+
+
+def _listed(source: Path, root: Path) -> list[Path]:
+    """Images that a text or a COCO file lists."""
+    text = source.read_text()
+    if source.suffix.lower() == '.json':
+        try:
+            names = [image['file_name'] for image in json.loads(text)['images']]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{source} is not in COCO's format, a list 'images' whose entries have a "
+                f"'file_name': {error!r}"
+            ) from error
+    else:
+        names = [line.strip() for line in text.splitlines() if line.strip()]
+    paths = [root / name for name in names]
+    missing = [path for path in paths if not path.is_file()]
     if missing:
         raise FileNotFoundError(
-            f'{len(missing)} of {len(images)} images are missing, the first {str(missing[0])!r}'
+            f'{source} lists {len(paths)} images, of which {len(missing)} are missing, the first '
+            f'{str(missing[0])!r}: pass the folder that its paths start from as --image-root'
         )
-    if not images:
-        raise ValueError(f'no images in {", ".join(map(str, sources))}: {" ".join(SUFFIXES)}')
-    return images
+    return paths
 
 
-def read_labels(source: str | Path | None, images: Sequence[Path]) -> list[str] | None:
-    """Labels for evaluation.
+def read_labels(
+    source: str | Path | None, images: Sequence[Path], root: str | Path | None = None
+) -> list[str] | None:
+    """Read labels for evaluation.
 
     Args:
         source: ``'folders'`` for the names of the images' folders, or a csv
-            file with the columns ``path``, meant from the file's folder, and
-            ``label``; ``None`` for none.
+            file with the columns ``path`` and ``label``; ``None`` for none.
         images: Absolute paths.
+        root: Folder from which the paths in the csv are meant; by default its
+            own.
 
     Returns:
         One label for each image, or ``None``.
@@ -72,38 +112,18 @@ def read_labels(source: str | Path | None, images: Sequence[Path]) -> list[str] 
         return None
     if source == 'folders':
         return [path.parent.name for path in images]
-    source = Path(source)
-    if not source.is_file():
-        raise FileNotFoundError(f"--labels {source}: no such csv file; folder names are 'folders'")
-    with source.open(newline='') as file:
+    if not Path(source).is_file():
+        raise FileNotFoundError(f"labels={str(source)!r} is neither a csv file nor 'folders'")
+    root = os.path.abspath(root or Path(source).parent)
+    with open(source, newline='') as file:
         rows = csv.DictReader(file)
         if not {'path', 'label'} <= set(rows.fieldnames or ()):
-            raise ValueError(f"{source}: the first line must be 'path,label'")
-        labels = {os.path.abspath(source.parent / row['path']): row['label'] for row in rows}
+            raise ValueError(f"{source} must have the columns 'path' and 'label' in its first line")
+        labels = {os.path.normpath(os.path.join(root, row['path'])): row['label'] for row in rows}
     missing = [path for path in images if str(path) not in labels]
     if missing:
         raise ValueError(
             f'{source} has no label for {len(missing)} of the {len(images)} images, such as '
-            f'{str(missing[0])!r}'
+            f'{str(missing[0])!r}; its paths are meant from {root}'
         )
     return [labels[str(path)] for path in images]
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """Read an image as it is looked at: upright, 8 bits, three channels.
-
-    Args:
-        path: The image.
-
-    Returns:
-        ``(H, W, 3)`` uint8 BGR.
-
-    Raises:
-        ValueError: If the file is not an image, or damaged.
-    """
-    try:
-        with Image.open(path) as image:
-            rgb = ImageOps.exif_transpose(image).convert('RGB')
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f'{path} cannot be read as an image: {error}') from error
-    return np.ascontiguousarray(np.asarray(rgb)[..., ::-1])

@@ -9,10 +9,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..datasets.loading import read_image
 from ..evaluation.representation import Representations
 from ..models import SNCLR, NeighborQueue
 from ..models.snclr_loss import Candidates
-from ..utils.images import read_image
 from .pages import data_uri, render
 
 

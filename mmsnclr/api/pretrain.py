@@ -1,0 +1,235 @@
+"""Pretraining on a user's own images."""
+
+import csv
+import inspect
+import os
+import re
+import time as clock
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import find_latest_checkpoint
+from mmpretrain.registry import MODELS
+
+from ..datasets.scan import Scan, scan_images
+from ..engine import build_runner, check_pretrained
+from ..utils.backbone_init import initialize_backbone
+from ..utils.cli import set_amp
+from ..utils.cost import seconds_per_step
+from ..utils.images import list_images, read_labels
+from ..utils.recipe import Setting, fit_to_epochs, fit_to_images, load_recipe, settings_table
+
+_UNITS = dict(d=86_400, h=3600, m=60, s=1)
+
+
+def pretrain(
+    images: Sequence[str | Path],
+    out: str | Path,
+    backbone: str = 'r50',
+    init: str | Path | None = None,
+    epochs: int | None = None,
+    time: str | None = None,
+    batch: int | None = None,
+    size: int | None = None,
+    workers: int | None = None,
+    labels: str | Path | None = None,
+    image_root: str | Path | None = None,
+    min_edge: int = 32,
+    amp: bool = True,
+    cfg_options: dict | None = None,
+    resume: bool = False,
+) -> Path:
+    """Pretrain a backbone on images without labels.
+
+    Scans the images, derives settings from their number, prints these, writes
+    them as ``out/config.py`` and trains. ``tools/train.py out/config.py``
+    continues the run or, with another ``--work-dir``, repeats it.
+
+    Args:
+        images: Folders, text files with paths, COCO json files or image files.
+        out: Folder for config, lists, logs and checkpoints.
+        backbone: ``'r18'``, ``'r34'``, ``'r50'``, ``'r101'``, ``'vit-s'``,
+            ``'vit-b'`` or the name of a timm model.
+        init: Checkpoint to start from, of torchvision, timm, mmpretrain or an
+            earlier run.
+        epochs: How often each image is seen.
+        time: Budget such as ``'30m'`` or ``'1h30m'`` from which epochs follow.
+        batch: Images of a step.
+        size: Edge of a view, in pixels.
+        workers: Processes that load images.
+        labels: ``'folders'``, where the folder names are the labels, or a csv
+            file with the columns ``path`` and ``label``. For evaluation in the
+            log only.
+        image_root: Folder from which paths in text, json and csv files are
+            meant; by default the file's.
+        min_edge: Images with a shorter edge are left out, in pixels.
+        amp: Whether to train in mixed precision.
+        cfg_options: Settings of the config to override, such as
+            ``{'model.head.neighbors': 10}``.
+        resume: Whether to continue the run in ``out``; other arguments are
+            then those of the run.
+
+    Returns:
+        The last checkpoint.
+
+    Raises:
+        FileNotFoundError: If an image, a checkpoint or the run to resume is not
+            there.
+        ValueError: If an argument is not usable, the images are too few, or
+            ``out`` holds a run already.
+    """
+    arguments = {
+        name: _plain(value) for name, value in locals().items() if name not in ('out', 'resume')
+    }
+    start, out = clock.perf_counter(), Path(os.path.abspath(out))
+    config = out / 'config.py'
+    init_default_scope('mmpretrain')
+    if config.exists():
+        if not resume:
+            raise ValueError(
+                f'{out} holds a run already: pass --resume to continue it, or another --out'
+            )
+        _check_unchanged(config, arguments)
+        return _train(config)
+    if not images:
+        raise ValueError(f'there is no run to continue in {out}: pass images')
+    if epochs is not None and time is not None:
+        raise ValueError(f'epochs={epochs} and time={time!r} say the same: pass one of them')
+    for name, value in dict(epochs=epochs, batch=batch, size=size).items():
+        if value is not None and value < 1:
+            raise ValueError(f'{name}={value} must be at least 1')
+    budget = time and parse_time(time)
+
+    cfg = load_recipe(backbone)
+    scan = _scan(out, images, labels, image_root, min_edge)
+    count = len(scan.accepted)
+    edge = sorted(scan.edges)[count // 2] if count else 0
+    settings = fit_to_images(cfg, count, edge, batch, size)
+    workers = min(8, len(os.sched_getaffinity(0))) if workers is None else workers
+    cfg.train_dataloader.update(num_workers=workers, persistent_workers=workers > 0)
+    cfg.train_dataloader.dataset.ann_file = str(out / 'images.txt')
+    if labels is not None:
+        cfg.train_dataloader.dataset.labels = str(out / 'labels.csv')
+    # Resumed if there is something to resume from, as after an interruption.
+    cfg.work_dir, cfg.resume = str(out), True
+    if amp:
+        set_amp(cfg)
+    cfg.merge_from_dict(cfg_options or {})
+    if init is not None:
+        cfg.model.backbone.init_cfg = _init_cfg(cfg.model.backbone, init, out / 'init.pth')
+
+    click.echo('Measuring the speed of training ...')
+    step = seconds_per_step(cfg, min(5.0, budget / 20) if budget else 5.0)
+    batch = cfg.train_dataloader.batch_size
+    epoch = count // batch * step
+    why = 'as you chose'
+    if budget:
+        # A twentieth is kept for start and checkpoints.
+        epochs = int(0.95 * (budget - (clock.perf_counter() - start)) / epoch)
+        why = f'what fits into {time}'
+        if epochs < 1:
+            raise ValueError(
+                f'time={time!r} is too short: an epoch takes {_duration(epoch)} here. Allow more, '
+                'or lower --size, or take a smaller --backbone'
+            )
+    settings += fit_to_epochs(cfg, count, epochs, init is not None, step, why)
+    cfg.merge_from_dict(cfg_options or {})
+    duration = _duration(cfg.train_cfg.max_epochs * epoch)
+    speed = f'here, at {batch / step:,.3g} images/s; --time sets a budget'
+    settings.append(Setting('duration', duration, speed))
+    click.echo(f'{settings_table(settings)}\n  all of it is in {config}')
+    cfg.settings = {s.name: f'{s.value}, {s.reason}' for s in settings}
+    cfg.arguments = arguments
+    cfg.dump(config)
+    return _train(config)
+
+
+def parse_time(text: str) -> float:
+    """Seconds of a duration.
+
+    Args:
+        text: Such as ``'90s'``, ``'30m'``, ``'1h30m'`` or ``'2d'``.
+
+    Returns:
+        The seconds.
+
+    Raises:
+        ValueError: If it is not a duration.
+    """
+    parts = re.findall(r'(\d+(?:\.\d+)?)([dhms])', text)
+    if not parts or ''.join(number + unit for number, unit in parts) != text:
+        raise ValueError(f'time={text!r} is no duration: pass one such as 45s, 30m, 1h30m or 2d')
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in the largest unit of which there are two."""
+    unit = next((unit for unit, length in _UNITS.items() if seconds >= 2 * length), 's')
+    return f'{seconds / _UNITS[unit]:.3g} {unit}'
+
+
+def _plain(value):
+    """A value that a config can hold."""
+    if isinstance(value, Path):
+        return str(value)
+    return [str(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def _check_unchanged(config: Path, arguments: dict) -> None:
+    """Compare what is passed on resuming with what the run was started with."""
+    started = Config.fromfile(config).get('arguments', {})
+    for name, parameter in inspect.signature(pretrain).parameters.items():
+        value = arguments.get(name)
+        if value not in (None, [], {}, parameter.default) and value != started.get(name):
+            raise ValueError(
+                f'{name}={value!r} differs from {started.get(name)!r}, with which the run in '
+                f'{config.parent} was started: leave it out, or start anew with another --out'
+            )
+
+
+def _scan(
+    out: Path,
+    images: Sequence[str | Path],
+    labels: str | Path | None,
+    image_root: str | Path | None,
+    min_edge: int,
+) -> Scan:
+    """Scan the images and write what was found into the run's folder."""
+    paths = list_images(images, image_root)
+    label_of = dict(zip(paths, read_labels(labels, paths, image_root) or ()))
+    click.echo(f'{len(paths):,} images found')
+    scan = scan_images(paths, min_edge)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / 'images.txt').write_text(''.join(f'{path}\n' for path in scan.accepted))
+    _write_csv(out / 'left_out.csv', ('path', 'reason'), scan.left_out)
+    if label_of:
+        rows = [(path, label_of[path]) for path in scan.accepted]
+        _write_csv(out / 'labels.csv', ('path', 'label'), rows)
+    left_out = f'{len(scan.left_out):,} left out, see {out / "left_out.csv"}'
+    click.echo(f'{len(scan.accepted):,} are usable, {left_out}')
+    return scan
+
+
+def _write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
+    with open(path, 'w', newline='') as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def _init_cfg(backbone: dict, init: str | Path, path: Path) -> dict:
+    """Write the initial weights into the run's folder, which then needs no other file."""
+    network = MODELS.build(backbone)
+    initialize_backbone(network, init)
+    torch.save(dict(state_dict=network.state_dict(), meta=dict(source=str(init))), path)
+    return dict(type='Pretrained', checkpoint=str(path))
+
+
+def _train(config: Path) -> Path:
+    """Run a config to its end, from its latest checkpoint if there is one."""
+    runner = build_runner(Config.fromfile(config))
+    check_pretrained(runner.model)
+    runner.train()
+    return Path(find_latest_checkpoint(config.parent))

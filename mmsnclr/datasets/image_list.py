@@ -1,0 +1,58 @@
+"""Images listed in a text file."""
+
+import csv
+from pathlib import Path
+
+from mmpretrain.datasets import BaseDataset
+from mmpretrain.registry import DATASETS
+
+
+@DATASETS.register_module()
+class ImageList(BaseDataset):
+    """Images whose paths stand in a text file, one on each line.
+
+    Args:
+        ann_file: The text file.
+        labels: A csv file with the columns ``path`` and ``label``, for
+            evaluation: purity and the like. It has a row for every image.
+        **kwargs: Further arguments of mmpretrain's ``BaseDataset``; relative paths
+            are meant from ``data_root``.
+
+    Raises:
+        FileNotFoundError: If images are missing.
+        ValueError: If an image has no label.
+    """
+
+    def __init__(self, ann_file: str, labels: str | None = None, **kwargs) -> None:
+        self.labels = labels
+        super().__init__(ann_file=ann_file, **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """Read the paths and, where given, the labels.
+
+        Returns:
+            ``img_path`` and, where there are labels, ``gt_label`` of each image.
+        """
+        names = Path(self.ann_file).read_text().splitlines()
+        images = [dict(img_path=str(Path(self.data_root or '', name))) for name in names]
+        missing = [image['img_path'] for image in images if not Path(image['img_path']).is_file()]
+        if missing:
+            raise FileNotFoundError(
+                f'{len(missing)} of the {len(images)} images in {self.ann_file} are missing, the '
+                f'first {missing[0]!r}'
+            )
+        if self.labels is not None:
+            with open(self.labels, newline='') as file:
+                labels = {row['path']: row['label'] for row in csv.DictReader(file)}
+            unlabelled = [name for name in names if name not in labels]
+            if unlabelled:
+                raise ValueError(
+                    f'{self.labels} has no label for {len(unlabelled)} of the {len(names)} images, '
+                    f'such as {unlabelled[0]!r}'
+                )
+            classes = sorted({labels[name] for name in names})
+            self._metainfo['classes'] = tuple(classes)
+            index = {name: number for number, name in enumerate(classes)}
+            for image, name in zip(images, names):
+                image['gt_label'] = index[labels[name]]
+        return images

@@ -1,0 +1,86 @@
+"""Finds the images that cannot be used before training does."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from io import BytesIO
+from itertools import chain
+from pathlib import Path
+
+import click
+from PIL import Image
+
+from .loading import to_rgb
+
+# Images that are handed to the threads at once; bounds the memory of what waits.
+_CHUNK = 1024
+
+
+@dataclass
+class Scan:
+    """What a scan of images found.
+
+    Attributes:
+        accepted: The usable images, in the order in which they were given.
+        left_out: The others, each with its reason.
+        edges: Shorter edge of each accepted image, in pixels.
+    """
+
+    accepted: list[Path] = field(default_factory=list)
+    left_out: list[tuple[Path, str]] = field(default_factory=list)
+    edges: list[int] = field(default_factory=list)
+
+
+def scan_images(paths: Sequence[Path], min_edge: int = 32, workers: int | None = None) -> Scan:
+    """Read every image once and leave out those that cannot be used.
+
+    Unreadable, truncated and tiny ones are left out, and all but the first of
+    those whose files are equal.
+
+    Args:
+        paths: Image files.
+        min_edge: Shorter edge below which an image is tiny, in pixels.
+        workers: Number of threads; by default one for each core.
+
+    Returns:
+        The usable images and the others.
+    """
+    scan, first = Scan(), {}
+    workers = workers or len(os.sched_getaffinity(0))
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        click.progressbar(length=len(paths), label='Scanning', show_pos=True) as progress,
+    ):
+        chunks = (paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK))
+        examined = chain.from_iterable(pool.map(_examine, chunk) for chunk in chunks)
+        for path, (digest, edge, problem) in zip(paths, examined):
+            progress.update(1)
+            if not problem and edge < min_edge:
+                problem = f'tiny: its shorter edge is {edge} pixels, less than {min_edge}'
+            if not problem and digest in first:
+                problem = f'duplicate of {first[digest]}'
+            if problem:
+                scan.left_out.append((path, problem))
+            else:
+                first[digest] = path
+                scan.accepted.append(path)
+                scan.edges.append(edge)
+    return scan
+
+
+def _examine(path: Path) -> tuple[bytes, int, str]:
+    """Digest and shorter edge of an image file, and what is wrong with it."""
+    try:
+        data = path.read_bytes()
+        with Image.open(BytesIO(data)) as image:
+            edge = min(image.size)
+            # A JPEG file is then read to its end, but decoded at an eighth of its size.
+            image.draft('RGB', (1, 1))
+            to_rgb(image)
+    # Pillow's decoders raise whatever a damaged file leads them into.
+    except Exception as error:
+        cut = 'truncated' in str(error)
+        return b'', 0, f'{"truncated" if cut else "unreadable"}: {error}'
+    return blake2b(data, digest_size=16).digest(), edge, ''

@@ -1,0 +1,92 @@
+"""A backbone's initial weights, from a checkpoint in any of the known namings."""
+
+import re
+from pathlib import Path
+
+import torch
+from mmpretrain.models.backbones import VisionTransformer
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from ..engine.checkpoint import load_checkpoint
+from .backbone_export import NAMINGS, _rename
+
+
+def initialize_backbone(backbone: nn.Module, path: str | Path) -> None:
+    """Fill a backbone from a checkpoint of torchvision, timm, mmpretrain or mmsnclr.
+
+    Naming and prefix are found by trying; positions of another image size are
+    resampled.
+
+    Args:
+        backbone: Its weights are overwritten.
+        path: The checkpoint.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint.
+        ValueError: If it fills fewer than all weights of the backbone, or its
+            attention has another number of heads.
+    """
+    checkpoint = load_checkpoint(str(path))
+    _check_heads(backbone, checkpoint, path)
+    stored = next(
+        (
+            checkpoint[key]
+            for key in ('state_dict', 'model')
+            if isinstance(checkpoint.get(key), dict)
+        ),
+        checkpoint,
+    )
+    stored = {key: value for key, value in stored.items() if isinstance(value, Tensor)}
+    wanted = backbone.state_dict()
+    best, prefix_of_best = {}, ''
+    for naming in NAMINGS:
+        ours = naming == 'mmpretrain'
+        names = {key: key if ours else _rename(key, backbone, naming) for key in wanted}
+        first = next(iter(names.values()))
+        for prefix in [key.removesuffix(first) for key in stored if key.endswith(first)]:
+            filled = {k: stored[prefix + n] for k, n in names.items() if prefix + n in stored}
+            filled = {k: _fit(k, v, wanted[k], backbone) for k, v in filled.items()}
+            filled = {k: v for k, v in filled.items() if v.shape == wanted[k].shape}
+            if len(filled) > len(best):
+                best, prefix_of_best = filled, prefix
+    # Counters, which are integers, may be missing: old checkpoints have none.
+    missing = [key for key in wanted if key not in best and wanted[key].is_floating_point()]
+    if missing:
+        raise ValueError(
+            f'init={str(path)!r} fills {len(best)} of the {len(wanted)} weights of the backbone, '
+            f'under prefix {prefix_of_best!r}; missing, or of another shape: '
+            f'{", ".join(missing[:3])}. Pass a checkpoint of the same architecture'
+        )
+    backbone.load_state_dict(best, strict=False)
+
+
+def _fit(key: str, value: Tensor, wanted: Tensor, backbone: nn.Module) -> Tensor:
+    """Resample position embeddings to the backbone's grid."""
+    if not key.endswith('pos_embed') or value.shape == wanted.shape or value.ndim != 3:
+        return value
+    extra = getattr(getattr(backbone, 'timm_model', None), 'num_prefix_tokens', 1)
+    edge, old = ((tokens.shape[1] - extra) ** 0.5 for tokens in (wanted, value))
+    if edge % 1 or old % 1:
+        return value
+    with torch.no_grad():
+        return resample_abs_pos_embed(value, [int(edge)] * 2, num_prefix_tokens=extra)
+
+
+def _check_heads(backbone: nn.Module, checkpoint: dict, path: str | Path) -> None:
+    """Compare the number of heads, which no weight's shape tells."""
+    text = (checkpoint.get('meta') or {}).get('cfg')
+    if not isinstance(backbone, VisionTransformer) or not isinstance(text, str):
+        return
+    arch = re.search(r"\barch='([\w-]+)'", text)
+    heads = re.search(r'\bnum_heads=(\d+)', text)
+    # MoCoV3ViT adds its own architecture to these only when it is built.
+    known = {'mocov3-small': dict(num_heads=12)} | VisionTransformer.arch_zoo
+    theirs = int(heads[1]) if heads else known.get(arch and arch[1], {}).get('num_heads')
+    ours = backbone.arch_settings['num_heads']
+    if theirs not in (None, ours):
+        raise ValueError(
+            f'init={str(path)!r} is a ViT with {theirs} heads, the backbone has {ours}: its '
+            'weights would fit and compute something else. Give model.backbone.arch as the '
+            'checkpoint has it'
+        )

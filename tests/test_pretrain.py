@@ -1,0 +1,413 @@
+"""`mmsnclr pretrain`: from a folder of images to a backbone."""
+
+import copy
+import csv
+import json
+import os
+import pickle
+import re
+import shutil
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from click.testing import CliRunner
+from helpers import ROOT, run_tool
+from mmengine.config import Config
+from mmpretrain.registry import DATASETS, MODELS
+from PIL import Image
+
+from mmsnclr.api.pretrain import parse_time, pretrain
+from mmsnclr.cli import main
+from mmsnclr.datasets.scan import scan_images
+from mmsnclr.engine import ViewSeedHook
+from mmsnclr.utils.backbone_init import initialize_backbone
+from mmsnclr.utils.images import list_images
+from mmsnclr.utils.recipe import fit_to_epochs, fit_to_images, load_recipe
+
+SMALL = {
+    'model.backbone.stem_channels': 16,
+    'model.backbone.base_channels': 16,
+    'model.neck.in_channels': 128,
+    'model.neck.hid_channels': 32,
+    'model.head.predictor.hid_channels': 32,
+    'default_hooks.checkpoint.interval': 1,
+    'default_hooks.logger.interval': 1,
+}
+OPTIONS = [f'--cfg-options={key}={value}' for key, value in SMALL.items()]
+
+
+def command(*arguments):
+    return CliRunner().invoke(main, ['pretrain', *map(str, arguments)])
+
+
+def run(images, out, **settings):
+    settings = dict(backbone='r18', epochs=2, batch=32, workers=0, cfg_options=SMALL) | settings
+    return pretrain([images], out, **settings)
+
+
+def log(out):
+    (path,) = Path(out).glob('*/vis_data/scalars.json')
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def weights(checkpoint):
+    return torch.load(checkpoint, weights_only=False)['state_dict']
+
+
+@pytest.fixture(scope='module')
+def given(digits):
+    """A command line without --out."""
+    settings = ['--backbone', 'r18', '--epochs', 2, '--batch', 16, '--workers', 0, *OPTIONS]
+    return [digits / 'labelled' / 'train', '--labels', 'folders', *settings]
+
+
+@pytest.fixture(scope='module')
+def finished(given, tmp_path_factory):
+    """A run by the command line, and what it printed."""
+    out = tmp_path_factory.mktemp('finished') / 'run'
+    result = command(*given, '--out', out)
+    assert result.exit_code == 0, result.output
+    return out, result.output
+
+
+def test_a_folder_becomes_a_backbone_and_the_next_verbs_are_named(finished):
+    out, printed = finished
+    assert (out / 'epoch_2.pth').is_file()
+    for verb in ('report', 'neighbors', 'detect'):
+        assert f'mmsnclr {verb}' in printed
+    assert f'The backbone is in {out / "epoch_2.pth"}' in printed
+
+
+def test_the_settings_are_printed_with_their_reasons_and_written(finished):
+    out, printed = finished
+    cfg = Config.fromfile(out / 'config.py')
+    assert cfg.model.queue.length == 60 and cfg.model.head.neighbors == 2
+    assert 'set length' in printed and 'all of them up to 2,048' in printed
+    assert re.search(r'epochs +2  as you chose', printed)
+    assert cfg.train_cfg.max_epochs == 2
+    assert cfg.train_dataloader.dataset.pipeline[0].views[0].size == 64  # as the pictures
+
+
+@pytest.mark.slow
+def test_the_training_tool_repeats_the_run(finished, tmp_path):
+    out, _ = finished
+    result = run_tool('tools/train.py', str(out / 'config.py'), '--work-dir', str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    losses = [[line['loss'] for line in log(folder)] for folder in (out, tmp_path)]
+    assert len(losses[0]) == 6 and losses[0] == losses[1]
+
+
+def test_an_existing_run_is_not_touched_without_being_asked_to(digits, finished):
+    out, _ = finished
+    before = (out / 'config.py').read_bytes()
+    result = command(digits / 'unlabelled', '--out', out)
+    assert result.exit_code == 1
+    assert 'pass --resume to continue it, or another --out' in result.output
+    assert (out / 'config.py').read_bytes() == before
+
+
+def test_other_settings_on_resuming_are_refused(finished):
+    out, _ = finished
+    result = command('--out', out, '--resume', '--epochs', 5)
+    assert result.exit_code == 1
+    assert 'epochs=5 differs from 2, with which the run' in result.output
+
+
+def test_an_interrupted_run_is_continued_exactly(given, finished, tmp_path, monkeypatch):
+    def interrupt(hook, runner):
+        if runner.epoch == 1:
+            raise KeyboardInterrupt
+        before_train_epoch(hook, runner)
+
+    before_train_epoch, out = ViewSeedHook.before_train_epoch, tmp_path / 'run'
+    with monkeypatch.context() as patch:
+        patch.setattr(ViewSeedHook, 'before_train_epoch', interrupt)
+        result = command(*given, '--out', out)
+    assert result.exit_code == 1
+    assert f'continue with: mmsnclr pretrain --out {out} --resume' in result.output
+    assert (out / 'epoch_1.pth').is_file()
+    # Neither the images nor the settings have to be given again, and nothing is scanned.
+    result = command('--out', out, '--resume')
+    assert result.exit_code == 0 and 'Scanning' not in result.output
+    expected, actual = weights(finished[0] / 'epoch_2.pth'), weights(out / 'epoch_2.pth')
+    assert all(torch.equal(expected[key], actual[key]) for key in expected)
+
+
+def test_without_a_run_to_resume_images_are_needed(tmp_path):
+    result = command('--out', tmp_path / 'none', '--resume')
+    assert result.exit_code == 1 and 'there is no run to continue' in result.output
+
+
+def test_a_time_budget_chooses_the_epochs(digits, tmp_path):
+    run(digits / 'unlabelled', tmp_path / 'run', epochs=None, time='6s')
+    cfg = Config.fromfile(tmp_path / 'run' / 'config.py')
+    assert cfg.train_cfg.max_epochs >= 1 and 'what fits into 6s' in cfg.settings.epochs
+    spent = sum(line['time'] for line in log(tmp_path / 'run'))
+    assert spent < 12  # the machine may be busier than when it was measured
+    with pytest.raises(ValueError, match=r"time='0.1s' is too short: an epoch takes"):
+        run(digits / 'unlabelled', tmp_path / 'short', epochs=None, time='0.1s')
+
+
+def test_durations_are_read():
+    assert [parse_time(text) for text in ('45s', '30m', '1h30m', '2d')] == [45, 1800, 5400, 172800]
+    with pytest.raises(ValueError, match="time='half an hour' is no duration"):
+        parse_time('half an hour')
+
+
+def test_folder_names_give_the_purity_in_the_log(finished):
+    out, _ = finished
+    assert 0 <= log(out)[-1]['neighbor_purity'] <= 1
+    rows = list(csv.DictReader((out / 'labels.csv').open()))
+    assert len(rows) == 60 and all(Path(r['path']).parent.name == r['label'] for r in rows)
+
+
+def test_a_csv_must_label_every_image(digits, tmp_path):
+    paths = sorted((digits / 'unlabelled').iterdir())
+    rows = [f'{path.name},{number % 2}' for number, path in enumerate(paths)]
+    table, settings = tmp_path / 'labels.csv', dict(image_root=digits / 'unlabelled')
+    table.write_text('\n'.join(['path,label', *rows[1:]]))
+    with pytest.raises(ValueError, match=r'no label for 1 of the 96 images, such as .*00000\.png'):
+        run(digits / 'unlabelled', tmp_path / 'run', labels=table, **settings)
+    table.write_text('\n'.join(['file,class', *rows]))
+    with pytest.raises(ValueError, match="must have the columns 'path' and 'label'"):
+        run(digits / 'unlabelled', tmp_path / 'run', labels=table, **settings)
+
+
+def test_a_csv_labels_a_list_of_images(digits, tmp_path):
+    paths = [str(path) for path in sorted((digits / 'unlabelled').iterdir())[:4]]
+    (tmp_path / 'images.txt').write_text('\n'.join(paths))
+    rows = [f'{path},{name}\n' for path, name in zip(paths, ('dog', 'cat', 'dog', 'ape'))]
+    (tmp_path / 'labels.csv').write_text('path,label\n' + ''.join(rows))
+    config = dict(type='ImageList', ann_file=str(tmp_path / 'images.txt'))
+    dataset = DATASETS.build(dict(config, labels=str(tmp_path / 'labels.csv')))
+    assert dataset.CLASSES == ('ape', 'cat', 'dog')
+    assert [dataset[index]['gt_label'] for index in range(4)] == [2, 1, 2, 0]
+    (tmp_path / 'labels.csv').write_text('path,label\n' + ''.join(rows[:3]))
+    with pytest.raises(ValueError, match='has no label for 1 of the 4 images'):
+        DATASETS.build(dict(config, labels=str(tmp_path / 'labels.csv')))
+    (tmp_path / 'images.txt').write_text('\n'.join([*paths, 'gone.png']))
+    with pytest.raises(FileNotFoundError, match=r"1 of the 5 images .* the first 'gone\.png'"):
+        DATASETS.build(config)
+
+
+@pytest.fixture
+def messy(digits, tmp_path):
+    """A folder with 40 good pictures and some that are not."""
+    folder = tmp_path / 'messy'
+    (folder / 'deeper').mkdir(parents=True)
+    for number in range(40):
+        name = f'{number:05d}.png'
+        shutil.copy(digits / 'unlabelled' / name, folder / 'deeper' / name)
+    picture = np.random.default_rng(0).integers(0, 255, (256, 256, 3), dtype=np.uint8)
+    for name, save in (('cut.jpg', {}), ('cut_progressive.jpg', dict(progressive=True))):
+        stream = BytesIO()
+        Image.fromarray(picture).save(stream, 'JPEG', **save)
+        (folder / name).write_bytes(stream.getvalue()[:-9000])
+    (folder / 'text.png').write_text('no picture')
+    (folder / 'empty.jpg').touch()
+    Image.fromarray(picture[:20, :90]).save(folder / 'tiny.png')
+    shutil.copy(digits / 'unlabelled' / '00007.png', folder / 'copy_of_7.png')
+    (folder / '.hidden.png').write_text('not looked at')
+    (folder / 'notes.txt').write_text('not an image')
+    return folder
+
+
+def test_unusable_images_are_left_out_each_with_its_reason(messy, tmp_path):
+    with pytest.raises(ValueError, match='batch=128 must lie between 2 and the 40 usable images'):
+        run(messy, tmp_path / 'run', batch=128)
+    reasons = {
+        Path(row['path']).name: row['reason']
+        for row in csv.DictReader((tmp_path / 'run' / 'left_out.csv').open())
+    }
+    assert reasons.pop('cut.jpg').startswith('truncated')
+    assert reasons.pop('cut_progressive.jpg').startswith('truncated')
+    assert reasons.pop('text.png').startswith('unreadable')
+    assert reasons.pop('empty.jpg').startswith('unreadable')
+    assert reasons.pop('tiny.png') == 'tiny: its shorter edge is 20 pixels, less than 32'
+    assert reasons.pop('00007.png') == f'duplicate of {messy / "copy_of_7.png"}'
+    assert not reasons
+    accepted = (tmp_path / 'run' / 'images.txt').read_text().splitlines()
+    assert len(accepted) == 40 and all(Path(path).is_file() for path in accepted)
+
+
+def test_too_few_images_are_refused_with_numbers(messy, tmp_path):
+    for path in sorted((messy / 'deeper').iterdir())[:30]:
+        path.unlink()
+    with pytest.raises(ValueError, match=r'11 usable images are too few.*pass 32'):
+        run(messy, tmp_path / 'run')
+    assert len((tmp_path / 'run' / 'left_out.csv').read_text().splitlines()) == 1 + 5
+
+
+def test_a_list_may_be_a_text_or_a_coco_file(digits, tmp_path):
+    scenes = digits / 'scenes'
+    assert len(list_images([scenes / 'train.json'], scenes / 'train')) == 8
+    (digits / 'unlabelled' / 'some.txt').write_text('00003.png\n\n00001.png\n')
+    paths = list_images([digits / 'unlabelled' / 'some.txt'])
+    assert [path.name for path in paths] == ['00003.png', '00001.png']
+    (digits / 'unlabelled' / 'some.txt').unlink()
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'message'),
+    [
+        ('list.txt', 'a.png\nb.png\n', r'lists 2 images, of which 2 are missing, .*/a\.png'),
+        ('coco.json', '{"images": [{"file_name": "a.png"}]}', 'lists 1 images.*--image-root'),
+        ('coco.json', '{"annotations": []}', "not in COCO's format"),
+        ('coco.json', 'no json', "not in COCO's format"),
+        ('empty.txt', '', 'no images in'),
+    ],
+)
+def test_mistakes_in_lists_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        list_images([tmp_path / name])
+
+
+def test_folders_that_link_to_themselves_are_searched_once(digits, tmp_path):
+    (tmp_path / 'linked').symlink_to(digits / 'unlabelled')
+    os.symlink(tmp_path, tmp_path / 'loop')
+    assert len(list_images([tmp_path, digits / 'unlabelled'])) == 2 * 96
+    scan = scan_images(list_images([tmp_path, digits / 'unlabelled']))
+    assert len(scan.accepted) == 96
+
+
+def test_at_imagenets_size_the_settings_are_the_recipes():
+    recipe = Config.fromfile(ROOT / 'configs' / 'snclr_r50_1xb256_200e.py')
+    cfg = load_recipe('r50')
+    fit_to_images(cfg, 1_281_167, 400, batch=256)
+    fit_to_epochs(cfg, 1_281_167, step_seconds=0.5)
+    assert cfg.model.queue.length == pytest.approx(recipe.model.queue.length, rel=0.01)
+    assert cfg.model.head.neighbors == recipe.model.head.neighbors
+    assert cfg.model.momentum_coefficient == pytest.approx(recipe.model.momentum_coefficient)
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(recipe.optim_wrapper.optimizer.lr)
+    assert cfg.train_cfg.max_epochs == recipe.train_cfg.max_epochs
+    assert cfg.custom_hooks[0].warmup_epochs == recipe.custom_hooks[0].warmup_epochs
+    for ours, theirs in zip(cfg.param_scheduler, recipe.param_scheduler):
+        assert ours.end == theirs.end
+
+
+@pytest.fixture(scope='module')
+def recipe():
+    return load_recipe('r50')
+
+
+@pytest.mark.parametrize('images', [32, 33, 100, 1000, 5000, 100_000])
+@pytest.mark.parametrize('epochs', [None, 1, 2, 15])
+def test_settings_are_usable_at_every_size(recipe, images, epochs):
+    cfg = copy.deepcopy(recipe)
+    fit_to_images(cfg, images, 300)
+    fit_to_epochs(cfg, images, epochs)
+    length, batch = cfg.model.queue.length, cfg.train_dataloader.batch_size
+    assert cfg.model.head.neighbors < length <= images and 4 * batch <= images
+    max_epochs, m = cfg.train_cfg.max_epochs, cfg.custom_hooks[0].warmup_epochs
+    assert 0 <= m < max_epochs and cfg.param_scheduler[-1].T_max >= 1
+    assert 0.9 < cfg.model.momentum_coefficient < 1
+    steps = images // batch
+    assert 1 <= cfg.default_hooks.logger.interval <= steps
+    assert 1 <= cfg.default_hooks.checkpoint.interval <= max_epochs
+
+
+@pytest.mark.parametrize('name', ['vit_tiny_patch16_224', 'resnet18'])
+def test_a_timm_model_learns_at_the_size_of_the_images(name):
+    cfg = load_recipe(name)
+    fit_to_images(cfg, 100, 64)
+    features = MODELS.build(cfg.model.backbone)(torch.zeros(1, 3, 64, 64))
+    assert features[-1].shape == (1, timm.create_model(name).num_features)
+
+
+def test_a_backbone_that_nobody_knows_is_named(digits, tmp_path):
+    result = command(digits / 'unlabelled', '--out', tmp_path, '--backbone', 'resnet_18')
+    assert result.exit_code == 1
+    assert "backbone='resnet_18' is neither one of r18, r34, r50" in result.output
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.encoder.'])
+@pytest.mark.parametrize('library', ['torchvision', 'timm'])
+def test_a_resnet_of_another_library_becomes_the_initialisation(tmp_path, library, prefix):
+    create = torchvision.models.resnet18 if library == 'torchvision' else timm.create_model
+    source = create(*(['resnet18'] if library == 'timm' else [])).eval()
+    state = {prefix + key: value for key, value in source.state_dict().items()}
+    torch.save(dict(state_dict=state, epoch=3), tmp_path / 'r18.pth')
+    backbone = MODELS.build(dict(type='ResNet', depth=18))
+    initialize_backbone(backbone, tmp_path / 'r18.pth')
+    backbone.eval()
+    source.fc = torch.nn.Identity()
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(backbone(images)[-1].mean((2, 3)), source(images))
+
+
+@pytest.mark.parametrize('library', ['torchvision', 'timm'])
+def test_a_vit_of_another_library_becomes_the_initialisation(tmp_path, library):
+    sizes = dict(num_heads=6, image_size=32, patch_size=16, num_layers=12)
+    if library == 'timm':
+        source = timm.create_model('vit_small_patch16_224', img_size=32, num_classes=0)
+    else:
+        source = torchvision.models.VisionTransformer(hidden_dim=384, mlp_dim=1536, **sizes)
+        source.heads = torch.nn.Identity()
+    torch.save(source.state_dict(), tmp_path / 'vit.pth')
+    cfg = load_recipe('vit-s')
+    fit_to_images(cfg, 100, 32)
+    backbone = MODELS.build(cfg.model.backbone)
+    initialize_backbone(backbone, tmp_path / 'vit.pth')
+    images = torch.randn(2, 3, 32, 32)
+    backbone.eval(), source.eval()
+    torch.testing.assert_close(backbone(images)[-1], source(images), rtol=1e-4, atol=1e-4)
+
+
+def test_positions_of_another_size_are_resampled(tmp_path):
+    source = timm.create_model('vit_tiny_patch16_224', img_size=64)
+    torch.save(source.state_dict(), tmp_path / 'vit.pth')
+    cfg = dict(type='TIMMRepresentation', model_name='vit_tiny_patch16_224', img_size=32)
+    backbone = MODELS.build(cfg)
+    initialize_backbone(backbone, tmp_path / 'vit.pth')
+    expected = timm.layers.resample_abs_pos_embed(source.pos_embed, [2, 2])
+    torch.testing.assert_close(backbone.timm_model.pos_embed, expected)
+
+
+def test_an_earlier_run_becomes_the_initialisation(finished, digits, tmp_path):
+    checkpoint = finished[0] / 'epoch_2.pth'
+    run(digits / 'unlabelled', tmp_path / 'run', init=checkpoint, epochs=1)
+    stored = weights(checkpoint)
+    for key, value in weights(tmp_path / 'run' / 'init.pth').items():
+        assert torch.equal(value, stored[f'backbone.{key}'])
+    cfg = Config.fromfile(tmp_path / 'run' / 'config.py')
+    assert 'a tenth of the recipe for a trained backbone' in cfg.settings['learning rate']
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / 'r18.pth')
+    backbone = MODELS.build(dict(type='ResNet', depth=50))
+    message = r'fills \d+ of the \d+ weights .*layer1\.0\.conv1\.weight.*same architecture'
+    with pytest.raises(ValueError, match=message):
+        initialize_backbone(backbone, tmp_path / 'r18.pth')
+
+
+def test_a_vit_with_other_heads_is_refused(tmp_path):
+    backbone = MODELS.build(load_recipe('vit-s').model.backbone)
+    released = Config.fromfile(ROOT / 'configs' / 'snclr_vit-s_300e_released.py')
+    checkpoint = dict(state_dict=backbone.state_dict(), meta=dict(cfg=released.pretty_text))
+    torch.save(checkpoint, tmp_path / 'released.pth')
+    with pytest.raises(ValueError, match='a ViT with 12 heads, the backbone has 6'):
+        initialize_backbone(backbone, tmp_path / 'released.pth')
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.mkdir, ('harm',)
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    state = torchvision.models.resnet18().state_dict()
+    for protocol in (dict(), dict(_use_new_zipfile_serialization=False)):
+        torch.save(dict(model=state, args=Harmful()), 'r18.pth', **protocol)
+        initialize_backbone(MODELS.build(dict(type='ResNet', depth=18)), 'r18.pth')
+    (tmp_path / 'no.pth').write_bytes(pickle.dumps(Harmful()))
+    with pytest.raises(ValueError, match=r'no\.pth cannot be read as a checkpoint'):
+        initialize_backbone(MODELS.build(dict(type='ResNet', depth=18)), 'no.pth')
+    assert not (tmp_path / 'harm').exists()
