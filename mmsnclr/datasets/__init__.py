@@ -1,6 +1,7 @@
-"""Data for pretraining."""
+"""Data for pretraining, and the check of data for detection."""
 
+from .coco_check import check_coco
 from .transforms import SeededMultiView
 from .views import AugmentedViews
 
-__all__ = ['AugmentedViews', 'SeededMultiView']
+__all__ = ['AugmentedViews', 'SeededMultiView', 'check_coco']
