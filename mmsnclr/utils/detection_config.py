@@ -15,6 +15,7 @@ _COMMON_SCALE, _COMMON_RATIOS = 8.0, (0.5, 1.0, 2.0)
 _COCO_EPOCHS, _COCO_SHARE = 12, 10_000  # images from which on COCO's 12 epochs suffice
 _LR, _LR_BATCH = 0.02, 16  # mmdet's learning rate for SGD, and the batch that it is for
 _MAX_SIZE = 1333
+_REGIONS, _REGIONS_SIZE = 512, 1000  # mmdet's regions for an image, and about its image size
 
 
 class Backbone(NamedTuple):
@@ -85,8 +86,9 @@ def derive_schedule(
         lr: Learning rate.
 
     Returns:
-        ``size``, ``scale`` and ``ratios`` of the anchors, ``iterations``,
-        ``warmup``, ``batch`` and ``lr``; and the choices to print.
+        ``size``, ``scale`` and ``ratios`` of the anchors, ``regions`` of an
+        image to learn from, ``batch``, ``lr``, ``iterations`` and ``warmup``;
+        and the choices to print.
 
     Raises:
         ValueError: If an option is out of range or nothing is annotated.
@@ -95,7 +97,7 @@ def derive_schedule(
     images = {image['id']: image for image in content['images'] if image['id'] in with_objects}
     if not images:
         raise ValueError('no image of the training set has an annotation')
-    limits = (('size', size, 32), ('iterations', iterations, 1), ('batch', batch, 2))
+    limits = (('size', size, 32), ('iterations', iterations, 2), ('batch', batch, 2))
     for name, value, lowest in limits:
         if value is not None and value < lowest:
             raise ValueError(f'{name}={value} must be at least {lowest}')
@@ -125,19 +127,26 @@ def derive_schedule(
             f"mmdet's (8; 0.5, 1, 2) by {common:.2f}",
         )
     )
+    # A power of 2, so that images of a similar size have the same.
+    regions = 2 ** round(math.log2(_REGIONS * (size / _REGIONS_SIZE) ** 2))
+    regions = min(max(regions, 64), _REGIONS)
+    reason = (
+        f"of each image to learn from: mmdet's {_REGIONS} at {_REGIONS_SIZE} pixels, by the area"
+    )
+    choices.append(Choice('regions', str(regions), reason))
     if epochs is None:
         epochs = _COCO_EPOCHS * max(1.0, math.sqrt(_COCO_SHARE / count))
         why = f'{epochs:.0f} epochs of {count} annotated images; COCO has 12, a set of fewer than '
         why += f'{_COCO_SHARE:,} images has more, by the square root'
     else:
         why = f'{epochs:g} epochs of {count} annotated images, as asked for'
-    iterations = choose('iterations', iterations, max(1, math.ceil(epochs * count / batch)), why)
+    iterations = choose('iterations', iterations, max(2, math.ceil(epochs * count / batch)), why)
     choices.append(Choice('batch', str(batch), 'images in a step, in all processes together'))
     why = f"mmdet's {_LR} for {_LR_BATCH} images in a step, in proportion"
     lr = choose('lr', lr, _LR * batch / _LR_BATCH, why)
     warmup = min(500, max(1, iterations // 10))
-    settings = dict(size=size, scale=scale, ratios=ratios, iterations=iterations, warmup=warmup)
-    return settings | dict(batch=batch, lr=lr), choices
+    settings = dict(size=size, scale=scale, ratios=ratios, regions=regions, batch=batch, lr=lr)
+    return settings | dict(iterations=iterations, warmup=warmup), choices
 
 
 def _anchors(content: dict, images: dict, size: int) -> tuple[float, list[float], float, float]:
@@ -221,12 +230,16 @@ def detector_config(
     if preprocessing:
         preprocessing['bgr_to_rgb'] = preprocessing.pop('to_rgb')
     anchors = dict(scales=[settings['scale']], ratios=settings['ratios'])
+    count = 4 * settings['regions']
+    proposals = dict(nms_pre=min(count, 1000), max_per_img=min(count, 1000))
     model = dict(
         data_preprocessor=preprocessing,
         backbone=resnet | dict(frozen_stages=-1, norm_eval=False, init_cfg=backbone.init_cfg),
         neck=dict(in_channels=[base * 2**stage for stage in range(4)], out_channels=width),
         rpn_head=dict(in_channels=width, feat_channels=width, anchor_generator=anchors),
         roi_head=roi_head,
+        train_cfg=dict(rpn_proposal=proposals, rcnn=dict(sampler=dict(num=settings['regions']))),
+        test_cfg=dict(rpn=proposals),
     )
     if backbone.init_cfg is not None:
         model['backbone']['init_cfg'] = dict(_delete_=True, **backbone.init_cfg)
@@ -309,7 +322,7 @@ def detector_config(
                 dict(
                     type='CosineAnnealingLR',
                     by_epoch=False,
-                    T_max=max(1, iterations - warmup),
+                    T_max=iterations - warmup,
                     begin=warmup,
                     end=iterations,
                 ),

@@ -1,5 +1,6 @@
 """Objects drawn into pictures: found ones, and beside them the true ones."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -43,14 +44,16 @@ def draw_detections(
     if truth is not None:
         sample.gt_instances = _instances(truth, classes, pixels.shape[:2])
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    visualizer.add_datasample(
-        'image',
-        pixels,
-        sample,
-        draw_gt=truth is not None,
-        pred_score_thr=-1,  # the detections are chosen already
-        out_file=str(path),
-    )
+    with warnings.catch_warnings():  # of boxes that reach the edge
+        warnings.filterwarnings('ignore', message='.*out of bounds')
+        visualizer.add_datasample(
+            'image',
+            pixels,
+            sample,
+            draw_gt=truth is not None,
+            pred_score_thr=-1,  # the detections are chosen already
+            out_file=str(path),
+        )
     return Path(path)
 
 
