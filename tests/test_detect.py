@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner
 from helpers import run_tool, small_model
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 from PIL import Image
 
@@ -17,8 +18,10 @@ from mmsnclr.api.detect import detect
 from mmsnclr.api.predict import predict
 from mmsnclr.cli import main
 from mmsnclr.datasets.coco_check import check_coco, split_coco
+from mmsnclr.engine import check_pretrained
 from mmsnclr.evaluation.coco import evaluate_coco
-from mmsnclr.utils.detection_config import derive_schedule
+from mmsnclr.utils.backbone_export import read_backbone
+from mmsnclr.utils.detection_config import derive_schedule, detector_backbone
 
 RESNET = dict(type='ResNet', depth=18, stem_channels=16, base_channels=16)
 QUICK = dict(size=64, iterations=2, batch=2, workers=0)
@@ -330,6 +333,28 @@ def test_backbones_and_settings_at_fault_are_named(scenes, tmp_path):
         detect(*source, good, tmp_path / 'out', **options)
 
 
+@torch.no_grad()
+def test_a_resnet_of_timm_suits_a_detector_too(tmp_path):
+    from mmdet.registry import MODELS as MMDET_MODELS
+
+    model = small_model()
+    model.backbone = dict(type='TIMMRepresentation', model_name='resnet18')
+    model.neck.in_channels = 512
+    theirs = MODELS.build(copy.deepcopy(model))
+    meta = dict(cfg=Config(dict(model=model)).pretty_text)
+    torch.save(dict(state_dict=theirs.state_dict(), meta=meta), tmp_path / 'timm.pth')
+    trained = read_backbone(tmp_path / 'timm.pth')
+    start = detector_backbone(trained.cfg, trained.preprocessing, tmp_path / 'timm.pth')
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        ours = MMDET_MODELS.build(start.config | dict(init_cfg=start.init_cfg))
+        check_pretrained(torch.nn.ModuleDict(dict(backbone=ours)))
+        ours.init_weights()
+    images = torch.randn(2, 3, 64, 64)
+    ours.eval()
+    actual = ours(images)[-1].mean(dim=(2, 3))
+    assert torch.allclose(actual, trained.backbone(images)[-1], atol=1e-5)
+
+
 def test_the_split_is_by_image_and_seeded(content):
     train, val = split_coco(content, 0.25, seed=3)
     ids = [{image['id'] for image in part['images']} for part in (train, val)]
@@ -356,6 +381,7 @@ def test_the_schedule_and_anchors_follow_the_set():
         'anchors',
         'regions',
         'iterations',
+        'backbone',
         'batch',
         'lr',
     ]

@@ -187,6 +187,15 @@ def test_arguments_at_fault_are_named(trained, tmp_path):
             export(tmp_path / 'changed.pth', out, 'timm')
 
 
+@pytest.mark.parametrize('verb', ['export', 'import', 'detect', 'predict'])
+def test_the_help_of_a_verb_fits_a_screen_and_has_an_example(verb):
+    result = CliRunner().invoke(main, [verb, '--help'], prog_name='mmsnclr')
+    lines = result.stdout.splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 80
+    assert any(line.startswith(f'  mmsnclr {verb} ') for line in lines)
+    assert '\\b' not in result.stdout
+
+
 def test_the_verb_prints_one_line(trained, tmp_path):
     checkpoint, _ = trained(TIMM)
     out = tmp_path / 'out.pth'

@@ -103,7 +103,10 @@ def detect(
     """
     out = Path(out).resolve()
     if (out / 'config.py').exists():
-        raise ValueError(f'out={str(out)!r} holds a detector already: choose another folder')
+        raise ValueError(
+            f'out={str(out)!r} holds a detector already: choose another folder, or continue an '
+            f'interrupted training by tools/train.py {out / "config.py"} --resume'
+        )
     if val_images is not None and val_json is None:
         raise ValueError('val_images is given without val_json, the annotations that go with it')
     check_detection_requirements()

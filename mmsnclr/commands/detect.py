@@ -24,14 +24,15 @@ from ..api.detect import detect
 @click.option('--workers', type=int, default=2, show_default=True, help='Loading processes.')
 @click.option('--seed', type=int, default=0, show_default=True)
 def command(**options: Any) -> None:
-    r"""Train Mask R-CNN on a COCO-format set, from a pretrained backbone.
+    """Train Mask R-CNN on a COCO-format set, from a pretrained backbone.
 
     File names in TRAIN_JSON start from the folder IMAGES. Without masks it is
     Faster R-CNN. Mistakes in the json are listed first. DIR/summary.md has the
     result; DIR/config.py trains it again with tools/train.py.
 
     \b
-    mmsnclr detect train.json photos/ --backbone run/epoch_100.pth --out detector/ \
+    mmsnclr detect my.json photos/ --backbone epoch_100.pth --out detector/
+    mmsnclr detect my.json photos/ --backbone epoch_100.pth --out both/ \\
         --val val.json --compare random
-    """
+    """  # noqa: D301  click wants the backspace itself
     detect(**options, say=click.echo)

@@ -12,7 +12,7 @@ from ..api.import_ import import_checkpoint
 @click.option('--heads', type=int, help="Attention heads of a ViT. [default: its origin's]")
 @click.option('--timm-model', metavar='NAME', help='The timm model that the weights are of.')
 def command(checkpoint: str, out: str, heads: int | None, timm_model: str | None) -> None:
-    r"""Read a backbone of another library or code, write a checkpoint to start from.
+    """Read a backbone of another library or code, write a checkpoint to start from.
 
     CHECKPOINT may be of SNCLR's released code, of MoCo v3, or a ResNet or ViT
     of torchvision or timm (.pth or .safetensors); which, its keys tell. Any
@@ -22,6 +22,6 @@ def command(checkpoint: str, out: str, heads: int | None, timm_model: str | None
     \b
     mmsnclr import vit-s-300ep.pth.tar snclr_vit-s.pth
     mmsnclr import model.safetensors convnext.pth --timm-model convnext_tiny
-    """
+    """  # noqa: D301  click wants the backspace itself
     MMLogger.get_instance('import', log_level='WARNING')  # not a line for each timm stage
     click.echo(import_checkpoint(checkpoint, out, heads, timm_model))

@@ -141,7 +141,14 @@ def derive_schedule(
     else:
         why = f'{epochs:g} epochs of {count} annotated images, as asked for'
     iterations = choose('iterations', iterations, max(2, math.ceil(epochs * count / batch)), why)
-    choices.append(Choice('batch', str(batch), 'images in a step, in all processes together'))
+    choices.append(
+        Choice(
+            'backbone',
+            'all of it learns',
+            'so that random weights are trained alike; BN takes the statistics of the batch',
+        )
+    )
+    choices.append(Choice('batch', str(batch), 'images in a step of one process'))
     why = f"mmdet's {_LR} for {_LR_BATCH} images in a step, in proportion"
     lr = choose('lr', lr, _LR * batch / _LR_BATCH, why)
     warmup = min(500, max(1, iterations // 10))
