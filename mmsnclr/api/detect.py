@@ -26,7 +26,7 @@ from ..visualization.detections import draw_detections
 
 _VAL_SHARE = 0.2
 _SHOWN_MISTAKES = 20
-_PICTURES = 12
+_PICTURES, _THRESHOLD = 12, 0.3
 _KINDS = dict(bbox='box', segm='mask')
 
 
@@ -154,10 +154,10 @@ def detect(
             for kind in (('bbox', 'segm') if masks else ('bbox',))
         }
     plot_precision_recall(results, out / 'precision_recall.png')
-    pictures = _draw(sets[1], val_images, out, masks)
+    drawn = _draw(sets[1], val_images, out, masks)
     summary = out / 'summary.md'
     given = dict(pretrained=backbone, compared=compare)
-    summary.write_text(_summary(results, choices, checkpoints, given, sets, pictures, out))
+    summary.write_text(_summary(results, choices, checkpoints, given, sets, drawn, out))
     say(f'\n{_table(results)}\nAll of it: {summary}')
     return Detection(checkpoints['pretrained'], results, summary)
 
@@ -231,21 +231,26 @@ def _train(config: Path) -> None:
         runner.train()
 
 
-def _draw(content: dict, images: Path, out: Path, masks: bool) -> list[Path]:
-    """Pictures of some validation images, predictions beside the truth."""
+def _draw(content: dict, images: Path, out: Path, masks: bool) -> tuple[list[Path], float]:
+    """Pictures of some validation images, predictions beside the truth, and the lowest score."""
     file = out / 'training' / f'predictions.{"segm" if masks else "bbox"}.json'
     predictions = json.loads(file.read_text())
+    # A weak detector's few best are shown too.
+    scores = sorted((p['score'] for p in predictions), reverse=True)
+    threshold = min([_THRESHOLD, *scores[: 3 * len(content['images'])]])
     step = max(1, len(content['images']) // _PICTURES)
-    return [
+    pictures = [
         draw_detections(
             images / image['file_name'],
             [p for p in predictions if p['image_id'] == image['id']],
             _names(content),
             out / 'pictures' / f'{number:02d}_{Path(image["file_name"]).stem}.jpg',
             [a for a in content['annotations'] if a['image_id'] == image['id']],
+            threshold,
         )
         for number, image in enumerate(content['images'][::step][:_PICTURES])
     ]
+    return pictures, threshold
 
 
 def _row(*cells: object) -> str:
@@ -286,7 +291,7 @@ def _summary(
     checkpoints: dict[str, Path],
     given: dict,
     sets: list[dict],
-    pictures: list[Path],
+    drawn: tuple[list[Path], float],
     out: Path,
 ) -> str:
     train, val = (f'{len(s["images"])} images, {len(s["annotations"])} annotations' for s in sets)
@@ -303,11 +308,12 @@ def _summary(
             'images more, may be chance.\n'
         )
     )
+    pictures, threshold = drawn
     shown = '\n'.join(f'![{path.stem}]({path.relative_to(out)})' for path in pictures)
     return f"""# {choices[0].value} on {len(sets[0]['categories'])} classes
 
-Trained on {train}; measured on {val}. Average precision in percent, by
-pycocotools on the validation images:
+Trained on {train}; measured on {val}.
+Average precision in percent, by pycocotools:
 
 {_table(results)}{once}
 ![Precision and recall](precision_recall.png)
@@ -326,7 +332,7 @@ pycocotools on the validation images:
 {_class_table(results)}
 ## Pictures
 
-The truth on the left, on the right what was found with a score of 0.3 or more:
+The truth on the left, on the right what was found with a score of {threshold:.2f} or more:
 
 {shown}
 """

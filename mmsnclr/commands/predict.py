@@ -19,7 +19,7 @@ def command(checkpoint: str, images: str, out: str, threshold: float) -> None:
     and pictures/ with boxes and masks drawn.
 
     \b
-    mmsnclr predict detector/training/iter_2000.pth photos/ --out found/ --threshold 0.5
+    mmsnclr predict detector/training/iter_2000.pth photos/ --out found/
     """  # noqa: D301  click wants the backspace itself
     found = predict(checkpoint, images, out, threshold, say=click.echo)
     names = {detection['file_name'] for detection in found}

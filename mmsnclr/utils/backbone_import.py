@@ -47,7 +47,8 @@ def import_backbone(
     of MoCo v3 (the online encoder is taken), a ResNet of torchvision or timm,
     a ViT of either. Nothing is written unless the backbone represents random
     images as the original library's model does. Files are read without
-    running code that they may hold.
+    running code that they may hold. The normalisation of images that is noted
+    is timm's for a named model, else by ImageNet's mean and deviation.
 
     Args:
         checkpoint_path: ``.safetensors``, or what ``torch.save`` wrote.
