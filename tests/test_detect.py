@@ -111,6 +111,7 @@ def test_the_config_says_why_and_differs_in_the_backbone_only(run):
     assert configs[0].model == configs[1].model
     assert configs[0].train_dataloader == configs[1].train_dataloader
     assert configs[0].model.data_preprocessor.mean == [80.0] * 3
+    assert configs[0].train_dataloader.dataset.pipeline[3] == dict(type='RandomFlip', prob=0.5)
     assert configs[0].model.roi_head.mask_head.num_classes == 10
 
 
@@ -184,7 +185,7 @@ def test_the_tool_repeats_the_training_by_the_written_config(run, tmp_path):
 def test_a_detector_learns_the_digits(tmp_path):
     from mmsnclr.datasets.digits import write_digits
 
-    scenes = write_digits(tmp_path, unlabelled=0, labelled=(0, 0), scenes=(120, 20)) / 'scenes'
+    scenes = write_digits(tmp_path, unlabelled=0, labelled=(0, 0), scenes=(200, 40)) / 'scenes'
     detection = detect(
         scenes / 'train.json',
         scenes / 'train',
@@ -194,6 +195,7 @@ def test_a_detector_learns_the_digits(tmp_path):
         val_images=scenes / 'val',
         iterations=300,
         lr=0.02,
+        flip=False,
         workers=0,
     )
     assert detection.results['pretrained']['bbox'].ap50 > 20

@@ -76,6 +76,14 @@ def test_the_twelve_heads_of_the_released_vit_s_stay_twelve(tmp_path):
     again = torch.load(tmp_path / 'again.pth')
     assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in again.items())
 
+    # Learned positions tell nothing, the metadata does.
+    content = torch.load(tmp_path / 'ours.pth')
+    content['state_dict']['backbone.pos_embed'][0, 0] = 1
+    torch.save(content, tmp_path / 'learned.pth')
+    export(tmp_path / 'learned.pth', tmp_path / 'learned.safetensors', 'safetensors')
+    line = import_checkpoint(tmp_path / 'learned.safetensors', tmp_path / 'back.pth')
+    assert 'found timm, VisionTransformer with 12 heads' in line
+
 
 def test_fixed_positions_tell_a_converted_checkpoint_from_one_of_timm(tmp_path):
     weights = timm.create_model('vit_small_patch16_224', num_classes=0).state_dict()

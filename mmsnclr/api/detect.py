@@ -1,20 +1,20 @@
 """Train a detector on a COCO-format set."""
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from mmengine.config import Config
 
-from ..datasets.coco_check import Mistake, check_coco, split_coco, write_mistakes
+from ..datasets.coco_check import Mistake, check_coco, describe_mistakes, split_coco
 from ..engine import build_runner, check_pretrained
 from ..evaluation.coco import CocoAP, evaluate_coco, plot_precision_recall
+from ..evaluation.detection_summary import ap_table, detection_summary
 from ..utils.backbone_export import read_backbone
 from ..utils.console import only_progress
 from ..utils.detection_config import (
+    Backbone,
     Choice,
     derive_schedule,
     detector_backbone,
@@ -25,9 +25,7 @@ from ..utils.requirements import check_detection_requirements
 from ..visualization.detections import draw_detections
 
 _VAL_SHARE = 0.2
-_SHOWN_MISTAKES = 20
 _PICTURES, _THRESHOLD = 12, 0.3
-_KINDS = dict(bbox='box', segm='mask')
 
 
 class Detection(NamedTuple):
@@ -59,6 +57,7 @@ def detect(
     epochs: float | None = None,
     batch: int = 4,
     lr: float | None = None,
+    flip: bool = True,
     skip_bad: bool = False,
     workers: int = 2,
     seed: int = 0,
@@ -88,6 +87,7 @@ def detect(
         epochs: The same in passes over the annotated images.
         batch: Images in a step.
         lr: Learning rate.
+        flip: Whether to mirror training images at random.
         skip_bad: Whether to leave wrong images and annotations out.
         workers: Processes that load images.
         seed: Seed of the split and the training.
@@ -123,7 +123,7 @@ def detect(
         sets += split_coco(sets.pop(), _VAL_SHARE, seed)
         count = len(sets[1]['images'])
         say(f'No --val: {count} of the images were drawn to validate on (seed {seed})')
-    settings, choices = derive_schedule(sets[0], size, iterations, epochs, batch, lr)
+    settings, choices = derive_schedule(sets[0], size, iterations, epochs, batch, lr, flip)
     masks, note = _masks(sets)
     choices.insert(0, note)
     for choice in choices:
@@ -135,13 +135,13 @@ def detect(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content))
         files.append(path)
-    sources = list(zip(files, (images, val_images)))
+    parts = list(zip(files, (images, val_images)))
     results, checkpoints = {}, {}
     for name, start in starts.items():
         folder = out if name == 'pretrained' else out / name
         work_dir = folder / 'training'
         config = detector_config(
-            start, settings, sets[0]['categories'], masks, *sources, work_dir, workers, seed
+            start, settings, sets[0]['categories'], masks, *parts, work_dir, workers, seed
         )
         head = [f'{choices[0].value} from the {name} backbone: python tools/train.py THIS_FILE\n']
         head += [f'{choice.name}: {choice.value} ({choice.reason})' for choice in choices]
@@ -154,15 +154,17 @@ def detect(
             for kind in (('bbox', 'segm') if masks else ('bbox',))
         }
     plot_precision_recall(results, out / 'precision_recall.png')
-    drawn = _draw(sets[1], val_images, out, masks)
+    pictures, threshold = _draw(sets[1], val_images, out, masks)
+    sources = dict(pretrained=str(backbone), random='random weights', compared=str(compare))
     summary = out / 'summary.md'
-    given = dict(pretrained=backbone, compared=compare)
-    summary.write_text(_summary(results, choices, checkpoints, given, sets, drawn, out))
-    say(f'\n{_table(results)}\nAll of it: {summary}')
+    summary.write_text(
+        detection_summary(results, choices, checkpoints, sources, sets, pictures, threshold, out)
+    )
+    say(f'\n{ap_table(results)}\nAll of it: {summary}')
     return Detection(checkpoints['pretrained'], results, summary)
 
 
-def _start(checkpoint: str | Path):
+def _start(checkpoint: str | Path) -> Backbone:
     trained = read_backbone(checkpoint)
     return detector_backbone(trained.cfg, trained.preprocessing, checkpoint)
 
@@ -185,18 +187,8 @@ def _read_sets(
         sets.append(content)
         mistakes += found
     if mistakes:
-        lines = [
-            f'  {m.file}: {m.kind}, '
-            f'{"" if m.annotation is None else f"annotation {m.annotation}, "}{m.image}: {m.detail}'
-            for m in mistakes[:_SHOWN_MISTAKES]
-        ]
-        if len(mistakes) > _SHOWN_MISTAKES:
-            write_mistakes(out / 'mistakes.csv', mistakes)
-            lines.append(f'  ... all {len(mistakes)} are in {out / "mistakes.csv"}')
-        fatal = sum(mistake.fatal for mistake in mistakes)
-        head = f'{len(mistakes)} mistakes in the annotations, {fatal} of which cannot be put right:'
-        text = '\n'.join([head, *lines])
-        if fatal and not skip_bad:
+        text = describe_mistakes(mistakes, out / 'mistakes.csv')
+        if any(mistake.fatal for mistake in mistakes) and not skip_bad:
             raise ValueError(f'{text}\nMend them, or leave these annotations out by --skip-bad')
         say(text)
     if val_json is not None and _names(sets[0]) != _names(sets[1]):
@@ -251,88 +243,3 @@ def _draw(content: dict, images: Path, out: Path, masks: bool) -> tuple[list[Pat
         for number, image in enumerate(content['images'][::step][:_PICTURES])
     ]
     return pictures, threshold
-
-
-def _row(*cells: object) -> str:
-    shown = [f'{c:.1f}' if isinstance(c, float) and not math.isnan(c) else c for c in cells]
-    return f'| {" | ".join("" if isinstance(c, float) else str(c) for c in shown)} |\n'
-
-
-def _table(results: dict[str, dict[str, CocoAP]]) -> str:
-    """Average precision of each run, and the difference."""
-    runs = list(results)
-    difference = ['difference'] if len(runs) > 1 else []
-    table = _row('', *runs, *difference)
-    table += _row('---', *['---:'] * (len(runs) + len(difference)))
-    for kind, name in _KINDS.items():
-        for field in ('ap', 'ap50', 'ap75') if kind in results[runs[0]] else ():
-            values = [getattr(results[run][kind], field) for run in runs]
-            change = [f'{values[0] - values[1]:+.1f}'] if difference else []
-            table += _row(f'{name} {field.upper()}', *values, *change)
-    return table
-
-
-def _class_table(results: dict[str, dict[str, CocoAP]]) -> str:
-    """Average precision of each annotated class."""
-    columns = [(run, kind) for run in results for kind in results[run]]
-    table = _row('class', 'objects', *(f'{_KINDS[kind]} AP, {run}' for run, kind in columns))
-    table += _row('---', '---:', *['---:'] * len(columns))
-    by_class = zip(*(results[run][kind].classes for run, kind in columns))
-    rows = [(c[0].objects, c[0].name, [one.ap for one in c]) for c in by_class]
-    for objects, name, values in sorted(rows, key=lambda row: (-row[0], row[1])):
-        if not np.isnan(values).all():
-            table += _row(name, objects, *values)
-    return table
-
-
-def _summary(
-    results: dict[str, dict[str, CocoAP]],
-    choices: list[Choice],
-    checkpoints: dict[str, Path],
-    given: dict,
-    sets: list[dict],
-    drawn: tuple[list[Path], float],
-    out: Path,
-) -> str:
-    train, val = (f'{len(s["images"])} images, {len(s["annotations"])} annotations' for s in sets)
-    setting = ''.join(_row(*choice) for choice in choices)
-    runs = ''.join(
-        _row(run, given.get(run) or 'random weights', path.relative_to(out))
-        for run, path in checkpoints.items()
-    )
-    once = (
-        ''
-        if len(results) == 1
-        else (
-            '\nEach was trained once, with the same seed: differences of a point or so, on few '
-            'images more, may be chance.\n'
-        )
-    )
-    pictures, threshold = drawn
-    shown = '\n'.join(f'![{path.stem}]({path.relative_to(out)})' for path in pictures)
-    return f"""# {choices[0].value} on {len(sets[0]['categories'])} classes
-
-Trained on {train}; measured on {val}.
-Average precision in percent, by pycocotools:
-
-{_table(results)}{once}
-![Precision and recall](precision_recall.png)
-
-| setting | value | why |
-| --- | --- | --- |
-{setting}
-| backbone | from | detector |
-| --- | --- | --- |
-{runs}
-`mmsnclr predict {checkpoints['pretrained']} IMAGES --out DIR` finds objects in other images;
-`python tools/train.py {out / 'config.py'}` trains again.
-
-## Classes
-
-{_class_table(results)}
-## Pictures
-
-The truth on the left, on the right what was found with a score of {threshold:.2f} or more:
-
-{shown}
-"""

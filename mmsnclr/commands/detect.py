@@ -20,6 +20,7 @@ from ..api.detect import detect
 @click.option('--epochs', type=float, help='The same in passes over the images.')
 @click.option('--batch', type=int, default=4, show_default=True, help='Images in a step.')
 @click.option('--lr', type=float, help='Learning rate. [default: by batch]')
+@click.option('--flip/--no-flip', default=True, help='Mirror images at random; not for text.')
 @click.option('--skip-bad', is_flag=True, help='Leave wrong images and annotations out.')
 @click.option('--workers', type=int, default=2, show_default=True, help='Loading processes.')
 @click.option('--seed', type=int, default=0, show_default=True)

@@ -65,8 +65,11 @@ def check_coco(
     if not Path(images).is_dir():
         raise FileNotFoundError(f'images={str(images)!r} is not a folder')
     checker = _Checker(Path(ann_file).name, Path(images), content)
-    good_images = checker.check_images(track(content['images'], f'Checking {ann_file}', progress))
-    good = checker.check_annotations(content['annotations'])
+    name = Path(ann_file).name
+    listed = track(content['images'], f'Checking the images of {name}', progress)
+    good_images = checker.check_images(listed)
+    annotations = track(content['annotations'], f'Checking the annotations of {name}', progress)
+    good = checker.check_annotations(annotations)
     content = dict(images=good_images, annotations=good, categories=content['categories'])
     return content, checker.mistakes
 
@@ -102,18 +105,28 @@ def split_coco(content: dict, share: float, seed: int) -> tuple[dict, dict]:
     return part(False), part(True)
 
 
-def write_mistakes(path: str | Path, mistakes: Iterable[Mistake]) -> None:
-    """Write mistakes as a csv file.
+def describe_mistakes(mistakes: list[Mistake], path: str | Path, shown: int = 20) -> str:
+    """List mistakes, or the first of many, all of which are then in a csv file.
 
     Args:
-        path: File to write.
         mistakes: What :func:`check_coco` found.
+        path: The csv file.
+        shown: Number of mistakes that are not many yet.
+
+    Returns:
+        Lines for the user.
     """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, 'w', newline='') as file:
-        writer = csv.writer(file)
-        writer.writerow(Mistake._fields)
-        writer.writerows(mistakes)
+    fatal = sum(mistake.fatal for mistake in mistakes)
+    lines = [f'{len(mistakes)} mistakes in the annotations, {fatal} of which cannot be put right:']
+    for file, kind, annotation, image, detail, _ in mistakes[:shown]:
+        place = image if annotation is None else f'annotation {annotation}, {image}'
+        lines.append(f'  {file}: {kind}, {place}: {detail}')
+    if len(mistakes) > shown:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with open(path, 'w', newline='') as file:
+            csv.writer(file).writerows([Mistake._fields, *mistakes])
+        lines.append(f'  ... all {len(mistakes)} are in {path}')
+    return '\n'.join(lines)
 
 
 def _read(ann_file: str | Path) -> dict:
@@ -159,6 +172,8 @@ class _Checker:
         self.folder = os.path.abspath(folder)
         self.category_ids = {category['id'] for category in content['categories']}
         self.listed = {_id(image, 'id') for image in content['images']} - {None}
+        ids = (annotation.get('id') for annotation in content['annotations'])
+        self.highest_id = max((i for i in ids if isinstance(i, int)), default=0)
         self.images: dict[Any, dict] = {}
         self.mistakes: list[Mistake] = []
 
@@ -202,9 +217,8 @@ class _Checker:
     def _name(self, image_id: Any) -> str:
         return self.images[image_id]['file_name']
 
-    def check_annotations(self, annotations: list[dict]) -> list[dict]:
-        good, seen = [], set()
-        unused = max((a['id'] for a in annotations if isinstance(a.get('id'), int)), default=0)
+    def check_annotations(self, annotations: Iterable[dict]) -> list[dict]:
+        good, seen, unused = [], set(), self.highest_id
         for annotation in annotations:
             number = _id(annotation, 'id')
             if number is None:

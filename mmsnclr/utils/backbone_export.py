@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
+from mmpretrain.models.backbones import VisionTransformer
 from torch import Tensor, nn
 
 from .backbone_naming import (
@@ -84,6 +85,8 @@ def export_backbone(checkpoint_path: str | Path, out_path: str | Path, to: str) 
         from safetensors.torch import save_file
 
         meta |= dict(format='pt', **_as_text(trained.preprocessing))
+        if isinstance(trained.backbone, VisionTransformer):  # weights do not tell it
+            meta['num_heads'] = str(trained.backbone.arch_settings['num_heads'])
         save_file({key: value.contiguous() for key, value in weights.items()}, out_path, meta)
         model = call if naming == 'timm' else f'mmpretrain.registry.MODELS.build({call})'
         load = f'safetensors.torch.load_file({str(out_path)!r})'
@@ -127,7 +130,7 @@ def read_backbone(path: str | Path) -> Trained:
         raise ValueError(f"{given} lacks meta['cfg']: pass a checkpoint that training saved")
     full = Config.fromstring(text, file_format='.py')
     cfg = full.model.backbone.to_dict()
-    for key in ('init_cfg', 'pretrained', 'checkpoint_path'):
+    for key in ('_scope_', 'init_cfg', 'pretrained', 'checkpoint_path'):
         cfg.pop(key, None)
     backbone = build_backbone(cfg)
     try:

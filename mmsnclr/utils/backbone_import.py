@@ -4,7 +4,7 @@ import math
 import pickle
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -55,8 +55,9 @@ def import_backbone(
         out_path: File to write. ``init_cfg=dict(type='Pretrained',
             checkpoint=out_path, prefix='backbone.')`` fills a backbone from
             it; ``meta['cfg']`` has the backbone's config.
-        heads: Number of a ViT's attention heads, which no file tells; by
-            default that of its origin and width.
+        heads: Number of a ViT's attention heads, which weights do not tell; by
+            default what a file of :func:`~.backbone_export.export_backbone`
+            notes, else what is usual for its origin and width.
         timm_model: Name of the timm model that the weights are of, for any
             other architecture.
 
@@ -70,7 +71,9 @@ def import_backbone(
     given = f'checkpoint_path={str(checkpoint_path)!r}'
     if Path(out_path).resolve() == Path(checkpoint_path).resolve():
         raise ValueError(f'out_path={str(out_path)!r} would overwrite the original')
-    foreign = _take_apart(_load(checkpoint_path), given)
+    weights, stated_heads = _load(checkpoint_path)
+    heads = heads or stated_heads
+    foreign = _take_apart(weights, given)
     if timm_model is not None:
         found, naming = f'{timm_model} of timm', 'timm'
         cfg = dict(type='TIMMRepresentation', model_name=timm_model)
@@ -100,16 +103,19 @@ def import_backbone(
     )
 
 
-def _load(path: str | Path) -> dict[str, Any]:
+def _load(path: str | Path) -> tuple[dict[str, Tensor], int | None]:
+    """The weights in a file, and the number of heads if its metadata says it."""
     given = f'checkpoint_path={str(path)!r}'
     if not Path(path).is_file():
         raise FileNotFoundError(f'{given} is not a file')
     if Path(path).suffix == '.safetensors':
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors import SafetensorError, safe_open
 
         try:
-            return load_file(path)
+            with safe_open(path, 'pt') as file:
+                heads = (file.metadata() or {}).get('num_heads', '')
+                weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return weights, int(heads) if heads.isdecimal() else None
         except SafetensorError as error:
             raise ValueError(f'{given} is no safetensors file: {error}') from error
     try:
@@ -126,7 +132,7 @@ def _load(path: str | Path) -> dict[str, Any]:
             content = content[name]
     if not isinstance(content, dict) or not any(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f'{given} holds {_describe(content)}, not a state dict')
-    return {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    return {key: value for key, value in content.items() if isinstance(value, Tensor)}, None
 
 
 def _take_apart(weights: dict[str, Tensor], given: str) -> _Foreign:

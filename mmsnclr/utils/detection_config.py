@@ -74,6 +74,7 @@ def derive_schedule(
     epochs: float | None = None,
     batch: int = 4,
     lr: float | None = None,
+    flip: bool = True,
 ) -> tuple[dict[str, Any], list[Choice]]:
     """Size, anchors and schedule for a set.
 
@@ -84,11 +85,12 @@ def derive_schedule(
         epochs: The same in passes over the images.
         batch: Images in a step.
         lr: Learning rate.
+        flip: Whether to mirror images at random.
 
     Returns:
         ``size``, ``scale`` and ``ratios`` of the anchors, ``regions`` of an
-        image to learn from, ``batch``, ``lr``, ``iterations`` and ``warmup``;
-        and the choices to print.
+        image to learn from, ``batch``, ``lr``, ``flip``, ``iterations`` and
+        ``warmup``; and the choices to print.
 
     Raises:
         ValueError: If an option is out of range or nothing is annotated.
@@ -153,7 +155,7 @@ def derive_schedule(
     lr = choose('lr', lr, _LR * batch / _LR_BATCH, why)
     warmup = min(500, max(1, iterations // 10))
     settings = dict(size=size, scale=scale, ratios=ratios, regions=regions, batch=batch, lr=lr)
-    return settings | dict(iterations=iterations, warmup=warmup), choices
+    return settings | dict(flip=flip, iterations=iterations, warmup=warmup), choices
 
 
 def _anchors(content: dict, images: dict, size: int) -> tuple[float, list[float], float, float]:
@@ -258,8 +260,8 @@ def detector_config(
     keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
     augment = [
         dict(type='RandomResize', scale=side, ratio_range=(0.8, 1.25), keep_ratio=True),
-        dict(type='RandomFlip', prob=0.5),
-        dict(type='PackDetInputs', meta_keys=(*keys, 'flip', 'flip_direction')),
+        dict(type='RandomFlip', prob=0.5 if settings['flip'] else 0.0),
+        dict(type='PackDetInputs', meta_keys=keys),
     ]
     resize = [
         dict(type='Resize', scale=side, keep_ratio=True),
