@@ -1,7 +1,8 @@
-"""Data for pretraining."""
+"""Data for pretraining, and the check of data for detection."""
 
+from .coco_check import check_coco
 from .image_list import ImageList
 from .transforms import SeededMultiView
 from .views import AugmentedViews
 
-__all__ = ['AugmentedViews', 'ImageList', 'SeededMultiView']
+__all__ = ['AugmentedViews', 'ImageList', 'SeededMultiView', 'check_coco']

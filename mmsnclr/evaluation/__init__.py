@@ -1,6 +1,13 @@
 """How good a representation is."""
 
+from .coco import evaluate_coco, plot_precision_recall
 from .features import extract_features
 from .knn import evaluate_knn, knn_accuracy
 
-__all__ = ['evaluate_knn', 'extract_features', 'knn_accuracy']
+__all__ = [
+    'evaluate_coco',
+    'evaluate_knn',
+    'extract_features',
+    'knn_accuracy',
+    'plot_precision_recall',
+]

@@ -9,7 +9,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from ..engine.checkpoint import load_checkpoint
-from .backbone_export import NAMINGS, _rename
+from .backbone_naming import rename
 
 
 def initialize_backbone(backbone: nn.Module, path: str | Path) -> None:
@@ -40,9 +40,8 @@ def initialize_backbone(backbone: nn.Module, path: str | Path) -> None:
     stored = {key: value for key, value in stored.items() if isinstance(value, Tensor)}
     wanted = backbone.state_dict()
     best, prefix_of_best = {}, ''
-    for naming in NAMINGS:
-        ours = naming == 'mmpretrain'
-        names = {key: key if ours else _rename(key, backbone, naming) for key in wanted}
+    for naming in ('mmpretrain', 'torchvision', 'timm'):
+        names = {key: rename(key, backbone, naming) for key in wanted}
         first = next(iter(names.values()))
         for prefix in [key.removesuffix(first) for key in stored if key.endswith(first)]:
             filled = {k: stored[prefix + n] for k, n in names.items() if prefix + n in stored}

@@ -7,9 +7,9 @@ import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
-from mmengine.runner import CheckpointLoader
 from mmpretrain.registry import DATASETS, MODELS
 
+from ..engine.checkpoint import load_checkpoint, newest_checkpoint, stored_config
 from ..models import SNCLR
 
 
@@ -27,13 +27,10 @@ def load_run(checkpoint: str | Path) -> tuple[Config, SNCLR]:
         FileNotFoundError: If there is no checkpoint.
         ValueError: If it is not one of such a training.
     """
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(f'no checkpoint at {str(checkpoint)!r}')
-    stored = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu', logger='silent')
-    text = stored.get('meta', {}).get('cfg')
-    if not isinstance(text, str) or 'state_dict' not in stored:
+    stored = load_checkpoint(str(checkpoint))
+    cfg = stored_config(stored)
+    if cfg is None or 'state_dict' not in stored:
         raise ValueError(f'{checkpoint} is no checkpoint of a training: pass one that it saved')
-    cfg = Config.fromstring(text, file_format='.py')
     init_default_scope('mmpretrain')
     settings = cfg.model.to_dict() | dict(pretrained=None, init_cfg=None)
     if not issubclass(MODELS.get(settings['type']) or object, SNCLR):
@@ -66,14 +63,10 @@ def latest_checkpoint(folder: str | Path) -> Path:
     Raises:
         FileNotFoundError: If there is none.
     """
-    folder = Path(folder)
-    note = folder / 'last_checkpoint'
-    if note.is_file() and (path := folder / Path(note.read_text().strip()).name).is_file():
-        return path
-    found = sorted(folder.glob('*.pth'), key=lambda path: path.stat().st_mtime)
-    if not found:
+    path, _ = newest_checkpoint(str(folder))
+    if path is None:
         raise FileNotFoundError(f'no checkpoint in {str(folder)!r}: pass the folder of a run')
-    return found[-1]
+    return Path(path)
 
 
 def read_log(folder: str | Path) -> list[dict[str, float]]:

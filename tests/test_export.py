@@ -1,18 +1,24 @@
 """An exported backbone represents images as the trained one does, or is not written."""
 
 import copy
-import runpy
+import json
 import sys
 
+import mmpretrain
+import onnxruntime
 import pytest
+import safetensors.torch
 import timm
 import torch
 import torchvision
-from helpers import ROOT, small_model
+from click.testing import CliRunner
+from helpers import small_model
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 
-from mmsnclr.utils.backbone_export import export_backbone
+from mmsnclr.api.export import export
+from mmsnclr.cli import main
 
 RESNET = dict(type='mmpretrain.ResNet', depth=18, norm_cfg=dict(type='SyncBN'))
 NARROW = RESNET | dict(stem_channels=16, base_channels=16)
@@ -66,7 +72,7 @@ def test_resnet_represents_images_alike_in_all_three_libraries(trained, tmp_path
     images = torch.randn(2, 3, 64, 64)
     outs = {to: tmp_path / 'new' / f'{to}.pth' for to in ('mmpretrain', 'torchvision', 'timm')}
     for to, out in outs.items():
-        assert str(out) in export_backbone(checkpoint, out, to)
+        assert str(out) in export(checkpoint, out, to)
     plain = dict(type='ResNet', depth=18)
     plain['init_cfg'] = dict(type='Pretrained', checkpoint=str(outs['mmpretrain']))
     theirs = MODELS.build(plain)
@@ -96,7 +102,7 @@ def test_vit_of_any_head_count_loads_as_the_message_says(
     images = torch.randn(2, 3, size, size)
     expected = backbone(images)[-1]
     for to in ('timm', 'torchvision'):
-        line = export_backbone(checkpoint, tmp_path / f'{to}.pth', to)
+        line = export(checkpoint, tmp_path / f'{to}.pth', to)
         assert to == 'torchvision' or call in line
         names = dict(timm=timm, torchvision=torchvision, torch=torch)
         exec(line.partition('load it with ')[2], names)
@@ -112,7 +118,7 @@ def test_vit_of_any_head_count_loads_as_the_message_says(
 @pytest.mark.parametrize('backbone_cfg', [VIT, NARROW])
 def test_any_width_loads_in_mmpretrain_as_the_message_says(trained, tmp_path, backbone_cfg):
     checkpoint, backbone = trained(backbone_cfg)
-    line = export_backbone(checkpoint, tmp_path / 'out.pth', 'mmpretrain')
+    line = export(checkpoint, tmp_path / 'out.pth', 'mmpretrain')
     names = {}
     exec(line.partition('load it with ')[2], names)
     theirs = MODELS.build(names['backbone'])
@@ -128,13 +134,13 @@ def test_any_width_loads_in_mmpretrain_as_the_message_says(trained, tmp_path, ba
 @torch.no_grad()
 def test_a_timm_model_goes_to_timm_only(trained, tmp_path):
     checkpoint, backbone = trained(TIMM)
-    export_backbone(checkpoint, tmp_path / 'out.pth', 'timm')
+    export(checkpoint, tmp_path / 'out.pth', 'timm')
     theirs = load_flat(timm.create_model('test_vit', img_size=32), tmp_path / 'out.pth')
     images = torch.randn(2, 3, 32, 32)
     assert_same(backbone(images)[-1], theirs.forward_features(images)[:, 0])
     for to in ('mmpretrain', 'torchvision'):
         with pytest.raises(ValueError, match="pass to='timm'"):
-            export_backbone(checkpoint, tmp_path / f'{to}.pth', to)
+            export(checkpoint, tmp_path / f'{to}.pth', to)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +162,7 @@ def test_what_the_target_computes_otherwise_is_not_written(
 ):
     checkpoint, _ = trained(backbone_cfg)
     with pytest.raises(ValueError, match=message):
-        export_backbone(checkpoint, tmp_path / 'out.pth', to)
+        export(checkpoint, tmp_path / 'out.pth', to)
     assert not (tmp_path / 'out.pth').exists()
 
 
@@ -164,11 +170,11 @@ def test_arguments_at_fault_are_named(trained, tmp_path):
     good, _ = trained(VIT)
     out = tmp_path / 'out.pth'
     with pytest.raises(ValueError, match="to='keras' must be one of mmpretrain"):
-        export_backbone(good, out, 'keras')
+        export(good, out, 'keras')
     with pytest.raises(FileNotFoundError, match='checkpoint_path='):
-        export_backbone(tmp_path / 'none.pth', out, 'timm')
+        export(tmp_path / 'none.pth', out, 'timm')
     with pytest.raises(ValueError, match='out_path='):
-        export_backbone(good, good, 'timm')
+        export(good, good, 'timm')
     stored = torch.load(good)
     weights = stored['state_dict']
     for changed, message in (
@@ -178,17 +184,99 @@ def test_arguments_at_fault_are_named(trained, tmp_path):
     ):
         torch.save(stored | changed, tmp_path / 'changed.pth')
         with pytest.raises(ValueError, match=f'checkpoint_path=.*{message}'):
-            export_backbone(tmp_path / 'changed.pth', out, 'timm')
+            export(tmp_path / 'changed.pth', out, 'timm')
 
 
-def test_the_tool_prints_one_line(trained, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize('verb', ['export', 'import', 'detect', 'predict'])
+def test_the_help_of_a_verb_fits_a_screen_and_has_an_example(verb):
+    result = CliRunner().invoke(main, [verb, '--help'], prog_name='mmsnclr')
+    lines = result.stdout.splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 80
+    assert any(line.startswith(f'  mmsnclr {verb} ') for line in lines)
+    assert '\\b' not in result.stdout
+
+
+def test_the_verb_prints_one_line(trained, tmp_path):
     checkpoint, _ = trained(TIMM)
     out = tmp_path / 'out.pth'
-    tool = ROOT / 'tools/model_converters/export_backbone.py'
-    monkeypatch.setattr(sys, 'argv', ['export', str(checkpoint), str(out), '--to', 'timm'])
-    capsys.readouterr()
-    runpy.run_path(str(tool), run_name='__main__')
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1
-    assert "timm.create_model('test_vit', img_size=32)" in lines[0]
+    result = CliRunner().invoke(main, ['export', str(checkpoint), str(out), '--to', 'timm'])
+    assert result.exit_code == 0, result.output
+    assert len(result.stdout.splitlines()) == 1
+    assert "timm.create_model('test_vit', img_size=32)" in result.stdout
     assert out.exists()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('backbone_cfg', [RESNET, NARROW, VIT])
+def test_mmdet_loads_the_backbone_as_the_message_says(trained, tmp_path, backbone_cfg):
+    from mmdet.registry import MODELS as MMDET_MODELS
+
+    checkpoint, backbone = trained(backbone_cfg)
+    line = export(checkpoint, tmp_path / 'out.pth', 'mmdet')
+    names = {}
+    exec(line.partition('load it with ')[2], names)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        theirs = MMDET_MODELS.build(names['backbone'])
+        theirs.init_weights()
+    assert type(theirs).__module__.startswith('mmpretrain' if backbone_cfg is VIT else 'mmdet')
+    theirs.eval()
+    images = torch.randn(2, 3, 32, 32)
+    assert_same(backbone(images)[-1], theirs(images)[-1])
+
+
+def test_a_resnet_that_mmdet_does_not_have_is_not_written(trained, tmp_path):
+    checkpoint, _ = trained(RESNET | dict(strides=(1, 2, 2, 1)))
+    with pytest.raises(ValueError, match=r"backbone strides=.*mmdet's ResNet is not given"):
+        export(checkpoint, tmp_path / 'out.pth', 'mmdet')
+    assert not (tmp_path / 'out.pth').exists()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(('backbone_cfg', 'size'), [(NARROW, 224), (VIT, 32)])
+def test_onnxruntime_computes_the_same_at_any_batch_size(trained, tmp_path, backbone_cfg, size):
+    checkpoint, backbone = trained(backbone_cfg)
+    out = tmp_path / 'new' / 'out.onnx'
+    line = export(checkpoint, out, 'onnx')
+    names = dict(onnxruntime=onnxruntime)
+    exec(line.partition('run it with ')[2].partition(';')[0], names)
+    for batch in (1, 3, 8):
+        images = torch.randn(batch, 3, size, size)
+        expected = backbone(images)[-1]
+        expected = expected.mean(dim=(2, 3)) if expected.ndim == 4 else expected
+        (actual,) = names['session'].run(None, {'images': images.numpy()})
+        assert actual.shape == expected.shape and len(actual) == batch
+        difference = (torch.from_numpy(actual) - expected).abs().max()
+        assert difference < 1e-5 * expected.abs().max()
+    stored = names['session'].get_modelmeta().custom_metadata_map
+    assert json.loads(stored['mean']) == [80.0] * 3 and json.loads(stored['to_rgb']) is True
+
+
+def test_packages_that_onnx_lacks_are_named(trained, tmp_path, monkeypatch):
+    checkpoint, _ = trained(TIMM)
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    with pytest.raises(ImportError, match='pip install onnx onnxruntime onnxscript'):
+        export(checkpoint, tmp_path / 'out.onnx', 'onnx')
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ('backbone_cfg', 'naming'), [(RESNET, 'timm'), (TIMM, 'timm'), (NARROW, 'mmpretrain')]
+)
+def test_safetensors_says_its_naming_and_loads_as_the_message_says(
+    trained, tmp_path, backbone_cfg, naming
+):
+    checkpoint, backbone = trained(backbone_cfg)
+    out = tmp_path / 'out.safetensors'
+    line = export(checkpoint, out, 'safetensors')
+    with safetensors.safe_open(out, 'pt') as file:
+        meta = file.metadata()
+    assert meta['naming'] == naming and meta['source'] == 'epoch_1.pth'
+    assert meta['architecture'] in line and json.loads(meta['std']) == [40.0] * 3
+    names = dict(timm=timm, safetensors=safetensors, mmpretrain=mmpretrain)
+    exec(line.partition('load it with ')[2], names)
+    theirs = names['model']
+    theirs.eval()
+    images = torch.randn(2, 3, 32, 32)
+    expected = backbone(images)[-1]
+    actual = theirs(images)[-1] if naming == 'mmpretrain' else theirs.forward_features(images)
+    assert_same(expected, actual[:, 0] if actual.ndim == 3 else actual)

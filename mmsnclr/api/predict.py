@@ -1,0 +1,123 @@
+"""Find objects in images with a trained detector."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from mmcv import imread
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from ..engine.checkpoint import load_checkpoint, stored_config
+from ..utils.console import track
+from ..utils.requirements import check_detection_requirements
+from ..visualization.detections import draw_detections
+
+
+def predict(
+    checkpoint: str | Path,
+    images: str | Path,
+    out: str | Path,
+    threshold: float = 0.3,
+    progress: bool = True,
+    say: Callable[[str], None] = print,
+) -> list[dict]:
+    """Find objects, and write them down and into pictures.
+
+    Args:
+        checkpoint: A detector that :func:`mmsnclr.api.detect.detect` trained.
+        images: An image, or a folder searched recursively.
+        out: Folder that receives ``predictions.json``, in COCO's result format
+            with file names, and ``pictures/``.
+        threshold: Lowest score of what is kept, 0 to 1.
+        progress: Whether to show a progress bar.
+        say: Takes a line for the user.
+
+    Returns:
+        The predictions. ``image_id`` counts the images, sorted by name.
+
+    Raises:
+        FileNotFoundError: If the checkpoint or the images are not there.
+        ImportError: If mmdet or mmcv's operators are missing.
+        ValueError: If the checkpoint is not a detector of ``detect``, the
+            threshold is out of range, or no image can be read.
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f'threshold={threshold} must lie between 0 and 1')
+    paths, root = _list_images(Path(images))
+    check_detection_requirements()
+    model = _load(Path(checkpoint))
+    from mmdet.apis import inference_detector
+
+    meta = model.dataset_meta
+    classes = dict(zip(meta['category_ids'], meta['classes']))
+    predictions, unreadable = [], []
+    for image_id, path in enumerate(track(paths, 'Finding objects', progress)):
+        name = path.relative_to(root)
+        pixels = imread(path)
+        if pixels is None:
+            unreadable.append(str(path))
+            continue
+        found = inference_detector(model, pixels).pred_instances.cpu()
+        found = _as_coco(found[found.scores >= threshold], image_id, name, classes)
+        predictions += found
+        picture = Path(out) / 'pictures' / name.with_name(f'{name.name}.jpg')
+        draw_detections(path, found, classes, picture, threshold=threshold)
+    if len(unreadable) == len(paths):
+        raise ValueError(f'no image of images={str(images)!r} can be read')
+    Path(out).mkdir(parents=True, exist_ok=True)
+    (Path(out) / 'predictions.json').write_text(json.dumps(predictions))
+    if unreadable:
+        count = f'{len(unreadable)} of {len(paths)} images'
+        say(f'{count} cannot be read and were left out: {", ".join(unreadable[:5])}')
+    return predictions
+
+
+def _list_images(images: Path) -> tuple[list[Path], Path]:
+    """Paths of the images, and the folder that their names start from."""
+    if images.is_file():
+        return [images], images.parent
+    if not images.is_dir():
+        raise FileNotFoundError(f'images={str(images)!r} is neither an image nor a folder')
+    paths = sorted(path for path in images.rglob('*') if path.suffix.lower() in IMG_EXTENSIONS)
+    if not paths:
+        raise FileNotFoundError(f'images={str(images)!r} has no image in it')
+    return paths, images
+
+
+def _load(path: Path) -> torch.nn.Module:
+    given = f'checkpoint={str(path)!r}'
+    if not path.is_file():
+        raise FileNotFoundError(f'{given} is not a file: pass a detector that `detect` trained')
+    stored = load_checkpoint(str(path))
+    cfg = stored_config(stored)
+    if cfg is None or 'category_ids' not in stored['meta'].get('dataset_meta', {}):
+        raise ValueError(f'{given} is not a detector that `detect` trained')
+    from mmdet.apis import init_detector
+
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    return init_detector(cfg, str(path), palette='random', device=device)
+
+
+def _as_coco(found, image_id: int, name: Path, classes: dict[int, str]) -> list[dict]:
+    """Mmdet's instances in COCO's result format."""
+    from mmdet.structures.mask import encode_mask_results
+
+    masks = encode_mask_results(found.masks.numpy()) if 'masks' in found else None
+    categories = list(classes)
+    results = []
+    for number, (left, top, right, bottom) in enumerate(found.bboxes.tolist()):
+        category = categories[int(found.labels[number])]
+        result = dict(
+            image_id=image_id,
+            file_name=str(name),
+            category_id=category,
+            category=classes[category],
+            bbox=[left, top, right - left, bottom - top],
+            score=float(found.scores[number]),
+        )
+        if masks is not None:
+            counts = masks[number]['counts'].decode()
+            result['segmentation'] = dict(size=list(masks[number]['size']), counts=counts)
+        results.append(result)
+    return results

@@ -1,0 +1,83 @@
+"""Objects drawn into pictures: found ones, and beside them the true ones."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmcv import imread
+
+
+def draw_detections(
+    image: str | Path,
+    found: list[dict],
+    classes: dict[int, str],
+    path: str | Path,
+    truth: list[dict] | None = None,
+    threshold: float = 0.3,
+) -> Path:
+    """Draw objects with their boxes, masks, classes and scores.
+
+    Args:
+        image: The picture.
+        found: Detections in COCO's result format: ``bbox``, ``category_id``,
+            ``score`` and, for masks, ``segmentation``.
+        classes: Name of each category id.
+        path: Picture to write.
+        truth: Annotations in COCO's format; if given, these are drawn on the
+            left and the detections on the right.
+        threshold: Score from which on a detection is drawn.
+
+    Returns:
+        The picture's path.
+    """
+    from mmdet.structures import DetDataSample
+    from mmdet.visualization import DetLocalVisualizer
+
+    pixels = imread(image, channel_order='rgb')
+    visualizer = DetLocalVisualizer()
+    visualizer.dataset_meta = dict(classes=tuple(classes.values()), palette='random')
+    sample = DetDataSample()
+    found = [detection for detection in found if detection['score'] >= threshold]
+    sample.pred_instances = _instances(found, classes, pixels.shape[:2])
+    sample.pred_instances.scores = torch.tensor([float(d['score']) for d in found])
+    if truth is not None:
+        sample.gt_instances = _instances(truth, classes, pixels.shape[:2])
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():  # of boxes that reach the edge
+        warnings.filterwarnings('ignore', message='.*out of bounds')
+        visualizer.add_datasample(
+            'image',
+            pixels,
+            sample,
+            draw_gt=truth is not None,
+            pred_score_thr=-1,  # the detections are chosen already
+            out_file=str(path),
+        )
+    return Path(path)
+
+
+def _instances(objects: list[dict], classes: dict[int, str], shape: tuple[int, int]):
+    """COCO's objects as mmdet's instances."""
+    from mmengine.structures import InstanceData
+
+    labels = {category: number for number, category in enumerate(classes)}
+    boxes = torch.tensor([o['bbox'] for o in objects], dtype=torch.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    instances = InstanceData(
+        bboxes=boxes, labels=torch.tensor([labels[o['category_id']] for o in objects]).long()
+    )
+    if objects and all(o.get('segmentation') for o in objects):
+        instances.masks = np.stack([_pixels(o['segmentation'], shape) for o in objects])
+    return instances
+
+
+def _pixels(mask: list | dict, shape: tuple[int, int]) -> np.ndarray:
+    """Polygons or run lengths as an array of 0 and 1."""
+    from pycocotools import mask as mask_tools
+
+    if isinstance(mask, list):
+        mask = mask_tools.merge(mask_tools.frPyObjects(mask, *shape))
+    elif isinstance(mask['counts'], list):
+        mask = mask_tools.frPyObjects(mask, *shape)
+    return mask_tools.decode(mask).astype(bool)

@@ -1,0 +1,412 @@
+"""A COCO-format set in, a detector and its measured quality out."""
+
+import copy
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from helpers import run_tool, small_model
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmpretrain.registry import MODELS
+from PIL import Image
+
+from mmsnclr.api.detect import detect
+from mmsnclr.api.predict import predict
+from mmsnclr.cli import main
+from mmsnclr.datasets.coco_check import check_coco, split_coco
+from mmsnclr.engine import check_pretrained
+from mmsnclr.evaluation.coco import evaluate_coco
+from mmsnclr.utils.backbone_export import read_backbone
+from mmsnclr.utils.detection_config import derive_schedule, detector_backbone
+
+RESNET = dict(type='ResNet', depth=18, stem_channels=16, base_channels=16)
+QUICK = dict(size=64, iterations=2, batch=2, workers=0)
+
+
+def pretrained(path, **backbone):
+    """A checkpoint as pretraining saves it."""
+    model = small_model()
+    model.backbone = RESNET | backbone
+    torch.manual_seed(0)
+    weights = MODELS.build(copy.deepcopy(model)).state_dict()
+    meta = dict(cfg=Config(dict(model=model)).pretty_text)
+    torch.save(dict(state_dict=weights, meta=meta), path)
+    return path
+
+
+@pytest.fixture(scope='module')
+def scenes(digits):
+    return digits / 'scenes'
+
+
+@pytest.fixture
+def content(scenes):
+    return json.loads((scenes / 'train.json').read_text())
+
+
+@pytest.fixture(scope='module')
+def run(scenes, tmp_path_factory):
+    """A detector of a few steps, and what was said."""
+    out = tmp_path_factory.mktemp('run')
+    said = []
+    detection = detect(
+        scenes / 'train.json',
+        scenes / 'train',
+        pretrained(out / 'snclr.pth', norm_cfg=dict(type='SyncBN')),
+        out / 'detector',
+        val_json=scenes / 'val.json',
+        val_images=scenes / 'val',
+        compare='random',
+        say=said.append,
+        **QUICK,
+    )
+    return detection, out / 'detector', said
+
+
+def test_both_backbones_are_measured_and_everything_is_written(run):
+    detection, out, said = run
+    summary = detection.summary.read_text()
+    assert '| | pretrained | random | difference |' in summary.replace('|  |', '| |')
+    for kind in ('bbox', 'segm'):
+        by_run = [detection.results[name][kind] for name in ('pretrained', 'random')]
+        assert [len(result.classes) for result in by_run] == [10, 10]
+        assert all(0 <= result.ap <= 100 for result in by_run)
+    assert '![Precision and recall](precision_recall.png)' in summary
+    assert (out / 'precision_recall.png').stat().st_size > 10_000
+    pictures = sorted((out / 'pictures').iterdir())
+    assert len(pictures) == 4 and all(f'pictures/{p.name}' in summary for p in pictures)
+    assert Image.open(pictures[0]).size == (256, 128)  # the truth and, beside it, what was found
+    assert detection.checkpoint.is_file() and (out / 'random/training/iter_2.pth').is_file()
+    text = '\n'.join(said)
+    for reason in (
+        'detector: Mask R-CNN (all',
+        'size: 64 (as asked for)',
+        'anchors: scale',
+        "mmdet's 0.02 for 16 images",
+    ):
+        assert reason in text and reason.partition(':')[0] in summary
+
+
+def test_the_detector_starts_from_the_checkpoint_and_the_other_does_not(run):
+    _, out, _ = run
+    start = torch.load(out.parent / 'snclr.pth')['state_dict']['backbone.conv1.weight']
+    distance = {}
+    for name, folder in (('pretrained', out), ('random', out / 'random')):
+        weights = torch.load(folder / 'training/iter_2.pth', weights_only=False)['state_dict']
+        distance[name] = (weights['backbone.conv1.weight'] - start).abs().mean()
+    assert distance['pretrained'] < 0.1 * distance['random']
+
+
+def test_the_config_says_why_and_differs_in_the_backbone_only(run):
+    _, out, _ = run
+    text = (out / 'config.py').read_text()
+    assert 'anchors: scale' in text.partition('_base_')[0]
+    configs = [Config.fromfile(path / 'config.py') for path in (out, out / 'random')]
+    assert configs[0].model.backbone.pop('init_cfg').prefix == 'backbone.'
+    assert configs[1].model.backbone.pop('init_cfg') is None
+    assert configs[0].model == configs[1].model
+    assert configs[0].train_dataloader == configs[1].train_dataloader
+    assert configs[0].model.data_preprocessor.mean == [80.0] * 3
+    assert configs[0].train_dataloader.dataset.pipeline[3] == dict(type='RandomFlip', prob=0.5)
+    assert configs[0].model.roi_head.mask_head.num_classes == 10
+
+
+def test_predictions_have_file_names_and_are_drawn(run, scenes, tmp_path):
+    detection, *_ = run
+    folder = tmp_path / 'images'
+    (folder / 'sub').mkdir(parents=True)
+    pixels = Image.open(scenes / 'val/00000.png')
+    pixels.save(folder / 'sub/a.png')
+    pixels.resize((90, 60)).save(folder / 'b.jpg')
+    (folder / 'broken.png').write_bytes(b'nothing')
+    said = []
+    found = predict(detection.checkpoint, folder, tmp_path / 'found', threshold=0, say=said.append)
+    assert said == [f'1 of 3 images cannot be read and were left out: {folder / "broken.png"}']
+    assert json.loads((tmp_path / 'found/predictions.json').read_text()) == found
+    assert {(d['image_id'], d['file_name']) for d in found} == {(0, 'b.jpg'), (2, 'sub/a.png')}
+    assert all(d['category'] == '0123456789'[d['category_id'] - 1] for d in found)
+    assert {tuple(d['segmentation']['size']) for d in found} == {(60, 90), (128, 128)}
+    assert Image.open(tmp_path / 'found/pictures/sub/a.png.jpg').size == (128, 128)
+
+    arguments = ['predict', str(detection.checkpoint), str(folder / 'b.jpg'), '--threshold', '1']
+    result = CliRunner().invoke(main, [*arguments, '--out', str(tmp_path / 'none')])
+    assert result.exit_code == 0, result.output
+    assert 'found 0 objects in 0 images' in result.stdout
+    assert json.loads((tmp_path / 'none/predictions.json').read_text()) == []
+
+
+def test_what_cannot_be_predicted_is_named(run, scenes, tmp_path):
+    detection, out, _ = run
+    for arguments, error, message in (
+        ((out.parent / 'snclr.pth', scenes / 'val', tmp_path), ValueError, 'is not a detector'),
+        ((tmp_path / 'none.pth', scenes / 'val', tmp_path), FileNotFoundError, 'none.pth'),
+        ((detection.checkpoint, tmp_path / 'none', tmp_path), FileNotFoundError, 'neither'),
+        ((detection.checkpoint, scenes / 'val', tmp_path, 30), ValueError, 'threshold=30'),
+    ):
+        with pytest.raises(error, match=message):
+            predict(*arguments)
+
+
+def test_without_masks_it_is_faster_rcnn_and_a_drawn_fifth_validates(content, scenes, tmp_path):
+    for annotation in content['annotations']:
+        del annotation['segmentation']
+    (tmp_path / 'boxes.json').write_text(json.dumps(content))
+    arguments = [tmp_path / 'boxes.json', scenes / 'train', '--out', tmp_path / 'out']
+    arguments += ['--backbone', pretrained(tmp_path / 'snclr.pth'), '--size', '64']
+    arguments += ['--iterations', '2', '--batch', '2', '--workers', '0']
+    result = CliRunner().invoke(main, ['detect', *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    assert '2 of the images were drawn to validate on (seed 0)' in result.stdout
+    assert 'detector: Faster R-CNN' in result.stdout and 'Iter(train) [2/2]' in result.stdout
+    config = Config.fromfile(tmp_path / 'out/config.py')
+    assert config.model.type == 'FasterRCNN' and config.val_evaluator.metric == ['bbox']
+    result = CliRunner().invoke(main, ['detect', *map(str, arguments)])
+    assert result.exit_code == 1 and 'holds a detector already' in result.stderr
+
+
+@pytest.mark.slow
+def test_the_tool_repeats_the_training_by_the_written_config(run, tmp_path):
+    _, out, _ = run
+    result = run_tool('tools/train.py', str(out / 'config.py'), '--work-dir', str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    losses = []
+    for folder in (out / 'training', tmp_path):
+        (log,) = folder.glob('*/vis_data/scalars.json')
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        losses.append([line['loss'] for line in lines if 'loss' in line])
+    assert losses[0] == pytest.approx(losses[1]) and len(losses[0]) == 2
+
+
+@pytest.mark.slow
+def test_a_detector_learns_the_digits(tmp_path):
+    from mmsnclr.datasets.digits import write_digits
+
+    scenes = write_digits(tmp_path, unlabelled=0, labelled=(0, 0), scenes=(200, 40)) / 'scenes'
+    detection = detect(
+        scenes / 'train.json',
+        scenes / 'train',
+        pretrained(tmp_path / 'snclr.pth'),
+        tmp_path / 'detector',
+        val_json=scenes / 'val.json',
+        val_images=scenes / 'val',
+        iterations=300,
+        lr=0.02,
+        flip=False,
+        workers=0,
+    )
+    assert detection.results['pretrained']['bbox'].ap50 > 20
+
+
+def test_mistakes_are_found_all_at_once_and_named(content, scenes, tmp_path):
+    images, annotations = content['images'], content['annotations']
+    square = [10.0, 10.0, 20.0, 10.0, 20.0, 20.0, 10.0, 20.0]
+    lengths = dict(size=[128, 128], counts=[100, 28, 128 * 127])
+    Image.new('RGB', (64, 128)).save(tmp_path / 'narrow.png')
+    (tmp_path / 'broken.png').write_bytes(b'nothing')
+    Image.new('RGB', (128, 128)).save(tmp_path / 'good.png')
+    size = dict(width=128, height=128)
+    content['images'] = [
+        dict(id=1, file_name='good.png'),
+        dict(id=2, file_name='missing.png', **size),
+        dict(id=3, file_name='broken.png', **size),
+        dict(id=4, file_name='narrow.png', **size),
+        dict(id=5, file_name='../../etc/passwd', **size),
+        dict(id=6, file_name='/etc/passwd', **size),
+        dict(id=1, file_name='narrow.png', width=64, height=128),
+        dict(id=[7], file_name='other.png', **size),
+    ]
+    wrong = [
+        ('unknown image id', dict(image_id=99)),
+        ('unknown category id', dict(category_id=99)),
+        ('unknown category id', dict(category_id=[1])),
+        ('degenerate box', dict(bbox=[10, 10, 0, 10])),
+        ('degenerate box', dict(bbox=[10, 10, math.nan, 10])),
+        ('degenerate box', dict(bbox=None)),
+        ('box outside the image', dict(bbox=[200, 10, 20, 20])),
+        ('degenerate polygon', dict(segmentation=[[1.0, 1.0, 2.0, 2.0]])),
+        ('degenerate polygon', dict(segmentation=[[1.0, 1.0, 1.0, 1.0, 1.0, 1.0]])),
+        ('bad run lengths', dict(segmentation=dict(size=[64, 64], counts=[4096]))),
+        ('bad run lengths', dict(segmentation=dict(size=[128, 128], counts=[5, 5]))),
+        ('empty mask', dict(segmentation=dict(size=[128, 128], counts=[128 * 128]))),
+    ]
+    put_right = [
+        ('box partly outside the image', dict(bbox=[100, 100, 40, 20])),
+        ('degenerate polygon', dict(segmentation=[square, [1.0, 2.0]])),
+        ('box of less than a pixel', dict(bbox=[10, 10, 0.5, 10])),
+    ]
+    fine = [dict(), dict(segmentation=lengths), dict(bbox=[120, 120, 8.4, 8.0]), dict(image_id=2)]
+    changes = [change for _, change in wrong + put_right] + fine
+    base = dict(annotations[0], image_id=1, bbox=[10, 10, 10, 10], segmentation=[square])
+    content['annotations'] = [base | change | dict(id=i) for i, change in enumerate(changes)]
+    content['annotations'].append(base | dict(id=0))
+    (tmp_path / 'all.json').write_text(json.dumps(content))
+    good, mistakes = check_coco(tmp_path / 'all.json', tmp_path, progress=False)
+
+    of_images = [(m.kind, m.image) for m in mistakes if m.annotation is None]
+    assert of_images == [
+        ('image missing', 'missing.png'),
+        ('image unreadable', 'broken.png'),
+        ('image size', 'narrow.png'),
+        ('image outside the folder', '../../etc/passwd'),
+        ('image outside the folder', '/etc/passwd'),
+        ('duplicate image id', 'narrow.png'),
+        ('incomplete image', 'other.png'),
+    ]
+    found = [(m.kind, m.annotation, m.fatal) for m in mistakes if m.annotation is not None]
+    expected = [(kind, i, i < len(wrong)) for i, (kind, _) in enumerate(wrong + put_right)]
+    assert found == [*expected, ('duplicate annotation id', 0, True)]
+    assert [image['id'] for image in good['images']] == [1]
+    assert (good['images'][0]['width'], good['images'][0]['height']) == (128, 128)
+    by_id = {annotation['id']: annotation for annotation in good['annotations']}
+    assert set(by_id) == {12, 13, 15, 16, 17}
+    assert by_id[12]['bbox'] == [100, 100, 28, 20]
+    assert by_id[13]['segmentation'] == [square]
+    assert by_id[16]['area'] == annotations[0]['area']
+    assert len(images) == 8  # those of the untouched set
+
+
+def test_the_untouched_set_has_no_mistake(scenes):
+    content, mistakes = check_coco(scenes / 'train.json', scenes / 'train', progress=False)
+    assert mistakes == []
+    assert len(content['annotations']) == len(
+        json.loads((scenes / 'train.json').read_text())['annotations']
+    )
+
+
+def test_mistakes_stop_the_training_unless_they_are_left_out(content, scenes, tmp_path):
+    for number in range(len(content['annotations'])):
+        content['annotations'][number]['bbox'] = [500, 500, 10, 10]
+    path, checkpoint = tmp_path / 'bad.json', pretrained(tmp_path / 'snclr.pth')
+    path.write_text(json.dumps(content))
+    arguments = (path, scenes / 'train', checkpoint, tmp_path / 'out')
+    with pytest.raises(ValueError, match='box outside the image, annotation 1,') as caught:
+        detect(*arguments, **QUICK)
+    count = len(content['annotations'])
+    assert f'{count} mistakes' in str(caught.value) and '--skip-bad' in str(caught.value)
+    lines = (tmp_path / 'out/mistakes.csv').read_text().splitlines()
+    assert len(lines) == 1 + count and lines[1].startswith('bad.json,box outside the image,1,')
+    with pytest.raises(ValueError, match='0 images have annotations, too few'):
+        detect(*arguments, skip_bad=True, **QUICK)
+
+
+def test_files_that_are_not_cocos_are_refused(content, scenes, tmp_path):
+    path = tmp_path / 'file.json'
+    for text, message in (
+        ('{', 'is no json file'),
+        ('[]', "has no list 'images'"),
+        (json.dumps(content | dict(annotations=None)), "has no list 'annotations'"),
+        (json.dumps(content | dict(categories=[])), 'there is none'),
+        (json.dumps(content | dict(categories=2 * content['categories'])), r'unlike \[1, 2'),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            check_coco(path, scenes / 'train')
+    with pytest.raises(FileNotFoundError, match='no annotation file'):
+        check_coco(tmp_path / 'none.json', scenes / 'train')
+
+
+def test_backbones_and_settings_at_fault_are_named(scenes, tmp_path):
+    vit = dict(type='VisionTransformer', arch='deit-tiny', img_size=32, patch_size=8)
+    model = small_model()
+    model.backbone = vit
+    weights = {f'backbone.{k}': v for k, v in MODELS.build(dict(vit)).state_dict().items()}
+    meta = dict(cfg=Config(dict(model=dict(backbone=vit))).pretty_text)
+    torch.save(dict(state_dict=weights, meta=meta), tmp_path / 'vit.pth')
+    good = pretrained(tmp_path / 'snclr.pth')
+    source = (scenes / 'train.json', scenes / 'train')
+    for checkpoint, options, message in (
+        (tmp_path / 'vit.pth', {}, 'VisionTransformer .* built on ResNets'),
+        (good, dict(compare=tmp_path / 'vit.pth'), 'VisionTransformer .* built on ResNets'),
+        (good, dict(val_images=scenes / 'val'), 'without val_json'),
+        (good, dict(batch=1), 'batch=1 must be at least 2'),
+        (good, dict(epochs=2, iterations=2), 'say the same'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            detect(*source, checkpoint, tmp_path / 'out', **options)
+    val = json.loads((scenes / 'val.json').read_text())
+    val['categories'][0]['name'] = 'zero'
+    (tmp_path / 'val.json').write_text(json.dumps(val))
+    options = dict(val_json=tmp_path / 'val.json', val_images=scenes / 'val')
+    with pytest.raises(ValueError, match=r"other categories .*'0'.*'zero'"):
+        detect(*source, good, tmp_path / 'out', **options)
+
+
+@torch.no_grad()
+def test_a_resnet_of_timm_suits_a_detector_too(tmp_path):
+    from mmdet.registry import MODELS as MMDET_MODELS
+
+    model = small_model()
+    model.backbone = dict(type='TIMMRepresentation', model_name='resnet18')
+    model.neck.in_channels = 512
+    theirs = MODELS.build(copy.deepcopy(model))
+    meta = dict(cfg=Config(dict(model=model)).pretty_text)
+    torch.save(dict(state_dict=theirs.state_dict(), meta=meta), tmp_path / 'timm.pth')
+    trained = read_backbone(tmp_path / 'timm.pth')
+    start = detector_backbone(trained.cfg, trained.preprocessing, tmp_path / 'timm.pth')
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        ours = MMDET_MODELS.build(start.config | dict(init_cfg=start.init_cfg))
+        check_pretrained(torch.nn.ModuleDict(dict(backbone=ours)))
+        ours.init_weights()
+    images = torch.randn(2, 3, 64, 64)
+    ours.eval()
+    actual = ours(images)[-1].mean(dim=(2, 3))
+    assert torch.allclose(actual, trained.backbone(images)[-1], atol=1e-5)
+
+
+def test_the_split_is_by_image_and_seeded(content):
+    train, val = split_coco(content, 0.25, seed=3)
+    ids = [{image['id'] for image in part['images']} for part in (train, val)]
+    assert len(ids[1]) == 2 and ids[0] | ids[1] == {i['id'] for i in content['images']}
+    assert not ids[0] & ids[1]
+    for part, own in zip((train, val), ids):
+        assert {a['image_id'] for a in part['annotations']} <= own
+    assert split_coco(content, 0.25, seed=3) == (train, val)
+    assert split_coco(content, 0.25, seed=4) != (train, val)
+
+
+def test_the_schedule_and_anchors_follow_the_set():
+    def of(count, box):
+        images = [dict(id=i, width=640, height=480) for i in range(count)]
+        boxes = [dict(image_id=i, iscrowd=0, bbox=[0, 0, *box]) for i in range(count)]
+        return derive_schedule(dict(images=images, annotations=boxes))
+
+    small, choices = of(100, (20, 40))
+    assert small['size'] == 640 and small['ratios'] == [2.0]
+    assert small['iterations'] == 12 * 10 * 100 / 4  # ten times COCO's epochs for a hundredth
+    assert small['lr'] == 0.02 * 4 / 16 and small['regions'] == 256
+    assert [choice.name for choice in choices] == [
+        'size',
+        'anchors',
+        'regions',
+        'iterations',
+        'backbone',
+        'batch',
+        'lr',
+    ]
+    # An anchor of one of the levels is of the boxes' size.
+    sides = small['scale'] * np.array([4, 8, 16, 32, 64])
+    assert min(abs(np.log2(sides / np.sqrt(20 * 40)))) < 0.1
+    large, _ = of(20_000, (200, 200))
+    assert large['iterations'] == 12 * 20_000 / 4 and large['ratios'] in ([1.0], [0.5, 1.0, 2.0])
+
+
+def test_average_precision_is_per_class_and_knows_perfect_and_empty(content, scenes):
+    path = scenes / 'train.json'
+    perfect = [dict(a, score=0.9) for a in content['annotations']]
+    present = {a['category_id'] for a in perfect}
+    for kind in ('bbox', 'segm'):
+        result = evaluate_coco(path, perfect, kind)
+        assert (result.ap, result.ap50, result.ap75) == pytest.approx((100, 100, 100))
+        for number, one in enumerate(result.classes, start=1):
+            assert one.objects == sum(a['category_id'] == number for a in perfect)
+            assert one.ap == pytest.approx(100) if number in present else math.isnan(one.ap)
+        assert evaluate_coco(path, [], kind).ap == 0
+    first = min(present)
+    without = [d for d in perfect if d['category_id'] != first]
+    result = evaluate_coco(path, without)
+    assert result.classes[first - 1].ap == 0
+    assert result.ap == pytest.approx(100 * (len(present) - 1) / len(present))
