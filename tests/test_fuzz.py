@@ -1,5 +1,6 @@
 """Random settings and contents against plain models: the candidate set, the loss, image files."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -7,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from mmsnclr.datasets import AugmentedViews
 from mmsnclr.models import NeighborQueue, log_positiveness, neighbor_scores, snclr_loss
 from mmsnclr.models.snclr_loss import FORMS, NEIGHBORS_IN, Candidates
 
@@ -180,3 +182,29 @@ def test_the_loss_is_eq_2_for_any_setting(**case):
 @fuzz(10_000)
 def test_the_loss_is_eq_2_for_any_setting_10000_times(**case):
     check_loss(**case)
+
+
+@pytest.mark.parametrize('kind', ['.jpg', '.png'])
+def test_a_mutated_file_gives_views_or_a_value_error(tmp_path, kind):
+    draw = np.random.default_rng(0)
+    photograph = cv2.GaussianBlur(draw.integers(0, 256, (48, 64, 3), np.uint8), (9, 9), 3)
+    data = cv2.imencode(kind, photograph)[1].tobytes()
+    views = AugmentedViews([dict(size=16), dict(size=8)])
+    outcomes = {'views': 0, 'error': 0}
+    for number in range(200):
+        mutated = bytearray(data)
+        for position in draw.integers(0, len(data), 1 + number % 8):
+            mutated[position] = draw.integers(0, 256)
+        if number % 5 == 0:
+            del mutated[draw.integers(1, len(data)) :]
+        path = tmp_path / f'{number}{kind}'
+        path.write_bytes(bytes(mutated))
+        try:
+            made = views(dict(img_path=str(path)))['img']
+        except ValueError as error:
+            assert str(path) in str(error)
+            outcomes['error'] += 1
+        else:
+            assert [view.shape for view in made] == [(16, 16, 3), (8, 8, 3)]
+            outcomes['views'] += 1
+    assert min(outcomes.values()) > 0

@@ -158,7 +158,7 @@ def test_files_at_fault_are_named_and_run_no_code(tmp_path, capsys):
     bare = {key: value for key, value in resnet.items() if key != 'layer2.0.conv1.weight'}
     deep = resnet | {'layer1.2.conv1.weight': torch.ones(1)}
     for content, message in (
-        (dict(state_dict=resnet, extra=Surprise()), 'more than tensors and plain values'),
+        (dict(state_dict=resnet, extra=Surprise()), 'could run code on loading'),
         ([1, 2], 'holds a list, not a state dict'),
         (dict(epoch=3, note='nothing'), r'holds 2 entries \(epoch, note\), not a state dict'),
         ({'backbone.conv1.weight': torch.ones(1)}, 'use it as it is'),
@@ -176,7 +176,7 @@ def test_files_at_fault_are_named_and_run_no_code(tmp_path, capsys):
     (tmp_path / 'broken.pth').write_bytes(b'no')
     for name, message in (
         ('broken.safetensors', 'is no safetensors file'),
-        ('broken.pth', 'is no file of torch.save'),
+        ('broken.pth', 'is not a checkpoint of torch'),
     ):
         with pytest.raises(ValueError, match=message):
             import_checkpoint(tmp_path / name, tmp_path / 'ours.pth')

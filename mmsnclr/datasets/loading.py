@@ -38,7 +38,8 @@ def plain_size(data: bytes, path: str) -> tuple[int, int] | None:
                 return None
             width, height = header.size
             turn = header.getexif().get(ORIENTATION, 1)
-    except (OSError, Image.DecompressionBombError) as error:
+    # Pillow's parsers raise whatever a damaged file leads them into.
+    except Exception as error:
         raise ValueError(f'{path} is not an image: {error}') from error
     if turn != 1 and not data.startswith(_JPEG):
         return None
@@ -61,7 +62,10 @@ def decode(data: bytes, spare: int, path: str) -> tuple[np.ndarray, int]:
     """
     is_jpeg = data.startswith(_JPEG)
     divisor = max(d for d in _DECODE if d <= max(spare, 1)) if is_jpeg else 1
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), _DECODE[divisor])
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), _DECODE[divisor])
+    except cv2.error:
+        image = None
     return (decode_any(data, path), 1) if image is None else (image, divisor)
 
 
@@ -82,8 +86,7 @@ def decode_any(data: bytes, path: str) -> np.ndarray:
     try:
         with Image.open(BytesIO(data)) as image:
             rgb = to_rgb(image)
-    # Pillow's decoders raise whatever a damaged file leads them into.
-    except Exception as error:
+    except Exception as error:  # as above
         raise ValueError(f'{path} cannot be decoded: {error}') from error
     return np.ascontiguousarray(np.asarray(rgb)[..., ::-1])
 

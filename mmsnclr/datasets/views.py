@@ -95,20 +95,34 @@ class AugmentedViews(SeededTransform):
             not an image.
     """
 
+    # A queue that gets the path and the error of images that cannot be read, in place of an
+    # exception; see UnreadableImagesHook.
+    failures = None
+
     def __init__(self, views: list[dict], backend_args: dict | None = None) -> None:
         super().__init__()
         self.views = [View(**view) for view in views]
         self.backend_args = backend_args
 
-    def transform(self, results: dict) -> dict:
+    def transform(self, results: dict) -> dict | None:
         """Load and make the views.
 
         Args:
             results: Holds ``img_path``, or ``img``, ``(H, W, 3)`` uint8 BGR.
 
         Returns:
-            The same, ``img`` being the list of views, ``(size, size, 3)``.
+            The same, ``img`` being the list of views, ``(size, size, 3)``;
+            ``None`` for an image that cannot be read and was reported.
         """
+        try:
+            return self._make_views(results)
+        except (OSError, ValueError) as error:
+            if self.failures is None:
+                raise
+            self.failures.put((results.get('img_path'), str(error)))
+            return None
+
+    def _make_views(self, results: dict) -> dict:
         image, divisor = results.get('img'), 1
         if image is None:
             path = results['img_path']
