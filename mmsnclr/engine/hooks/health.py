@@ -30,19 +30,23 @@ class HealthHook(Hook):
     are logged only, on the main process and without talking to others: where
     each rank has a set of its own, the main process's is described.
 
-    Of the features, momentum keys that newly entered the set: ``feature_std``
-    (1: spread evenly, 0: collapsed), ``effective_rank`` and
-    ``random_similarity``, the cosine of random pairs. Of the step's neighbours
-    (in a warm-up, of those that would be used): ``neighbor_similarity``;
-    ``view_recall``, how often an image's other view is nearer than its K-th
-    neighbour, and ``chance_recall``; ``self_in_set``, the share of images with
-    an own older feature in the set, and ``self_excluded``, with one that was
-    passed over though it would have been among the K; ``positiveness_entropy``
-    in nats and ``positiveness_evenness``, which is that over ``log(K)``. Of the
-    set: ``queue_fill``, and ``queue_age``, the number of iterations since the
-    oldest entry was made. Where images have labels, which nothing is trained
-    on: ``neighbor_purity``, ``chance_purity`` and ``knn_accuracy``. All shares
-    are from 0 to 1.
+    What is logged, shares being from 0 to 1:
+
+    - ``feature_std``: of the newest keys, 1 where they spread evenly, 0 after a
+      collapse; ``effective_rank`` and ``random_similarity``, the mean cosine of
+      random pairs, are of the same keys.
+    - ``neighbor_similarity``: mean cosine of the step's neighbours (in a
+      warm-up, of those that would be used).
+    - ``view_recall``: share of images whose other view is nearer than their
+      K-th neighbour; ``chance_recall`` is K over the number of entries.
+    - ``self_in_set``: share of images with an own older feature in the set;
+      ``self_excluded``: of images with one that was passed over though it would
+      have been among the K.
+    - ``positiveness_entropy`` in nats; ``positiveness_evenness``, that over
+      ``log(K)``.
+    - ``queue_fill``; ``queue_age``: iterations since the oldest entry was made.
+    - ``neighbor_purity``, ``chance_purity`` of random entries, ``knn_accuracy``:
+      where images have labels, which nothing is trained on.
 
     Args:
         samples: Number of newest features that are looked at.
