@@ -226,7 +226,7 @@ def test_unusable_images_are_left_out_each_with_its_reason(messy, tmp_path):
     }
     assert reasons.pop('cut.jpg').startswith('truncated')
     assert reasons.pop('cut_progressive.jpg').startswith('truncated')
-    assert reasons.pop('text.png').startswith('unreadable')
+    assert reasons.pop('text.png') == 'unreadable: not an image of a known kind'
     assert reasons.pop('empty.jpg').startswith('unreadable')
     assert reasons.pop('tiny.png') == 'tiny: its shorter edge is 20 pixels, less than 32'
     assert reasons.pop('00007.png') == f'duplicate of {messy / "copy_of_7.png"}'

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 import click
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from .loading import to_rgb
 
@@ -79,6 +79,8 @@ def _examine(path: Path) -> tuple[bytes, int, str]:
             # A JPEG file is then read to its end, but decoded at an eighth of its size.
             image.draft('RGB', (1, 1))
             to_rgb(image)
+    except UnidentifiedImageError:
+        return b'', 0, 'unreadable: not an image of a known kind'
     # Pillow's decoders raise whatever a damaged file leads them into.
     except Exception as error:
         cut = 'truncated' in str(error)
