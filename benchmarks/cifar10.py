@@ -35,7 +35,7 @@ from mmsnclr.models import NeighborQueue
 from mmsnclr.models.queue import Neighbors
 from mmsnclr.utils.image_id import image_id
 
-CONFIG = Path(__file__).parents[1] / 'configs' / 'snclr_r18_cifar10.py'
+CONFIG = Path(__file__).parents[1] / 'configs' / 'demo' / 'snclr_cifar10.py'
 STEADY = ['airplane', 'automobile', 'frog', 'horse', 'ship']
 EPOCHS, WARMUP = 30, 20
 JOIN = 'custom_hooks.0.warmup_epochs'

@@ -44,9 +44,9 @@ class _Verbs(click.Group):
 @click.command(cls=_Verbs, context_settings=dict(help_option_names=['-h', '--help']))
 @click.version_option(package_name='mmsnclr')
 def main() -> None:
-    r"""A folder of images in, a better detector out.
+    """A folder of images in, a better detector out.
 
     \b
     mmsnclr pretrain photos/ --out run/
     mmsnclr pretrain --help
-    """
+    """  # noqa: D301  click wants the backspace itself

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers import ROOT, run_tool
+from helpers import run_tool
 
 
 def mmsnclr(*arguments, **kwargs):

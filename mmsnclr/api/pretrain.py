@@ -12,13 +12,14 @@ import click
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmengine.runner import find_latest_checkpoint
 from mmpretrain.registry import MODELS
 
 from ..datasets.scan import Scan, scan_images
 from ..engine import build_runner, check_pretrained
+from ..engine.checkpoint import newest_checkpoint
 from ..utils.backbone_init import initialize_backbone
 from ..utils.cli import set_amp
+from ..utils.console import only_progress
 from ..utils.cost import seconds_per_step
 from ..utils.images import list_images, read_labels
 from ..utils.recipe import Setting, fit_to_epochs, fit_to_images, load_recipe, settings_table
@@ -229,7 +230,8 @@ def _init_cfg(backbone: dict, init: str | Path, path: Path) -> dict:
 
 def _train(config: Path) -> Path:
     """Run a config to its end, from its latest checkpoint if there is one."""
-    runner = build_runner(Config.fromfile(config))
-    check_pretrained(runner.model)
-    runner.train()
-    return Path(find_latest_checkpoint(config.parent))
+    with only_progress():
+        runner = build_runner(Config.fromfile(config))
+        check_pretrained(runner.model)
+        runner.train()
+    return Path(newest_checkpoint(str(config.parent))[0])

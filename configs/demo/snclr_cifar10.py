@@ -1,9 +1,9 @@
-"""SNCLR on a folder of CIFAR-10 sized images, a ResNet-18 of width 16, on one CPU core.
+"""SNCLR on images of 32 x 32 pixels, a ResNet-18 of width 16, on one CPU core.
 
-benchmarks/cifar10.py compares methods with it: docs/evidence.md
+benchmarks/cifar10.py compares methods with it; docs/evidence.md says what came out.
 """
 
-_base_ = '_base_/default_runtime.py'
+_base_ = '../_base_/default_runtime.py'
 
 view = dict(
     size=24,
