@@ -119,6 +119,7 @@ def plot_precision_recall(results: dict[str, dict[str, CocoAP]], path: str | Pat
             known = known[:, ~np.isnan(known).any(axis=0)]
             if number == 0:
                 axis.plot(recall, known, color='0.8', linewidth=0.8)
+                axis.plot([], [], color='0.8', linewidth=0.8, label=f'{name}: each class')
             if known.size:
                 label = f'{name}: AP50 {by_kind[kind].ap50:.1f}'
                 mean = known.mean(axis=1)
