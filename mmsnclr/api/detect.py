@@ -12,10 +12,9 @@ from ..engine import build_runner, check_pretrained
 from ..evaluation.coco import CocoAP, evaluate_coco, plot_precision_recall
 from ..evaluation.detection_summary import ap_table, detection_summary
 from ..utils.backbone_export import read_backbone
-from ..utils.console import only_progress
+from ..utils.console import Setting, only_progress, settings_table
 from ..utils.detection_config import (
     Backbone,
-    Choice,
     derive_schedule,
     detector_backbone,
     detector_config,
@@ -126,8 +125,7 @@ def detect(
     settings, choices = derive_schedule(sets[0], size, iterations, epochs, batch, lr, flip)
     masks, note = _masks(sets)
     choices.insert(0, note)
-    for choice in choices:
-        say(f'{choice.name}: {choice.value} ({choice.reason})')
+    say(settings_table(choices))
 
     files = []
     for name, content in zip(('train', 'val'), sets):
@@ -206,14 +204,14 @@ def _names(content: dict) -> dict:
     return {category['id']: category['name'] for category in content['categories']}
 
 
-def _masks(sets: list[dict]) -> tuple[bool, Choice]:
+def _masks(sets: list[dict]) -> tuple[bool, Setting]:
     """Whether there are masks to learn."""
     counted = [ann for content in sets for ann in content['annotations'] if not ann['iscrowd']]
     without = sum('segmentation' not in ann for ann in counted)
     if without:
         reason = f'{without} of {len(counted)} annotations have no mask'
-        return False, Choice('detector', 'Faster R-CNN', reason)
-    return True, Choice('detector', 'Mask R-CNN', f'all {len(counted)} annotations have masks')
+        return False, Setting('detector', 'Faster R-CNN', reason)
+    return True, Setting('detector', 'Mask R-CNN', f'all {len(counted)} annotations have masks')
 
 
 def _train(config: Path) -> None:

@@ -19,10 +19,10 @@ from ..engine import build_runner, check_pretrained
 from ..engine.checkpoint import newest_checkpoint
 from ..utils.backbone_init import initialize_backbone
 from ..utils.cli import set_amp
-from ..utils.console import only_progress
+from ..utils.console import Setting, only_progress, settings_table
 from ..utils.cost import seconds_per_step
 from ..utils.images import list_images, read_labels
-from ..utils.recipe import Setting, fit_to_epochs, fit_to_images, load_recipe, settings_table
+from ..utils.recipe import fit_to_epochs, fit_to_images, load_recipe
 
 _UNITS = dict(d=86_400, h=3600, m=60, s=1)
 

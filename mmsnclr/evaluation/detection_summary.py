@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from ..utils.detection_config import Choice
+from ..utils.console import Setting
 from .coco import CocoAP
 
 _KINDS = dict(bbox='box', segm='mask')
@@ -50,7 +50,7 @@ def _class_table(results: dict[str, dict[str, CocoAP]]) -> str:
 
 def detection_summary(
     results: dict[str, dict[str, CocoAP]],
-    choices: list[Choice],
+    choices: list[Setting],
     checkpoints: dict[str, Path],
     starts: dict[str, str],
     sets: list[dict],

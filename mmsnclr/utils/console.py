@@ -5,7 +5,7 @@ import io
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import click
 
@@ -55,3 +55,30 @@ def track(items: Iterable[_T], label: str, progress: bool = True) -> Iterator[_T
         return
     with click.progressbar(items, label=label) as bar:
         yield from bar
+
+
+class Setting(NamedTuple):
+    """A setting that was chosen, as users see it.
+
+    Attributes:
+        name: What it is.
+        value: What it is set to.
+        reason: Why.
+    """
+
+    name: str
+    value: str
+    reason: str
+
+
+def settings_table(settings: list[Setting]) -> str:
+    """Lay settings out in columns.
+
+    Args:
+        settings: Some settings.
+
+    Returns:
+        A line for each.
+    """
+    name, value = (max(len(row[column]) for row in settings) for column in (0, 1))
+    return '\n'.join(f'  {s.name:{name}}  {s.value:>{value}}  {s.reason}' for s in settings)

@@ -8,6 +8,7 @@ import numpy as np
 from mmengine.config import Config
 
 from .backbone_naming import mmdet_resnet
+from .console import Setting
 
 # FPN's strides and mmdet's ratios for them: what the chosen anchors are compared with.
 _STRIDES = (4, 8, 16, 32, 64)
@@ -30,14 +31,6 @@ class Backbone(NamedTuple):
     config: dict
     preprocessing: dict
     init_cfg: dict | None
-
-
-class Choice(NamedTuple):
-    """A setting that was chosen, and why."""
-
-    name: str
-    value: str
-    reason: str
 
 
 def detector_backbone(cfg: dict, preprocessing: dict, checkpoint: str | Path) -> Backbone:
@@ -75,7 +68,7 @@ def derive_schedule(
     batch: int = 4,
     lr: float | None = None,
     flip: bool = True,
-) -> tuple[dict[str, Any], list[Choice]]:
+) -> tuple[dict[str, Any], list[Setting]]:
     """Size, anchors and schedule for a set.
 
     Args:
@@ -110,7 +103,7 @@ def derive_schedule(
 
     def choose(name: str, given: Any, value: Any, reason: str) -> Any:
         value = value if given is None else given
-        choices.append(Choice(name, str(value), reason if given is None else 'as asked for'))
+        choices.append(Setting(name, str(value), reason if given is None else 'as asked for'))
         return value
 
     side = float(np.median([max(i['width'], i['height']) for i in images.values()]))
@@ -122,7 +115,7 @@ def derive_schedule(
     )
     scale, ratios, quality, common = _anchors(content, images, size)
     choices.append(
-        Choice(
+        Setting(
             'anchors',
             f'scale {scale:g}, ratios {", ".join(f"{r:g}" for r in ratios)}',
             f'they overlap the {size}-pixel boxes by an IoU of {quality:.2f} on average, '
@@ -135,7 +128,7 @@ def derive_schedule(
     reason = (
         f"of each image to learn from: mmdet's {_REGIONS} at {_REGIONS_SIZE} pixels, by the area"
     )
-    choices.append(Choice('regions', str(regions), reason))
+    choices.append(Setting('regions', str(regions), reason))
     if epochs is None:
         epochs = _COCO_EPOCHS * max(1.0, math.sqrt(_COCO_SHARE / count))
         why = f'{epochs:.0f} epochs of {count} annotated images; COCO has 12, a set of fewer than '
@@ -144,13 +137,13 @@ def derive_schedule(
         why = f'{epochs:g} epochs of {count} annotated images, as asked for'
     iterations = choose('iterations', iterations, max(2, math.ceil(epochs * count / batch)), why)
     choices.append(
-        Choice(
+        Setting(
             'backbone',
             'all of it learns',
             'so that random weights are trained alike; BN takes the statistics of the batch',
         )
     )
-    choices.append(Choice('batch', str(batch), 'images in a step of one process'))
+    choices.append(Setting('batch', str(batch), 'images in a step of one process'))
     why = f"mmdet's {_LR} for {_LR_BATCH} images in a step, in proportion"
     lr = choose('lr', lr, _LR * batch / _LR_BATCH, why)
     warmup = min(500, max(1, iterations // 10))

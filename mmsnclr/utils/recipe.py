@@ -2,11 +2,12 @@
 
 import math
 from pathlib import Path
-from typing import NamedTuple
 
 import timm
 import torch
 from mmengine.config import Config
+
+from .console import Setting
 
 _CONFIGS = Path(__file__).parents[1] / '.mim' / 'configs'
 _R50, _TIMM = 'snclr_r50_1xb256_200e.py', 'snclr_timm_300e.py'
@@ -27,33 +28,6 @@ _NEEDED = (
 )
 _FEWEST_IMAGES = 32
 _IMAGENET_IMAGES = 1_281_167
-
-
-class Setting(NamedTuple):
-    """A setting that was chosen, as users see it.
-
-    Attributes:
-        name: What it is.
-        value: What it is set to.
-        reason: Why.
-    """
-
-    name: str
-    value: str
-    reason: str
-
-
-def settings_table(settings: list[Setting]) -> str:
-    """Lay settings out in columns.
-
-    Args:
-        settings: Some settings.
-
-    Returns:
-        A line for each.
-    """
-    name, value = (max(len(row[column]) for row in settings) for column in (0, 1))
-    return '\n'.join(f'  {s.name:{name}}  {s.value:>{value}}  {s.reason}' for s in settings)
 
 
 def load_recipe(backbone: str) -> Config:
