@@ -223,7 +223,8 @@ def test_a_collapsed_training_is_told_once_with_the_settings_to_change(digits, t
 
 
 def test_a_diverged_training_is_told_at_once(digits, tmp_path):
-    run(digits, tmp_path, **{'optim_wrapper.optimizer.lr': 1e30, 'train_cfg.max_epochs': 1})
+    options = {'optim_wrapper.optimizer.lr': 1e30, 'default_hooks.non_finite': None}
+    run(digits, tmp_path, **options, **{'train_cfg.max_epochs': 1})
     (line,) = warnings_of(tmp_path)
     assert 'diverged' in line and 'optim_wrapper.clip_grad.max_norm=1' in line
 
