@@ -52,7 +52,7 @@ def small_run(digits: Path, work_dir: Path, **options) -> Config:
 
 def run_tool(*command: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess:
     """Run a tool as a user does, on one thread."""
-    if command[0].endswith('.py'):
+    if command[0].endswith('.py') or command[0] == '-m':
         command = (sys.executable, *command)
     defaults = {'OMP_NUM_THREADS': '1', 'PORT': str(free_port()), 'PYTHON': sys.executable}
     return subprocess.run(

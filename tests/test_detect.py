@@ -162,7 +162,9 @@ def test_without_masks_it_is_faster_rcnn_and_a_drawn_fifth_validates(content, sc
     result = CliRunner().invoke(main, ['detect', *map(str, arguments)])
     assert result.exit_code == 0, result.output
     assert '2 of the images were drawn to validate on (seed 0)' in result.stdout
-    assert 'detector: Faster R-CNN' in result.stdout and 'Iter(train) [2/2]' in result.stdout
+    assert (
+        re.search('detector +Faster R-CNN', result.stdout) and 'Iter(train) [2/2]' in result.stdout
+    )
     config = Config.fromfile(tmp_path / 'out/config.py')
     assert config.model.type == 'FasterRCNN' and config.val_evaluator.metric == ['bbox']
     result = CliRunner().invoke(main, ['detect', *map(str, arguments)])

@@ -238,7 +238,7 @@ def test_labels_come_from_a_csv(digits, tmp_path):
     with pytest.raises(ValueError, match='no label for 1 of the 2 images'):
         read_labels(tmp_path / 'labels.csv', images)
     (tmp_path / 'labels.csv').write_text('file,class\n')
-    with pytest.raises(ValueError, match="must be 'path,label'"):
+    with pytest.raises(ValueError, match="must have the columns 'path' and 'label'"):
         read_labels(tmp_path / 'labels.csv', images)
 
 
@@ -252,9 +252,9 @@ def test_mistakes_are_named_in_a_line(checkpoint, digits, tmp_path):
         (('neighbors', tmp_path / 'none.pth', images), 'no checkpoint at'),
         (('neighbors', tmp_path / 'other.pth', images), 'no checkpoint of a training'),
         (('neighbors', checkpoint, tmp_path / 'empty'), 'no images in'),
-        (('neighbors', checkpoint, tmp_path / 'damaged'), 'a.png cannot be read as an image'),
+        (('neighbors', checkpoint, tmp_path / 'damaged'), 'a.png cannot be decoded'),
         (('neighbors', checkpoint, tmp_path / 'missing'), 'there is no folder or file'),
-        (('neighbors', checkpoint, images, '--labels', 'x.csv'), 'no such csv file'),
+        (('neighbors', checkpoint, images, '--labels', 'x.csv'), 'is neither a csv file nor 'folders''),
         (('neighbors', checkpoint, images, '--max-images', 3), '4 neighbours'),
         (('neighbors', checkpoint, images, '--queries', 0), 'must be at least 1'),
         (('embed', checkpoint, images, '--out', tmp_path, '--max-images', 2), 'at least 3 images'),
