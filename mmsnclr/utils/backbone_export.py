@@ -1,6 +1,8 @@
 """A pretrained backbone as a file for another library, checked before it is written."""
 
 import json
+import logging
+import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -180,7 +182,10 @@ def _write_onnx(trained: Trained, out_path: Path) -> str:
         ) from error
     model = _Representation(trained.backbone).eval()
     images = example_images(trained.backbone, trained.cfg, max(_BATCHES))
-    with TemporaryDirectory() as folder:
+    # The exporter talks of operators that no backbone has.
+    logging.getLogger('torch.onnx').setLevel(logging.ERROR)
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter('ignore')
         path = Path(folder) / 'backbone.onnx'
         torch.onnx.export(
             model,
