@@ -27,9 +27,19 @@ if ((present == 0)); then
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 fi
 
+restarts=${MAX_RESTARTS:-0} rank=${NODE_RANK:-0} address=${MASTER_ADDR:-127.0.0.1} port=${PORT:-29500}
+[[ $restarts =~ ^[0-9]+$ ]] || fail "MAX_RESTARTS must be a number, not '$restarts'"
+rendezvous=(--node-rank="$rank" --master-addr="$address" --master-port="$port")
+if ((restarts > 0)); then
+    # Else processes that start again find the addresses of the dead ones in torchrun's store.
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+    host=$( ((rank == 0)) && echo true || echo false)
+    rendezvous=(--max-restarts="$restarts" --rdzv-backend=c10d --rdzv-endpoint="$address:$port"
+        --rdzv-id=mmsnclr --rdzv-conf="is_host=$host")
+    [ "$host" = false ] || rendezvous+=(--local-addr="$address")
+fi
+
 export PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}"
 exec "$python" -m torch.distributed.run \
-    --nnodes="$nnodes" --node-rank="${NODE_RANK:-0}" --nproc-per-node="$per_node" \
-    --master-addr="${MASTER_ADDR:-127.0.0.1}" --master-port="${PORT:-29500}" \
-    --max-restarts="${MAX_RESTARTS:-0}" \
+    --nnodes="$nnodes" --nproc-per-node="$per_node" "${rendezvous[@]}" \
     "$tools/$tool" "$config" --launcher pytorch "${@:4}"
