@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import small_run
+from mmengine.config import Config
 
 from mmsnclr.engine import build_runner
 from mmsnclr.engine.checkpoint import newest_checkpoint, replacing, stored_config
@@ -152,6 +153,8 @@ def test_the_config_in_a_checkpoint_is_read_back(digits, trained):
     assert stored_config(checkpoint).model == config.model
     assert stored_config(checkpoint).train_dataloader == config.train_dataloader
     assert stored_config(dict(meta={})) is None
+    odd = dict(given={'model.head.neighbors': 3, 'set length': dict(inner=[-1.5, None, (1, 'a')])})
+    assert stored_config(dict(meta=dict(cfg=Config(odd).pretty_text))) == Config(odd)
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):

@@ -254,7 +254,7 @@ def test_mistakes_are_named_in_a_line(checkpoint, digits, tmp_path):
         (('neighbors', checkpoint, tmp_path / 'empty'), 'no images in'),
         (('neighbors', checkpoint, tmp_path / 'damaged'), 'a.png cannot be decoded'),
         (('neighbors', checkpoint, tmp_path / 'missing'), 'there is no folder or file'),
-        (('neighbors', checkpoint, images, '--labels', 'x.csv'), 'is neither a csv file nor 'folders''),
+        (('neighbors', checkpoint, images, '--labels', 'x.csv'), 'is neither a csv file nor'),
         (('neighbors', checkpoint, images, '--max-images', 3), '4 neighbours'),
         (('neighbors', checkpoint, images, '--queries', 0), 'must be at least 1'),
         (('embed', checkpoint, images, '--out', tmp_path, '--max-images', 2), 'at least 3 images'),

@@ -133,7 +133,8 @@ def test_an_interrupted_run_is_continued_exactly(given, finished, tmp_path, monk
     assert (out / 'epoch_1.pth').is_file()
     # Neither the images nor the settings have to be given again, and nothing is scanned.
     result = command('--out', out, '--resume')
-    assert result.exit_code == 0 and 'Scanning' not in result.output
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert 'Scanning' not in result.output
     expected, actual = weights(finished[0] / 'epoch_2.pth'), weights(out / 'epoch_2.pth')
     assert all(torch.equal(expected[key], actual[key]) for key in expected)
 

@@ -177,6 +177,8 @@ def _value(node: ast.expr) -> object:
     match node:
         case ast.Call(func=ast.Name(id='dict'), args=[], keywords=items):
             return {item.arg: _value(item.value) for item in items}
+        case ast.Call(func=ast.Name(id='dict'), args=[ast.Dict() as names], keywords=[]):
+            return _value(names)
         case ast.Dict(keys=keys, values=values):
             return {_value(key): _value(value) for key, value in zip(keys, values)}
         case ast.List(elts=items):

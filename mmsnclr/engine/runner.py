@@ -18,6 +18,14 @@ from torch.utils.data import DataLoader
 
 from .checkpoint import check_bytes, check_resumable, load_checkpoint, newest_checkpoint, replacing
 
+_MMENGINES_HOOKS = [
+    'runtime_info',
+    'timer',
+    'sampler_seed',
+    'logger',
+    'param_scheduler',
+    'checkpoint',
+]
 # Set by torchrun and by Slurm when they start a run again.
 _RESTARTS = ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT')
 
@@ -27,12 +35,14 @@ class ResumableRunner(Runner):
     """mmengine's Runner, whose training goes on exactly where it was interrupted."""
 
     def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
-        """Register the default hooks, the checkpoint hook being the one made safe."""
+        """Register the default hooks but those that are ``None``; checkpoints are made safe."""
         hooks = {'checkpoint': {}, 'preemption': dict(type='PreemptionHook')} | dict(hooks or {})
         checkpoint = hooks['checkpoint']
         if isinstance(checkpoint, dict) and checkpoint.get('type') in (None, 'CheckpointHook'):
             hooks['checkpoint'] = dict(interval=1) | checkpoint | dict(type='AtomicCheckpointHook')
-        super().register_default_hooks(hooks)
+        # mmengine takes None for its own hooks only.
+        kept = {k: hook for k, hook in hooks.items() if hook is not None or k in _MMENGINES_HOOKS}
+        super().register_default_hooks(kept)
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the loop; over epochs it is one that can start within an epoch."""
