@@ -14,6 +14,7 @@ import shutil
 import time
 from pathlib import Path
 from statistics import mean, stdev
+from typing import NamedTuple
 
 import torch
 from compare import print_table
@@ -37,7 +38,7 @@ from mmsnclr.utils.image_id import image_id
 
 CONFIG = Path(__file__).parents[1] / 'configs' / 'demo' / 'snclr_cifar10.py'
 STEADY = ['airplane', 'automobile', 'frog', 'horse', 'ship']
-EPOCHS, WARMUP = 30, 20
+NEVER, HALF = 10**6, -1  # of the warm-up
 JOIN = 'custom_hooks.0.warmup_epochs'
 FORM = 'model.head.loss.form'
 SAME_CLASS = dict(type='FilteredQueue', same_class=True)
@@ -51,7 +52,7 @@ SCE_HEAD = dict(
 )
 # What each method changes after the warm-up. MoCo v3's loss is Eq. 2 without neighbours.
 METHODS = {
-    'MoCo v3': {JOIN: EPOCHS},
+    'MoCo v3': {JOIN: NEVER},
     'SNCLR, Eq. 2': {},
     'SNCLR, released form': {FORM: 'sum_log'},
     'SNCLR, uniform weights': {'model.head.positiveness': 'uniform'},
@@ -66,8 +67,22 @@ STUDIES = {
     't = 0.2': {'model.head.loss.temperature': 0.2},
     'set of 1,024': {'model.queue': dict(type='FilteredQueue', recent=1024)},
     'no self-exclusion': {'train_dataloader.dataset.pipeline.1.meta_keys': []},
-    'm = 10 epochs': {JOIN: 10},
+    'half the warm-up': {JOIN: HALF},
 }
+
+
+class Schedule(NamedTuple):
+    """How long is trained.
+
+    Attributes:
+        warmup: Epochs without neighbours, at a constant learning rate.
+        epochs: All epochs; the learning rate falls to 0 from the warm-up on.
+        batch: Images of a step.
+    """
+
+    warmup: int
+    epochs: int
+    batch: int
 
 
 @MODELS.register_module()
@@ -185,10 +200,13 @@ def choose_classes(data: Path, out: Path, classes: list[str]) -> Path:
     return out
 
 
-def train(data: Path, out: Path, seed: int, epochs: int, options: dict, start: Path | None) -> None:
-    """Train from the start, or on from a checkpoint, unless it has been done."""
+def train(
+    data: Path, out: Path, seed: int, schedule: Schedule, options: dict, start: Path | None = None
+) -> None:
+    """Train the warm-up, or what follows on it, unless it has been done."""
     probes = out / 'probes.jsonl'
-    if probes.exists() and read(probes)[-1]['epoch'] == epochs:
+    stop = schedule.warmup if start is None else schedule.epochs
+    if probes.exists() and read(probes)[-1]['epoch'] == stop:
         return
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
@@ -196,12 +214,13 @@ def train(data: Path, out: Path, seed: int, epochs: int, options: dict, start: P
     cfg.merge_from_dict(
         {
             'train_dataloader.dataset.data_root': str(data / 'train'),
-            'train_cfg.max_epochs': epochs,
-            'param_scheduler.begin': WARMUP,
-            'param_scheduler.end': EPOCHS,
-            'param_scheduler.T_max': EPOCHS - WARMUP,
-            JOIN: WARMUP,
-            'default_hooks.checkpoint': dict(interval=10, save_last=False),
+            'train_dataloader.batch_size': schedule.batch,
+            'train_cfg.max_epochs': stop,
+            'param_scheduler.begin': schedule.warmup,
+            'param_scheduler.end': schedule.epochs,
+            'param_scheduler.T_max': schedule.epochs - schedule.warmup,
+            JOIN: schedule.warmup,
+            'default_hooks.checkpoint': dict(interval=schedule.warmup // 2, save_last=False),
             'randomness.seed': seed,
             **options,
         }
@@ -225,8 +244,8 @@ def spread(values: list[float], sign: str = '') -> str:
     return text + (f' +- {stdev(values):.1f}' if len(values) > 1 else '')
 
 
-def summarize(out: Path, names: list[str]) -> None:
-    """Print what every run reached, over all seeds that have it."""
+def summarize(out: Path, names: list[str], length: int) -> None:
+    """Print what every run reached in its last epochs, over all seeds that have it."""
     rows = []
     for name in ['before training', 'warm-up', *names]:
         folder = 'warmup' if name in ('before training', 'warm-up') else name
@@ -239,7 +258,7 @@ def summarize(out: Path, names: list[str]) -> None:
             moco = {seed: read(out / seed / 'MoCo v3' / 'probes.jsonl') for seed in runs}
             gain = [last[seed]['knn'] - moco[seed][-1]['knn'] for seed in runs]
             row.append(spread(gain, '+'))
-            taken = [sum(v['seconds'] for v in runs[seed][WARMUP - EPOCHS :]) for seed in runs]
+            taken = [sum(v['seconds'] for v in runs[seed][-length:]) for seed in runs]
             plain = [sum(v['seconds'] for v in moco[seed]) for seed in runs]
             row.append(f'{sum(taken) / sum(plain):.2f}')
         rows.append(row + [''] * (7 - len(row)))
@@ -278,18 +297,26 @@ def main() -> None:
     parser.add_argument('--out', type=Path, default=Path('work_dirs/cifar10'))
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--classes', nargs='+', default=STEADY)
+    parser.add_argument('--warmup', type=int, default=20, help='epochs without neighbours')
+    parser.add_argument('--epochs', type=int, default=30, help='epochs, the warm-up included')
+    parser.add_argument('--batch', type=int, default=256)
     parser.add_argument('--studies', action='store_true', help='also one setting at a time')
     args = parser.parse_args()
     torch.set_num_threads(1)
     data = choose_classes(args.data, args.out / 'data', args.classes)
+    schedule = Schedule(args.warmup, args.epochs, args.batch)
     runs = METHODS | (STUDIES if args.studies else {})
     for seed in args.seeds:
         warmup = args.out / f'seed{seed}' / 'warmup'
-        train(data, warmup, seed, WARMUP, {}, None)
+        train(data, warmup, seed, schedule, {})
         for name, options in runs.items():
-            start = warmup / f'epoch_{min(WARMUP, options.get(JOIN, WARMUP))}.pth'
-            train(data, warmup.with_name(name), seed, EPOCHS, options, start)
-    summarize(args.out, list(runs))
+            first = schedule.warmup
+            if options.get(JOIN) == HALF:
+                first //= 2
+                options = options | {JOIN: first}
+            start = warmup / f'epoch_{first}.pth'
+            train(data, warmup.with_name(name), seed, schedule, options, start)
+    summarize(args.out, list(runs), schedule.epochs - schedule.warmup)
     plot(args.out, list(METHODS), args.out / 'cifar10.png')
 
 

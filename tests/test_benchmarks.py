@@ -15,7 +15,7 @@ def benchmarks(monkeypatch):
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
-    for name in ('loss', 'step', 'pipeline', 'compare'):
+    for name in ('loss', 'step', 'pipeline', 'compare', 'cifar10', 'photographs'):
         sys.modules.pop(name, None)
 
 
@@ -55,3 +55,35 @@ def test_a_step_costs_little_more_than_moco_v3s(benchmarks):
     steps = {name: step.stepper(model, step.ADAMW, 8, amp=False) for name, model in both.items()}
     times = step.in_turns(steps, 3)
     assert times['SNCLR'] < 1.5 * times['MoCo v3']  # a batch of 8: the set weighs more than at 32
+
+
+def test_methods_are_compared_on_class_folders(benchmarks, digits, tmp_path, monkeypatch, capsys):
+    import cifar10
+
+    data = tmp_path / 'data'
+    data.mkdir()
+    (data / 'train').symlink_to(digits / 'labelled/train')
+    (data / 'test').symlink_to(digits / 'labelled/val')
+    command = ['cifar10.py', str(data), '--out', str(tmp_path / 'out'), '--seeds', '0', '1']
+    command += ['--classes', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', '--studies']
+    command += ['--warmup', '2', '--epochs', '3', '--batch', '16']
+    monkeypatch.setattr(sys, 'argv', command)
+    cifar10.main()
+    table = capsys.readouterr().out
+    for name in (*cifar10.METHODS, *cifar10.STUDIES):
+        assert f'| {name} ' in table
+    assert (tmp_path / 'out/cifar10.png').stat().st_size > 10_000
+
+
+def test_the_whole_path_runs_on_photographs(benchmarks, digits, tmp_path):
+    import photographs
+
+    coco = tmp_path / 'coco'
+    (coco / 'annotations').mkdir(parents=True)
+    for split, folder in (('train2017', 'train'), ('val2017', 'val')):
+        (coco / split).symlink_to(digits / 'scenes' / folder)
+        (coco / 'annotations' / f'{split}.json').symlink_to(digits / 'scenes' / f'{folder}.json')
+    rows = photographs.run(
+        coco, [digits / 'unlabelled'], tmp_path / 'out', 'r18', 32, '30s', 64, iterations=2
+    )
+    assert [row[0] for row in rows] == ['pretrain', 'neighbors', 'report', 'detect', 'predict']

@@ -12,7 +12,7 @@ import click
 _T = TypeVar('_T')
 
 _COLOR = re.compile(r'\x1b\[[0-9;]*m')
-_NOISE = re.compile(r'deprecated|is the alias of')
+_NOISE = re.compile(r'deprecated|is the alias of|skipped since its requires_grad')
 _PROGRESS = re.compile(r'(Iter|Epoch)\((train|val)\)')
 
 
