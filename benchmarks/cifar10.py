@@ -32,9 +32,11 @@ from torch.nn import functional as F
 
 from mmsnclr.engine import build_runner
 from mmsnclr.evaluation import extract_features, knn_accuracy
-from mmsnclr.models import NeighborQueue
+from mmsnclr.models import NeighborQueue, neighbor_scores
 from mmsnclr.models.queue import Neighbors
+from mmsnclr.models.snclr_loss import Candidates
 from mmsnclr.utils.image_id import image_id
+from mmsnclr.utils.run import load_run
 
 CONFIG = Path(__file__).parents[1] / 'configs' / 'demo' / 'snclr_cifar10.py'
 STEADY = ['airplane', 'automobile', 'frog', 'horse', 'ship']
@@ -220,7 +222,7 @@ def train(
             'param_scheduler.end': schedule.epochs,
             'param_scheduler.T_max': schedule.epochs - schedule.warmup,
             JOIN: schedule.warmup,
-            'default_hooks.checkpoint': dict(interval=schedule.warmup // 2, save_last=False),
+            'default_hooks.checkpoint': dict(interval=schedule.warmup // 2, max_keep_ckpts=-1),
             'randomness.seed': seed,
             **options,
         }
@@ -264,6 +266,31 @@ def summarize(out: Path, names: list[str], length: int) -> None:
         rows.append(row + [''] * (7 - len(row)))
     header = ['method', 'seeds', 'k-NN', 'linear', 'purity', 'k-NN - MoCo v3', 'time / MoCo v3']
     print_table(header, rows)
+
+
+@torch.no_grad()
+def neighbor_share(checkpoint: Path) -> float:
+    """How much of Eq. 2's pull towards positives goes to neighbours, in percent.
+
+    The gradient of ``log(sum_i w_i e_i)`` is the mean of the positives under
+    ``w_i e_i / sum_i w_i e_i``; the neighbours' share is what is left of the
+    own key's. In the released form it is a half, whatever the features are.
+    """
+    cfg, model = load_run(checkpoint)
+    batch = next(iter(Runner.build_dataloader(cfg.train_dataloader)))
+    batch = model.data_preprocessor(batch, False)
+    first, second = batch['inputs']
+    keys = F.normalize(model.momentum_encoder(second)[0], dim=1)
+    ids = torch.tensor([image_id(sample) for sample in batch['data_samples']])
+    found = model.queue.search(keys, ids, model.head.neighbors)
+    candidates = Candidates(model.queue.features, None, found.index, found.valid)
+    projection = model.neck(model.backbone(first))[0]
+    prediction = F.normalize(model.head.predictor((projection,))[0], dim=1)
+    own = (prediction * keys).sum(dim=1, keepdim=True)
+    temperature = model.head.loss_module.temperature
+    logits = torch.cat([own, neighbor_scores(prediction, candidates)], dim=1) / temperature
+    logits[:, 1:] += model.head.log_weights(projection, candidates)
+    return 100 * float(1 - logits.softmax(dim=1)[:, 0].mean())
 
 
 def plot(out: Path, names: list[str], path: Path) -> None:
@@ -317,6 +344,9 @@ def main() -> None:
             start = warmup / f'epoch_{first}.pth'
             train(data, warmup.with_name(name), seed, schedule, options, start)
     summarize(args.out, list(runs), schedule.epochs - schedule.warmup)
+    for name in ('SNCLR, Eq. 2', 'Eq. 2, neighbours of the true class'):
+        last = sorted(args.out.glob(f'seed*/{name}/epoch_{schedule.epochs}.pth'))
+        print(f'{name}: neighbours get {spread([neighbor_share(p) for p in last])} % of the pull')
     plot(args.out, list(METHODS), args.out / 'cifar10.png')
 
 

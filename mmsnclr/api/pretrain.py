@@ -124,7 +124,8 @@ def pretrain(
         cfg.model.backbone.init_cfg = _init_cfg(cfg.model.backbone, init, out / 'init.pth')
 
     click.echo('Measuring the speed of training ...')
-    step = seconds_per_step(cfg, min(5.0, budget / 20) if budget else 5.0)
+    with only_progress():
+        step = seconds_per_step(cfg, min(5.0, budget / 20) if budget else 5.0)
     batch = cfg.train_dataloader.batch_size
     epoch = count // batch * step
     why = 'as you chose'
