@@ -151,7 +151,7 @@ def _loss_bytes(model: nn.Module, size: int, ranks: int) -> int:
         with PeakMemory(held) as memory:
             projection = torch.randn(size, dim, requires_grad=True)
             keys, ids = torch.randn(size, dim), torch.arange(size)
-            loss, _ = model._one_order(projection, keys, gather_rows(keys), ids, None)
+            loss, _ = model._one_order(projection, keys, gather_rows(keys), ids)
             torch.autograd.grad(loss, projection)
     return memory.peak
 
