@@ -344,9 +344,9 @@ def main() -> None:
             start = warmup / f'epoch_{first}.pth'
             train(data, warmup.with_name(name), seed, schedule, options, start)
     summarize(args.out, list(runs), schedule.epochs - schedule.warmup)
-    for name in ('SNCLR, Eq. 2', 'Eq. 2, neighbours of the true class'):
-        last = sorted(args.out.glob(f'seed*/{name}/epoch_{schedule.epochs}.pth'))
-        print(f'{name}: neighbours get {spread([neighbor_share(p) for p in last])} % of the pull')
+    last = sorted(args.out.glob(f'seed*/SNCLR, Eq. 2/epoch_{schedule.epochs}.pth'))
+    shares = spread([neighbor_share(path) for path in last])
+    print(f"In Eq. 2 the neighbours get {shares} % of the positives' pull")
     plot(args.out, list(METHODS), args.out / 'cifar10.png')
 
 
