@@ -121,7 +121,7 @@ def pretrain(
         set_amp(cfg)
     cfg.merge_from_dict(cfg_options or {})
     if init is not None:
-        cfg.model.backbone.init_cfg = _init_cfg(cfg.model.backbone, init, out / 'init.pth')
+        cfg.model.backbone.init_cfg = _init_cfg(cfg.model.backbone, init, out / 'init')
 
     click.echo('Measuring the speed of training ...')
     with only_progress():
@@ -221,10 +221,12 @@ def _write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
         csv.writer(file).writerows([header, *rows])
 
 
-def _init_cfg(backbone: dict, init: str | Path, path: Path) -> dict:
-    """Write the initial weights into the run's folder, which then needs no other file."""
+def _init_cfg(backbone: dict, init: str | Path, folder: Path) -> dict:
+    """Write the initial weights beside the run, which then needs no other file."""
     network = MODELS.build(backbone)
     initialize_backbone(network, init)
+    folder.mkdir(exist_ok=True)
+    path = folder / 'backbone.pth'
     torch.save(dict(state_dict=network.state_dict(), meta=dict(source=str(init))), path)
     return dict(type='Pretrained', checkpoint=str(path))
 
