@@ -284,6 +284,7 @@ def test_at_imagenets_size_the_settings_are_the_recipes():
     fit_to_epochs(cfg, 1_281_167, step_seconds=0.5)
     assert cfg.model.queue.length == pytest.approx(recipe.model.queue.length, rel=0.01)
     assert cfg.model.head.neighbors == recipe.model.head.neighbors
+    assert (cfg.model.head.loss.form, recipe.model.head.loss.get('form')) == ('sum_log', None)
     assert cfg.model.momentum_coefficient == pytest.approx(recipe.model.momentum_coefficient)
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(recipe.optim_wrapper.optimizer.lr)
     assert cfg.train_cfg.max_epochs == recipe.train_cfg.max_epochs
