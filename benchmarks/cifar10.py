@@ -107,14 +107,16 @@ class FilteredQueue(NeighborQueue):
         self.recent, self.same_class = recent, same_class
 
     @torch.no_grad()
-    def search(self, queries: Tensor, ids: Tensor, k: int) -> Neighbors:
-        """Find the K most similar entries that may be found."""
+    def search(self, queries: Tensor, ids: Tensor | None, k: int) -> Neighbors:
+        """Find the K most similar entries that may be found; without ``ids``, of any class."""
         similarity = queries @ self.features[: self.fill].T
-        hidden = self.ids[: self.fill] == ids[:, None]
+        hidden = torch.zeros_like(similarity, dtype=torch.bool)
+        if ids is not None:
+            hidden |= self.ids[: self.fill] == ids[:, None]
         if self.recent is not None:
             age = (self._enqueued - 1 - torch.arange(self.fill)) % self.length
             hidden |= age >= self.recent
-        if self.same_class:
+        if self.same_class and ids is not None:
             classes = torch.tensor([self.classes[number] for number in ids.tolist()])
             hidden |= self.labels[: self.fill] != classes[:, None]
         similarity, index = similarity.masked_fill(hidden, -torch.inf).topk(k, dim=1)
@@ -294,13 +296,13 @@ def neighbor_share(checkpoint: Path) -> float:
 
 
 def plot(out: Path, names: list[str], path: Path) -> None:
-    """Draw accuracy and purity over the epochs, averaged over seeds."""
+    """Draw accuracy and purity from the end of the warm-up on, averaged over seeds."""
     figure = Figure((9, 3.6), layout='constrained')
     axes = figure.subplots(1, 2)
     for axis, key, title in zip(axes, ('knn', 'purity'), ('k-NN top-1', 'neighbour purity')):
         for name in ['warmup', *names]:
             runs = [read(file) for file in sorted(out.glob(f'seed*/{name}/*.jsonl'))]
-            steps = list(zip(*runs))[1 if name == 'warmup' else 0 :]
+            steps = list(zip(*runs))[-3 if name == 'warmup' else 0 :]
             values = [mean(v[key] for v in step) for step in steps]
             label = 'warm-up, no neighbours' if name == 'warmup' else name
             axis.plot(

@@ -203,6 +203,7 @@ def test_a_killed_rank_is_named_and_the_others_stop(digits, tmp_path):
     assert re.search(r'rank\s*: 1 .*\n\s*exitcode\s*: -9', output)
 
 
+@pytest.mark.slow
 def test_ranks_that_drift_apart_are_named(digits, tmp_path):
     process, _ = start_two(
         digits,
