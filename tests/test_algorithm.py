@@ -244,7 +244,9 @@ def test_several_processes_compute_what_one_does_with_the_joined_batch(several_r
         torch.testing.assert_close(result['loss'], loss, rtol=1e-6, atol=1e-6)
         for name, gradient in gradients.items():
             error = (result['gradients'][name] - gradient).norm()
-            assert error <= 1e-6 * max(1, gradient.norm()) and error <= 1e-3 * gradient.norm(), name
+            rounding = 5e-7 * len(results)  # of as many partial sums
+            assert error <= rounding * max(1, gradient.norm()), name
+            assert error <= 1e-3 * gradient.norm(), name
 
 
 def test_sets_stay_bit_equal_between_ranks(several_ranks):
