@@ -1,5 +1,6 @@
 """Images that cannot be read during training are replaced, counted and listed."""
 
+import csv
 from multiprocessing import Queue
 from pathlib import Path
 
@@ -52,8 +53,8 @@ class UnreadableImagesHook(Hook):
         while not self._failures.empty():
             path, error = self._failures.get()
             self.count += 1
-            with open(self._path, 'a') as file:
-                file.write(f'"{path}","{error}"\n')
+            with open(self._path, 'a', newline='') as file:
+                csv.writer(file).writerow([path, error])
             runner.logger.warning(f'Another image takes the place of {path}: {error}')
         if self.count > max(batch_size, self.max_share * self.seen):
             raise RuntimeError(
