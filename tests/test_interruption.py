@@ -91,7 +91,8 @@ def test_a_preempted_run_saves_within_the_epoch_leaves_and_goes_on(whole, digits
     codes = run_ranks(lambda: train(digits, tmp_path, signalled, **EPOCHS, **workers), 1)
     assert codes == [PREEMPTED]
     assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['epoch_1.pth', 'iter_9.pth']
-    train(digits, tmp_path, resume=True, **EPOCHS, **workers)
+    resumed = run_ranks(lambda: train(digits, tmp_path, resume=True, **EPOCHS, **workers), 1)
+    assert resumed == [0]
     assert steps(tmp_path) == steps(whole(1))
     assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_3.pth']
     state = load_checkpoint(str(tmp_path / 'epoch_3.pth'))['state_dict']
@@ -127,7 +128,7 @@ def test_a_checkpoint_that_cannot_be_written_costs_nothing_else(digits, tmp_path
     assert re.search(
         r'iter_8\.pth could not be written.*last good one is .*iter_4\.pth', log.read_text()
     )
-    train(digits, tmp_path, resume=True)
+    assert run_ranks(lambda: train(digits, tmp_path, resume=True), 1) == [0]
     assert steps(tmp_path) == steps(whole(1))
 
 
