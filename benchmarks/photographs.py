@@ -80,7 +80,7 @@ def run(
         for kind, ap in kinds.items()
     ]
     done('detect', '; '.join(values))
-    found = predict(detector.checkpoint, coco / 'val2017', out / 'predict', threshold=0.05)
+    found = predict(detector.checkpoint, [coco / 'val2017'], out / 'predict', threshold=0.05)
     done('predict', f'{len(found)} objects')
     return rows
 

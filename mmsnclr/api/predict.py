@@ -1,22 +1,23 @@
 """Find objects in images with a trained detector."""
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from mmcv import imread
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..engine.checkpoint import load_checkpoint, stored_config
 from ..utils.console import track
+from ..utils.images import list_images
 from ..utils.requirements import check_detection_requirements
 from ..visualization.detections import draw_detections
 
 
 def predict(
     checkpoint: str | Path,
-    images: str | Path,
+    images: Sequence[str | Path],
     out: str | Path,
     threshold: float = 0.3,
     progress: bool = True,
@@ -26,15 +27,16 @@ def predict(
 
     Args:
         checkpoint: A detector that :func:`mmsnclr.api.detect.detect` trained.
-        images: An image, or a folder searched recursively.
+        images: Folders, text files with paths, COCO json files or image files.
         out: Folder that receives ``predictions.json``, in COCO's result format
-            with file names, and ``pictures/``.
+            with file names from the folder that all images share, and
+            ``pictures/``.
         threshold: Lowest score of what is kept, 0 to 1.
         progress: Whether to show a progress bar.
         say: Takes a line for the user.
 
     Returns:
-        The predictions. ``image_id`` counts the images, sorted by name.
+        The predictions. ``image_id`` counts the images; those of a folder are sorted.
 
     Raises:
         FileNotFoundError: If the checkpoint or the images are not there.
@@ -44,7 +46,9 @@ def predict(
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f'threshold={threshold} must lie between 0 and 1')
-    paths, root = _list_images(Path(images))
+    paths = list_images(images)
+    folders = [os.path.abspath(source) for source in images if Path(source).is_dir()]
+    root = os.path.commonpath([*folders, *(path.parent for path in paths)])
     check_detection_requirements()
     model = _load(Path(checkpoint))
     from mmdet.apis import inference_detector
@@ -64,25 +68,13 @@ def predict(
         picture = Path(out) / 'pictures' / name.with_name(f'{name.name}.jpg')
         draw_detections(path, found, classes, picture, threshold=threshold)
     if len(unreadable) == len(paths):
-        raise ValueError(f'no image of images={str(images)!r} can be read')
+        raise ValueError(f'none of the images in {", ".join(map(str, images))} can be read')
     Path(out).mkdir(parents=True, exist_ok=True)
     (Path(out) / 'predictions.json').write_text(json.dumps(predictions))
     if unreadable:
         count = f'{len(unreadable)} of {len(paths)} images'
         say(f'{count} cannot be read and were left out: {", ".join(unreadable[:5])}')
     return predictions
-
-
-def _list_images(images: Path) -> tuple[list[Path], Path]:
-    """Paths of the images, and the folder that their names start from."""
-    if images.is_file():
-        return [images], images.parent
-    if not images.is_dir():
-        raise FileNotFoundError(f'images={str(images)!r} is neither an image nor a folder')
-    paths = sorted(path for path in images.rglob('*') if path.suffix.lower() in IMG_EXTENSIONS)
-    if not paths:
-        raise FileNotFoundError(f'images={str(images)!r} has no image in it')
-    return paths, images
 
 
 def _load(path: Path) -> torch.nn.Module:
