@@ -175,12 +175,12 @@ def test_files_at_fault_are_named_and_run_no_code(tmp_path, capsys):
     (tmp_path / 'broken.safetensors').write_bytes(b'no')
     (tmp_path / 'broken.pth').write_bytes(b'no')
     for name, message in (
-        ('broken.safetensors', 'is no safetensors file'),
+        ('broken.safetensors', 'broken.safetensors is damaged'),
         ('broken.pth', 'is not a checkpoint of torch'),
     ):
         with pytest.raises(ValueError, match=message):
             import_checkpoint(tmp_path / name, tmp_path / 'ours.pth')
-    with pytest.raises(FileNotFoundError, match='is not a file'):
+    with pytest.raises(FileNotFoundError, match='no checkpoint at'):
         import_checkpoint(tmp_path / 'none.pth', tmp_path / 'ours.pth')
     with pytest.raises(ValueError, match='overwrite the original'):
         import_checkpoint(tmp_path / 'theirs.pth', tmp_path / 'theirs.pth')

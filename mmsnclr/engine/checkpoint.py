@@ -17,7 +17,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 UNSAFE = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 _SAFE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
@@ -97,6 +97,24 @@ def load_checkpoint(path: str, map_location: str = 'cpu', mmap: bool = False) ->
             if 'PytorchStreamReader' in str(error):
                 raise damaged from error
             raise
+
+
+def weights_in(checkpoint: object) -> dict[str, Tensor]:
+    """The weights in a checkpoint of this or another library.
+
+    Args:
+        checkpoint: What :func:`load_checkpoint` returned.
+
+    Returns:
+        The tensors of its ``state_dict`` or ``model`` or, if it has neither, of
+        itself; none if it is no dictionary.
+    """
+    for name in ('state_dict', 'model'):
+        if isinstance(checkpoint, dict) and isinstance(checkpoint.get(name), dict):
+            checkpoint = checkpoint[name]
+    if not isinstance(checkpoint, dict):
+        return {}
+    return {key: value for key, value in checkpoint.items() if isinstance(value, Tensor)}
 
 
 def _unsafe() -> bool:

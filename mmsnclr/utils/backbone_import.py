@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
+from safetensors import safe_open
 from torch import Tensor, nn
 
-from ..engine.checkpoint import load_checkpoint
+from ..engine.checkpoint import load_checkpoint, weights_in
 from .backbone_naming import Call, build_backbone, equivalent, rename, verify
 
 # Heads of the usual ViTs by width; a file of weights does not tell their number.
@@ -71,9 +72,8 @@ def import_backbone(
     given = f'checkpoint_path={str(checkpoint_path)!r}'
     if Path(out_path).resolve() == Path(checkpoint_path).resolve():
         raise ValueError(f'out_path={str(out_path)!r} would overwrite the original')
-    weights, stated_heads = _load(checkpoint_path)
-    heads = heads or stated_heads
-    foreign = _take_apart(weights, given)
+    foreign = _take_apart(_load(checkpoint_path), given)
+    heads = heads or _stated_heads(checkpoint_path)
     if timm_model is not None:
         found, naming = f'{timm_model} of timm', 'timm'
         cfg = dict(type='TIMMRepresentation', model_name=timm_model)
@@ -103,28 +103,23 @@ def import_backbone(
     )
 
 
-def _load(path: str | Path) -> tuple[dict[str, Tensor], int | None]:
-    """The weights in a file, and the number of heads if its metadata says it."""
-    given = f'checkpoint_path={str(path)!r}'
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'{given} is not a file')
-    if Path(path).suffix == '.safetensors':
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, 'pt') as file:
-                heads = (file.metadata() or {}).get('num_heads', '')
-                weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return weights, int(heads) if heads.isdecimal() else None
-        except SafetensorError as error:
-            raise ValueError(f'{given} is no safetensors file: {error}') from error
+def _load(path: str | Path) -> dict[str, Tensor]:
     content = load_checkpoint(str(path))
-    for name in ('state_dict', 'model'):
-        if isinstance(content, dict) and isinstance(content.get(name), dict):
-            content = content[name]
-    if not isinstance(content, dict) or not any(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f'{given} holds {_describe(content)}, not a state dict')
-    return {key: value for key, value in content.items() if isinstance(value, Tensor)}, None
+    weights = weights_in(content)
+    if not weights:
+        raise ValueError(
+            f'checkpoint_path={str(path)!r} holds {_describe(content)}, not a state dict'
+        )
+    return weights
+
+
+def _stated_heads(path: str | Path) -> int | None:
+    """The number of heads that :func:`~.backbone_export.export_backbone` noted."""
+    if Path(path).suffix != '.safetensors':
+        return None
+    with safe_open(path, 'pt') as file:
+        heads = (file.metadata() or {}).get('num_heads', '')
+    return int(heads) if heads.isdecimal() else None
 
 
 def _take_apart(weights: dict[str, Tensor], given: str) -> _Foreign:

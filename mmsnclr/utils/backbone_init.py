@@ -8,7 +8,7 @@ from mmpretrain.models.backbones import VisionTransformer
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from ..engine.checkpoint import load_checkpoint
+from ..engine.checkpoint import load_checkpoint, weights_in
 from .backbone_naming import rename
 
 
@@ -29,15 +29,7 @@ def initialize_backbone(backbone: nn.Module, path: str | Path) -> None:
     """
     checkpoint = load_checkpoint(str(path))
     _check_heads(backbone, checkpoint, path)
-    stored = next(
-        (
-            checkpoint[key]
-            for key in ('state_dict', 'model')
-            if isinstance(checkpoint.get(key), dict)
-        ),
-        checkpoint,
-    )
-    stored = {key: value for key, value in stored.items() if isinstance(value, Tensor)}
+    stored = weights_in(checkpoint)
     wanted = backbone.state_dict()
     best, prefix_of_best = {}, ''
     for naming in ('mmpretrain', 'torchvision', 'timm'):
