@@ -3,13 +3,15 @@
 import copy
 import json
 import math
+import os
 import re
+import signal
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from helpers import run_tool, small_model
+from helpers import run_ranks, run_tool, small_model
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
@@ -49,22 +51,26 @@ def content(scenes):
     return json.loads((scenes / 'train.json').read_text())
 
 
+def comparison(scenes, folder):
+    """Arguments of `detect` for a pretrained backbone and a random one."""
+    return dict(
+        train_json=scenes / 'train.json',
+        images=scenes / 'train',
+        backbone=folder / 'snclr.pth',
+        val_json=scenes / 'val.json',
+        val_images=scenes / 'val',
+        compare='random',
+        **QUICK,
+    )
+
+
 @pytest.fixture(scope='module')
 def run(scenes, tmp_path_factory):
     """A detector of a few steps, and what was said."""
     out = tmp_path_factory.mktemp('run')
+    pretrained(out / 'snclr.pth', norm_cfg=dict(type='SyncBN'))
     said = []
-    detection = detect(
-        scenes / 'train.json',
-        scenes / 'train',
-        pretrained(out / 'snclr.pth', norm_cfg=dict(type='SyncBN')),
-        out / 'detector',
-        val_json=scenes / 'val.json',
-        val_images=scenes / 'val',
-        compare='random',
-        say=said.append,
-        **QUICK,
-    )
+    detection = detect(**comparison(scenes, out), out=out / 'detector', say=said.append)
     return detection, out / 'detector', said
 
 
@@ -116,6 +122,35 @@ def test_the_config_says_why_and_differs_in_the_backbone_only(run):
     assert configs[0].model.roi_head.mask_head.num_classes == 10
 
 
+def test_what_was_interrupted_is_continued(run, scenes, tmp_path):
+    whole, folder, _ = run
+    arguments = comparison(scenes, folder.parent) | dict(out=tmp_path)
+
+    def die_in_the_second_validation():
+        from mmdet.evaluation import CocoMetric
+
+        validate, done = CocoMetric.evaluate, []
+
+        def evaluate(*args):
+            if done:
+                os.kill(os.getpid(), signal.SIGKILL)
+            done.append(validate(*args))
+            return done[0]
+
+        CocoMetric.evaluate = evaluate
+        detect(**arguments)
+
+    assert run_ranks(die_in_the_second_validation, 1) == [-signal.SIGKILL]
+    first = (tmp_path / 'training/iter_2.pth').stat().st_mtime_ns
+    with pytest.raises(ValueError, match=r'config\.py was written with other .*--resume'):
+        detect(**(arguments | dict(lr=0.1)), resume=True)
+    detection = detect(**arguments, resume=True)
+    assert (tmp_path / 'training/iter_2.pth').stat().st_mtime_ns == first
+    assert detection.summary.is_file()
+    for name, kinds in detection.results.items():
+        assert kinds['segm'].ap == pytest.approx(whole.results[name]['segm'].ap, abs=0.01)
+
+
 def test_predictions_have_file_names_and_are_drawn(run, scenes, tmp_path):
     detection, *_ = run
     folder = tmp_path / 'images'
@@ -125,7 +160,9 @@ def test_predictions_have_file_names_and_are_drawn(run, scenes, tmp_path):
     pixels.resize((90, 60)).save(folder / 'b.jpg')
     (folder / 'broken.png').write_bytes(b'nothing')
     said = []
-    found = predict(detection.checkpoint, folder, tmp_path / 'found', threshold=0, say=said.append)
+    found = predict(
+        detection.checkpoint, [folder], tmp_path / 'found', threshold=0, say=said.append
+    )
     assert said == [f'1 of 3 images cannot be read and were left out: {folder / "broken.png"}']
     assert json.loads((tmp_path / 'found/predictions.json').read_text()) == found
     assert {(d['image_id'], d['file_name']) for d in found} == {(0, 'b.jpg'), (2, 'sub/a.png')}
@@ -143,10 +180,10 @@ def test_predictions_have_file_names_and_are_drawn(run, scenes, tmp_path):
 def test_what_cannot_be_predicted_is_named(run, scenes, tmp_path):
     detection, out, _ = run
     for arguments, error, message in (
-        ((out.parent / 'snclr.pth', scenes / 'val', tmp_path), ValueError, 'is not a detector'),
-        ((tmp_path / 'none.pth', scenes / 'val', tmp_path), FileNotFoundError, 'none.pth'),
-        ((detection.checkpoint, tmp_path / 'none', tmp_path), FileNotFoundError, 'neither'),
-        ((detection.checkpoint, scenes / 'val', tmp_path, 30), ValueError, 'threshold=30'),
+        ((out.parent / 'snclr.pth', [scenes / 'val'], tmp_path), ValueError, 'is not a detector'),
+        ((tmp_path / 'none.pth', [scenes / 'val'], tmp_path), FileNotFoundError, 'none.pth'),
+        ((detection.checkpoint, [tmp_path / 'none'], tmp_path), FileNotFoundError, 'no folder'),
+        ((detection.checkpoint, [scenes / 'val'], tmp_path, 30), ValueError, 'threshold=30'),
     ):
         with pytest.raises(error, match=message):
             predict(*arguments)

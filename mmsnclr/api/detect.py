@@ -15,10 +15,10 @@ from ..utils.backbone_export import read_backbone
 from ..utils.console import Setting, only_progress, settings_table
 from ..utils.detection_config import (
     Backbone,
+    config_text,
     derive_schedule,
     detector_backbone,
     detector_config,
-    write_config,
 )
 from ..utils.requirements import check_detection_requirements
 from ..visualization.detections import draw_detections
@@ -60,6 +60,7 @@ def detect(
     skip_bad: bool = False,
     workers: int = 2,
     seed: int = 0,
+    resume: bool = False,
     say: Callable[[str], None] = print,
 ) -> Detection:
     """Train Mask R-CNN from a pretrained backbone, and measure it.
@@ -90,6 +91,8 @@ def detect(
         skip_bad: Whether to leave wrong images and annotations out.
         workers: Processes that load images.
         seed: Seed of the split and the training.
+        resume: Whether to continue what is in ``out`` after an interruption; the
+            other arguments are those that it was started with.
         say: Takes each line for the user.
 
     Returns:
@@ -98,13 +101,14 @@ def detect(
     Raises:
         FileNotFoundError: If a file is not there.
         ImportError: If mmdet or mmcv's operators are missing.
-        ValueError: If annotations are wrong or a setting is.
+        ValueError: If annotations are wrong or a setting is, or ``out`` holds
+            what was made with others.
     """
     out = Path(out).resolve()
-    if (out / 'config.py').exists():
+    if (out / 'config.py').exists() and not resume:
         raise ValueError(
-            f'out={str(out)!r} holds a detector already: choose another folder, or continue an '
-            f'interrupted training by tools/train.py {out / "config.py"} --resume'
+            f'out={str(out)!r} holds a detector already: choose another folder, or pass --resume '
+            'to continue what was interrupted'
         )
     if val_images is not None and val_json is None:
         raise ValueError('val_images is given without val_json, the annotations that go with it')
@@ -129,11 +133,10 @@ def detect(
 
     files = []
     for name, content in zip(('train', 'val'), sets):
-        path = out / f'{name}.json'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content))
-        files.append(path)
+        files.append(out / f'{name}.json')
+        _write(files[-1], json.dumps(content), resume)
     parts = list(zip(files, (images, val_images)))
+    kinds = ('bbox', 'segm') if masks else ('bbox',)
     results, checkpoints = {}, {}
     for name, start in starts.items():
         folder = out if name == 'pretrained' else out / name
@@ -143,13 +146,13 @@ def detect(
         )
         head = [f'{choices[0].value} from the {name} backbone: python tools/train.py THIS_FILE\n']
         head += [f'{choice.name}: {choice.value} ({choice.reason})' for choice in choices]
-        write_config(config, masks, '\n'.join(head), folder / 'config.py')
+        _write(folder / 'config.py', config_text(config, masks, '\n'.join(head)), resume)
         say(f'Training from the {name} backbone by {folder / "config.py"}; logs are in {work_dir}')
-        _train(folder / 'config.py')
+        predictions = [work_dir / f'predictions.{kind}.json' for kind in kinds]
+        _train(folder / 'config.py', predictions)
         checkpoints[name] = work_dir / f'iter_{settings["iterations"]}.pth'
         results[name] = {
-            kind: evaluate_coco(files[1], work_dir / f'predictions.{kind}.json', kind)
-            for kind in (('bbox', 'segm') if masks else ('bbox',))
+            kind: evaluate_coco(files[1], path, kind) for kind, path in zip(kinds, predictions)
         }
     plot_precision_recall(results, out / 'precision_recall.png')
     pictures, threshold = _draw(sets[1], val_images, out, masks)
@@ -214,11 +217,27 @@ def _masks(sets: list[dict]) -> tuple[bool, Setting]:
     return True, Setting('detector', 'Mask R-CNN', f'all {len(counted)} annotations have masks')
 
 
-def _train(config: Path) -> None:
+def _write(path: Path, text: str, resume: bool) -> None:
+    """Write a file; on resuming, only compare it with what the run began with."""
+    if resume and path.exists():
+        if path.read_text() != text:
+            raise ValueError(
+                f'{path} was written with other annotations or settings: pass with --resume what '
+                'the run was started with, or choose another --out'
+            )
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def _train(config: Path, predictions: list[Path]) -> None:
+    """Train to the end and validate, or what is left to do of it."""
     with only_progress():
         runner = build_runner(Config.fromfile(config))
         check_pretrained(runner.model)
         runner.train()
+        if not all(path.exists() for path in predictions):  # interrupted while validating
+            runner.val()
 
 
 def _draw(content: dict, images: Path, out: Path, masks: bool) -> tuple[list[Path], float]:

@@ -4,8 +4,6 @@ from typing import Any
 
 import click
 
-from ..api.detect import detect
-
 
 @click.command()
 @click.argument('train_json')
@@ -24,16 +22,19 @@ from ..api.detect import detect
 @click.option('--skip-bad', is_flag=True, help='Leave wrong images and annotations out.')
 @click.option('--workers', type=int, default=2, show_default=True, help='Loading processes.')
 @click.option('--seed', type=int, default=0, show_default=True)
+@click.option('--resume', is_flag=True, help='Continue; the rest of the command as before.')
 def command(**options: Any) -> None:
     """Train Mask R-CNN on a COCO-format set, from a pretrained backbone.
 
     File names in TRAIN_JSON start from the folder IMAGES. Without masks it is
     Faster R-CNN. Mistakes in the json are listed first. DIR/summary.md has the
-    result; DIR/config.py trains it again with tools/train.py.
+    result; tools/train.py DIR/config.py --work-dir ELSEWHERE trains it again.
 
     \b
     mmsnclr detect my.json photos/ --backbone epoch_100.pth --out detector/
     mmsnclr detect my.json photos/ --backbone epoch_100.pth --out both/ \\
         --val val.json --compare random
     """  # noqa: D301  click wants the backspace itself
+    from ..api.detect import detect
+
     detect(**options, say=click.echo)

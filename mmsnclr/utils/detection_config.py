@@ -212,7 +212,7 @@ def detector_config(
         seed: Seed of everything random.
 
     Returns:
-        The overrides of mmdet's base configs, which :func:`write_config` writes.
+        The overrides of mmdet's base configs, which :func:`config_text` writes out.
     """
     resnet = backbone.config
     base = resnet['base_channels'] * (1 if resnet['depth'] < 50 else 4)
@@ -340,20 +340,22 @@ def detector_config(
             visualizer=dict(name=f'visualizer of {work_dir}'),
             log_processor=dict(by_epoch=False),
             randomness=dict(seed=seed),
+            resume=True,  # if there is something to resume from
         )
     )
 
 
-def write_config(config: Config, masks: bool, head: str, path: Path) -> None:
-    """Write a detector's config as a file that `tools/train.py` runs.
+def config_text(config: Config, masks: bool, head: str) -> str:
+    """A detector's config as a file that `tools/train.py` runs.
 
     Args:
         config: What :func:`detector_config` gave.
         masks: Whether to learn masks.
         head: What the file's docstring says.
-        path: The file.
+
+    Returns:
+        The file's content.
     """
     kind = 'mask-rcnn' if masks else 'faster-rcnn'
     base = [f'mmdet::_base_/models/{kind}_r50_fpn.py', 'mmdet::_base_/default_runtime.py']
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f'"""{head}\n"""\n\n_base_ = {base!r}\n\n{config.pretty_text}')
+    return f'"""{head}\n"""\n\n_base_ = {base!r}\n\n{config.pretty_text}'
