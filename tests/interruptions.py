@@ -57,6 +57,9 @@ class Kill(Hook):
             os.kill(worker.pid, self.number)
         self.die()
 
+    def worker(self, model):
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+
     def fail(self, model):
         raise RuntimeError('an error of the training')
 

@@ -117,6 +117,12 @@ def test_an_error_ends_the_run_though_workers_outlive_signals(digits, tmp_path):
     assert time.monotonic() - began < 30
 
 
+def test_a_dead_worker_ends_the_run_and_is_named(digits, tmp_path, capfd):
+    options = {'train_dataloader.num_workers': 2, 'train_dataloader.prefetch_factor': 1}
+    assert run_ranks(lambda: train(digits, tmp_path, Kill(2, 'worker'), **options), 1) == [1]
+    assert re.search(r'DataLoader worker \(pid.*killed by signal: Killed', capfd.readouterr().err)
+
+
 @pytest.mark.parametrize('kind', ['disk_full', pytest.param('unwritable', marks=pytest.mark.slow)])
 def test_a_checkpoint_that_cannot_be_written_costs_nothing_else(digits, tmp_path, kind, whole):
     def run():
