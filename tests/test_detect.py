@@ -82,6 +82,9 @@ def test_both_backbones_are_measured_and_everything_is_written(run):
         by_run = [detection.results[name][kind] for name in ('pretrained', 'random')]
         assert [len(result.classes) for result in by_run] == [10, 10]
         assert all(0 <= result.ap <= 100 for result in by_run)
+    assert ('An AP below 1 is of no use yet' in summary) == all(
+        kind.ap < 1 for kinds in detection.results.values() for kind in kinds.values()
+    )
     assert '![Precision and recall](precision_recall.png)' in summary
     assert (out / 'precision_recall.png').stat().st_size > 10_000
     pictures = sorted((out / 'pictures').iterdir())

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from ..datasets.coco_check import Mistake, check_coco, describe_mistakes, split_coco
 from ..engine import build_runner, check_pretrained
 from ..evaluation.coco import CocoAP, evaluate_coco, plot_precision_recall
-from ..evaluation.detection_summary import ap_table, detection_summary
+from ..evaluation.detection_summary import ap_advice, ap_table, detection_summary
 from ..utils.backbone_export import read_backbone
 from ..utils.console import Setting, only_progress, settings_table
 from ..utils.detection_config import (
@@ -144,7 +144,8 @@ def detect(
         config = detector_config(
             start, settings, sets[0]['categories'], masks, *parts, work_dir, workers, seed
         )
-        head = [f'{choices[0].value} from the {name} backbone: python tools/train.py THIS_FILE\n']
+        head = [f'{choices[0].value} from the {name} backbone; to train it again: ']
+        head[0] += 'python tools/train.py THIS_FILE --work-dir ELSEWHERE\n'
         head += [f'{choice.name}: {choice.value} ({choice.reason})' for choice in choices]
         _write(folder / 'config.py', config_text(config, masks, '\n'.join(head)), resume)
         say(f'Training from the {name} backbone by {folder / "config.py"}; logs are in {work_dir}')
@@ -161,7 +162,7 @@ def detect(
     summary.write_text(
         detection_summary(results, choices, checkpoints, sources, sets, pictures, threshold, out)
     )
-    say(f'\n{ap_table(results)}\nAll of it: {summary}')
+    say(f'\n{ap_table(results)}{ap_advice(results)}\nAll of it: {summary}')
     return Detection(checkpoints['pretrained'], results, summary)
 
 

@@ -35,6 +35,21 @@ def ap_table(results: dict[str, dict[str, CocoAP]]) -> str:
     return table
 
 
+def ap_advice(results: dict[str, dict[str, CocoAP]]) -> str:
+    """What to do if no run has learned to find objects, a line of markdown; else nothing.
+
+    Args:
+        results: For each run, by name, its average precision of each kind.
+    """
+    if any(kind.ap >= 1 for kinds in results.values() for kind in kinds.values()):
+        return ''
+    return (
+        '\nAn AP below 1 is of no use yet, and tells nothing of the backbone: train longer '
+        '(`--iterations`), annotate more images, or pretrain from trained weights '
+        '(`mmsnclr pretrain --init`).\n'
+    )
+
+
 def _class_table(results: dict[str, dict[str, CocoAP]]) -> str:
     """Average precision of each annotated class."""
     columns = [(run, kind) for run in results for kind in results[run]]
@@ -86,7 +101,7 @@ def detection_summary(
 Trained on {train}; measured on {val}.
 Average precision in percent, by pycocotools:
 
-{ap_table(results)}{once}
+{ap_table(results)}{ap_advice(results)}{once}
 ![Precision and recall](precision_recall.png)
 
 | setting | value | why |
@@ -96,7 +111,7 @@ Average precision in percent, by pycocotools:
 | --- | --- | --- |
 {runs}
 `mmsnclr predict {checkpoints['pretrained']} IMAGES --out DIR` finds objects in other images;
-`python tools/train.py {out / 'config.py'}` trains again.
+`python tools/train.py {out / 'config.py'} --work-dir ELSEWHERE` trains it again.
 
 ## Classes
 
