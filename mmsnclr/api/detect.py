@@ -149,11 +149,10 @@ def detect(
         head += [f'{choice.name}: {choice.value} ({choice.reason})' for choice in choices]
         _write(folder / 'config.py', config_text(config, masks, '\n'.join(head)), resume)
         say(f'Training from the {name} backbone by {folder / "config.py"}; logs are in {work_dir}')
-        predictions = [work_dir / f'predictions.{kind}.json' for kind in kinds]
-        _train(folder / 'config.py', predictions)
+        _train(folder / 'config.py', kinds)
         checkpoints[name] = work_dir / f'iter_{settings["iterations"]}.pth'
         results[name] = {
-            kind: evaluate_coco(files[1], path, kind) for kind, path in zip(kinds, predictions)
+            kind: evaluate_coco(files[1], _predictions(work_dir, kind), kind) for kind in kinds
         }
     plot_precision_recall(results, out / 'precision_recall.png')
     pictures, threshold = _draw(sets[1], val_images, out, masks)
@@ -231,19 +230,26 @@ def _write(path: Path, text: str, resume: bool) -> None:
     path.write_text(text)
 
 
-def _train(config: Path, predictions: list[Path]) -> None:
+def _predictions(work_dir: str | Path, kind: str) -> Path:
+    return Path(work_dir, f'predictions.{kind}.json')
+
+
+def _train(path: Path, kinds: tuple[str, ...]) -> None:
     """Train to the end and validate, or what is left to do of it."""
+    cfg = Config.fromfile(path)
+    cfg.val_evaluator.outfile_prefix = str(Path(cfg.work_dir, 'predictions'))
     with only_progress():
-        runner = build_runner(Config.fromfile(config))
+        runner = build_runner(cfg)
         check_pretrained(runner.model)
         runner.train()
-        if not all(path.exists() for path in predictions):  # interrupted while validating
+        # The validation may have been interrupted.
+        if not all(_predictions(cfg.work_dir, kind).exists() for kind in kinds):
             runner.val()
 
 
 def _draw(content: dict, images: Path, out: Path, masks: bool) -> tuple[list[Path], float]:
     """Pictures of some validation images, predictions beside the truth, and the lowest score."""
-    file = out / 'training' / f'predictions.{"segm" if masks else "bbox"}.json'
+    file = _predictions(out / 'training', 'segm' if masks else 'bbox')
     predictions = json.loads(file.read_text())
     # A weak detector's few best are shown too.
     scores = sorted((p['score'] for p in predictions), reverse=True)

@@ -206,7 +206,7 @@ def detector_config(
         masks: Whether to learn masks.
         train: Annotation file and image folder to train on.
         val: The same to validate on.
-        work_dir: Where logs, checkpoints and predictions go; not the folder of
+        work_dir: Where logs and checkpoints go; not the folder of
             the config, which the runner would write over.
         workers: Processes that load images.
         seed: Seed of everything random.
@@ -291,7 +291,6 @@ def detector_config(
         type='CocoMetric',
         ann_file=str(val[0]),
         metric=['bbox', 'segm'] if masks else ['bbox'],
-        outfile_prefix=str(work_dir / 'predictions'),
     )
     return Config(
         dict(
