@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import shutil
+import signal
 from io import BytesIO
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from mmsnclr.api.pretrain import parse_time, pretrain
 from mmsnclr.cli import main
 from mmsnclr.datasets.scan import scan_images
 from mmsnclr.engine import ViewSeedHook
+from mmsnclr.engine.hooks.preemption import PREEMPTED
 from mmsnclr.utils.backbone_init import initialize_backbone
 from mmsnclr.utils.images import list_images
 from mmsnclr.utils.recipe import fit_to_epochs, fit_to_images, load_recipe
@@ -118,25 +120,34 @@ def test_other_settings_on_resuming_are_refused(finished):
     assert 'epochs=5 differs from 2, with which the run' in result.output
 
 
-def test_an_interrupted_run_is_continued_exactly(given, finished, tmp_path, monkeypatch):
+def test_a_run_interrupted_by_ctrl_c_is_continued_exactly(given, finished, tmp_path, monkeypatch):
     def interrupt(hook, runner):
-        if runner.epoch == 1:
-            raise KeyboardInterrupt
         before_train_epoch(hook, runner)
+        if runner.epoch == 1:
+            os.kill(os.getpid(), signal.SIGINT)
 
     before_train_epoch, out = ViewSeedHook.before_train_epoch, tmp_path / 'run'
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
     with monkeypatch.context() as patch:
         patch.setattr(ViewSeedHook, 'before_train_epoch', interrupt)
         result = command(*given, '--out', out)
-    assert result.exit_code == 1
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    assert result.exit_code == PREEMPTED
     assert f'continue with: mmsnclr pretrain --out {out} --resume' in result.output
-    assert (out / 'epoch_1.pth').is_file()
+    assert {path.name for path in out.glob('*.pth')} == {'epoch_1.pth', 'iter_4.pth'}
     # Neither the images nor the settings have to be given again, and nothing is scanned.
     result = command('--out', out, '--resume')
     assert result.exit_code == 0, (result.output, result.exception)
-    assert 'Scanning' not in result.output
+    assert 'Scanning' not in result.output and f'from {out}/iter_4.pth' in result.output
     expected, actual = weights(finished[0] / 'epoch_2.pth'), weights(out / 'epoch_2.pth')
     assert all(torch.equal(expected[key], actual[key]) for key in expected)
+
+
+def test_a_setting_that_does_not_exist_is_named(given, tmp_path):
+    result = command(*given, '--out', tmp_path, '--cfg-options', 'model.head.neighbours=10')
+    assert result.exit_code == 1
+    assert "'model.head.neighbours': 10} cannot be used: SNCLRHead" in result.output
 
 
 def test_without_a_run_to_resume_images_are_needed(tmp_path):

@@ -95,6 +95,12 @@ def pretrain(
                 f'{out} holds a run already: pass --resume to continue it, or another --out'
             )
         _check_unchanged(config, arguments)
+        newest, _ = newest_checkpoint(str(out))
+        click.echo(
+            f'no checkpoint in {out} yet: starting from the beginning'
+            if newest is None
+            else f'continuing from {newest}'
+        )
         return _train(config)
     if not images:
         raise ValueError(f'there is no run to continue in {out}: pass images')
@@ -117,6 +123,7 @@ def pretrain(
         cfg.train_dataloader.dataset.labels = str(out / 'labels.csv')
     # Resumed if there is something to resume from, as after an interruption.
     cfg.work_dir, cfg.resume = str(out), True
+    cfg.default_hooks.preemption = dict(type='PreemptionHook', interrupt=True)
     if amp:
         set_amp(cfg)
     cfg.merge_from_dict(cfg_options or {})
@@ -124,8 +131,13 @@ def pretrain(
         cfg.model.backbone.init_cfg = _init_cfg(cfg.model.backbone, init, out / 'init')
 
     click.echo('Measuring the speed of training ...')
-    with only_progress():
-        step = seconds_per_step(cfg, min(5.0, budget / 20) if budget else 5.0)
+    try:
+        with only_progress():
+            step = seconds_per_step(cfg, min(5.0, budget / 20) if budget else 5.0)
+    except TypeError as error:
+        if not cfg_options:
+            raise
+        raise ValueError(f'cfg_options={cfg_options} cannot be used: {error}') from error
     batch = cfg.train_dataloader.batch_size
     epoch = count // batch * step
     why = 'as you chose'

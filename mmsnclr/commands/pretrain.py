@@ -69,10 +69,9 @@ def command(cfg_options: tuple[str, ...], **arguments) -> None:
         checkpoint = pretrain(
             cfg_options={key: _value(text) for key, _, text in pairs}, **arguments
         )
-    except KeyboardInterrupt as error:
-        raise click.ClickException(
-            f'interrupted; continue with: mmsnclr pretrain --out {out} --resume'
-        ) from error
+    except (KeyboardInterrupt, SystemExit):
+        click.echo(f'interrupted; continue with: mmsnclr pretrain --out {out} --resume', err=True)
+        raise
     click.echo(
         f'\nThe backbone is in {checkpoint}. Next:\n'
         f'  mmsnclr report {out}\n'

@@ -178,7 +178,8 @@ def fit_to_epochs(
     cfg.train_cfg = dict(by_epoch=True, max_epochs=epochs)
     # A line in the log every few seconds, a checkpoint every few minutes.
     cfg.default_hooks.logger.interval = min(steps, max(1, min(50, round(5 / step_seconds))))
-    cfg.default_hooks.checkpoint.interval = min(epochs, max(1, round(180 / (steps * step_seconds))))
+    interval = max(1, min(epochs // 4, round(180 / (steps * step_seconds))))
+    cfg.default_hooks.checkpoint.interval = interval
     return [
         Setting('epochs', f'{epochs}', why),
         Setting(
@@ -193,7 +194,7 @@ def fit_to_epochs(
         Setting(
             'm',
             f'{without}',
-            'epochs without neighbours: '
+            'epochs without neighbours, whose coming lifts the loss: '
             + ('the warm-up' if trained else '3,000 steps as in the recipe, at most half'),
         ),
         Setting(
@@ -201,6 +202,7 @@ def fit_to_epochs(
             f'{coefficient:.5f}',
             f'of the momentum encoder: it remembers {memory:,.0f} steps, at most a tenth of all',
         ),
+        Setting('checkpoints', f'{interval}', 'epochs apart: 3 minutes, at most a quarter of all'),
     ]
 
 

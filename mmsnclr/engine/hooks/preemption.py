@@ -18,7 +18,7 @@ from .checkpoint import AtomicCheckpointHook
 
 # sysexits.h: a temporary failure, try again. tools/slurm_train.sh requeues on it.
 PREEMPTED = os.EX_TEMPFAIL
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_SIGNALS = {signal.SIGTERM, signal.SIGUSR1}
 
 
 @HOOKS.register_module()
@@ -32,14 +32,17 @@ class PreemptionHook(Hook):
     Args:
         interval: How many iterations lie between two agreements of several
             ranks. After the signal up to twice as many are trained.
+        interrupt: Whether to do the same on SIGINT, which is Ctrl-C; a second
+            one interrupts at once.
     """
 
     priority = 'LOWEST'  # after the iteration's own checkpoint
 
-    def __init__(self, interval: int = 10) -> None:
+    def __init__(self, interval: int = 10, interrupt: bool = False) -> None:
         if interval < 1:
             raise ValueError(f'PreemptionHook.interval={interval} must be at least 1')
         self.interval = interval
+        self.signals = _SIGNALS | ({signal.SIGINT} if interrupt else set())
         self._received = None
         self._leave = False
         self._group = self._flag = self._agreement = None
@@ -56,11 +59,13 @@ class PreemptionHook(Hook):
         # that the scheduler sends to all, but not the end of the main process.
         self._ending = mmap(-1, 1)
         atexit.register(self._ending.write_byte, 1)
-        self._handlers = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        self._handlers = {number: signal.signal(number, self._receive) for number in self.signals}
 
     def _receive(self, number: int, frame) -> None:
         if os.getpid() == self._main:
             self._received = number
+            if number == signal.SIGINT:
+                signal.signal(number, signal.default_int_handler)
         elif self._ending[0]:
             os._exit(0)
 
@@ -80,9 +85,9 @@ class PreemptionHook(Hook):
             f'Exit code {PREEMPTED}'
         )
         # Slurm ends the ranks that are last by another signal; their exit code is to be the same.
-        for number in self._handlers:
+        for number in self._handlers.keys() & _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        self._handlers = {}
+            del self._handlers[number]
         raise SystemExit(PREEMPTED)
 
     def _agreed(self, iteration: int) -> bool:
