@@ -162,13 +162,17 @@ def test_predictions_have_file_names_and_are_drawn(run, scenes, tmp_path):
     pixels.save(folder / 'sub/a.png')
     pixels.resize((90, 60)).save(folder / 'b.jpg')
     (folder / 'broken.png').write_bytes(b'nothing')
+    (folder / 'empty.jpg').touch()
+    (folder / 'gone.png').symlink_to('nowhere')
     said = []
     found = predict(
         detection.checkpoint, [folder], tmp_path / 'found', threshold=0, say=said.append
     )
-    assert said == [f'1 of 3 images cannot be read and were left out: {folder / "broken.png"}']
+    broken = ', '.join(str(folder / name) for name in ('broken.png', 'empty.jpg', 'gone.png'))
+    assert said[0] == f'3 of 5 images cannot be read and were left out: {broken}'
+    assert said[1].startswith(f'{len(found)} objects with a score of 0 or more, in 2 of 5 images')
     assert json.loads((tmp_path / 'found/predictions.json').read_text()) == found
-    assert {(d['image_id'], d['file_name']) for d in found} == {(0, 'b.jpg'), (2, 'sub/a.png')}
+    assert {(d['image_id'], d['file_name']) for d in found} == {(0, 'b.jpg'), (4, 'sub/a.png')}
     assert all(d['category'] == '0123456789'[d['category_id'] - 1] for d in found)
     assert {tuple(d['segmentation']['size']) for d in found} == {(60, 90), (128, 128)}
     assert Image.open(tmp_path / 'found/pictures/sub/a.png.jpg').size == (128, 128)
@@ -176,17 +180,21 @@ def test_predictions_have_file_names_and_are_drawn(run, scenes, tmp_path):
     arguments = ['predict', str(detection.checkpoint), str(folder / 'b.jpg'), '--threshold', '1']
     result = CliRunner().invoke(main, [*arguments, '--out', str(tmp_path / 'none')])
     assert result.exit_code == 0, result.output
-    assert 'found 0 objects in 0 images' in result.stdout
+    assert '0 objects with a score of 1.0 or more, in 0 of 1 images' in result.stdout
     assert json.loads((tmp_path / 'none/predictions.json').read_text()) == []
 
 
 def test_what_cannot_be_predicted_is_named(run, scenes, tmp_path):
     detection, out, _ = run
+    used = tmp_path / 'used'
+    used.mkdir()
+    (used / 'predictions.json').touch()
     for arguments, error, message in (
         ((out.parent / 'snclr.pth', [scenes / 'val'], tmp_path), ValueError, 'is not a detector'),
         ((tmp_path / 'none.pth', [scenes / 'val'], tmp_path), FileNotFoundError, 'none.pth'),
         ((detection.checkpoint, [tmp_path / 'none'], tmp_path), FileNotFoundError, 'no folder'),
         ((detection.checkpoint, [scenes / 'val'], tmp_path, 30), ValueError, 'threshold=30'),
+        ((detection.checkpoint, [scenes / 'val'], used), ValueError, 'holds predictions already'),
     ):
         with pytest.raises(error, match=message):
             predict(*arguments)
@@ -329,7 +337,7 @@ def test_mistakes_stop_the_training_unless_they_are_left_out(content, scenes, tm
     with pytest.raises(ValueError, match='box outside the image, annotation 1,') as caught:
         detect(*arguments, **QUICK)
     count = len(content['annotations'])
-    assert f'{count} mistakes' in str(caught.value) and '--skip-bad' in str(caught.value)
+    assert f'annotations: {count},' in str(caught.value) and '--skip-bad' in str(caught.value)
     lines = (tmp_path / 'out/mistakes.csv').read_text().splitlines()
     assert len(lines) == 1 + count and lines[1].startswith('bad.json,box outside the image,1,')
     with pytest.raises(ValueError, match='0 images have annotations, too few'):

@@ -74,7 +74,7 @@ def test_neighbors_and_positiveness_are_the_papers(checkpoint, digits):
 def test_the_picture_is_as_large_as_its_rows(pages):
     picture = cv2.imread(str(pages[1]))
     assert picture.shape[0] == pytest.approx(12 * 135, abs=2)  # of 14 queries the first 12
-    assert picture.shape[1] == 4 * 110
+    assert picture.shape[1] == 650  # as wide as its legend
 
 
 def test_the_page_shows_every_neighbor_and_whether_it_is_of_the_class(pages):
@@ -242,17 +242,36 @@ def test_labels_come_from_a_csv(digits, tmp_path):
         read_labels(tmp_path / 'labels.csv', images)
 
 
+def test_images_that_cannot_be_read_are_left_out(checkpoint, digits, tmp_path):
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    sources = sorted((digits / 'unlabelled').glob('*.png'))[:8]
+    for source in sources:
+        (folder / source.name).write_bytes(source.read_bytes())
+    cli('embed', checkpoint, folder, '--out', tmp_path / 'good')
+    (folder / '00000a.png').write_bytes(b'no picture')
+    (folder / '00000b.jpg').symlink_to('nowhere')
+    result = cli('embed', checkpoint, folder, '--out', tmp_path / 'some')
+    assert result.exit_code == 0, result.output
+    good, some = (np.load(tmp_path / name / 'features.npz') for name in ('good', 'some'))
+    assert some['paths'].tolist() == good['paths'].tolist()
+    assert np.allclose(some['features'], good['features'])
+
+
 def test_mistakes_are_named_in_a_line(checkpoint, digits, tmp_path):
     (tmp_path / 'empty').mkdir()
     torch.save({'state_dict': {}}, tmp_path / 'other.pth')
+    meta = dict(cfg="model = dict(backbone=dict(type='ResNet', depth=18))")
+    torch.save({'state_dict': {}, 'meta': meta}, tmp_path / 'backbone.pth')
     (tmp_path / 'damaged').mkdir()
     (tmp_path / 'damaged' / 'a.png').write_bytes(b'no picture')
     images = digits / 'unlabelled'
     for arguments, message in (
         (('neighbors', tmp_path / 'none.pth', images), 'no checkpoint at'),
         (('neighbors', tmp_path / 'other.pth', images), 'no checkpoint of a training'),
+        (('neighbors', tmp_path / 'backbone.pth', images), 'holds a backbone, not an SNCLR'),
         (('neighbors', checkpoint, tmp_path / 'empty'), 'no images in'),
-        (('neighbors', checkpoint, tmp_path / 'damaged'), 'a.png cannot be decoded'),
+        (('neighbors', checkpoint, tmp_path / 'damaged'), '1 of 1 images cannot be read'),
         (('neighbors', checkpoint, tmp_path / 'missing'), 'there is no folder or file'),
         (('neighbors', checkpoint, images, '--labels', 'x.csv'), 'is neither a csv file nor'),
         (('neighbors', checkpoint, images, '--max-images', 3), '4 neighbours'),

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cv2
 import torch
 from mmcv import imread
 
@@ -17,7 +18,7 @@ from ..visualization.detections import draw_detections
 
 def predict(
     checkpoint: str | Path,
-    images: Sequence[str | Path],
+    images: str | Path | Sequence[str | Path],
     out: str | Path,
     threshold: float = 0.3,
     progress: bool = True,
@@ -42,15 +43,20 @@ def predict(
         FileNotFoundError: If the checkpoint or the images are not there.
         ImportError: If mmdet or mmcv's operators are missing.
         ValueError: If the checkpoint is not a detector of ``detect``, the
-            threshold is out of range, or no image can be read.
+            threshold is out of range, no image can be read, or ``out`` has
+            predictions.
     """
+    results = Path(out) / 'predictions.json'
+    if results.exists():
+        raise ValueError(f'out={str(out)!r} holds predictions already: choose another folder')
     if not 0 <= threshold <= 1:
         raise ValueError(f'threshold={threshold} must lie between 0 and 1')
+    images = [images] if isinstance(images, str | Path) else images
     paths = list_images(images)
     folders = [os.path.abspath(source) for source in images if Path(source).is_dir()]
     root = os.path.commonpath([*folders, *(path.parent for path in paths)])
     check_detection_requirements()
-    model = _load(Path(checkpoint))
+    model = _load(Path(checkpoint), threshold)
     from mmdet.apis import inference_detector
 
     meta = model.dataset_meta
@@ -58,7 +64,10 @@ def predict(
     predictions, unreadable = [], []
     for image_id, path in enumerate(track(paths, 'Finding objects', progress)):
         name = path.relative_to(root)
-        pixels = imread(path)
+        try:
+            pixels = imread(path)
+        except (OSError, cv2.error):  # gone, or empty
+            pixels = None
         if pixels is None:
             unreadable.append(str(path))
             continue
@@ -70,14 +79,19 @@ def predict(
     if len(unreadable) == len(paths):
         raise ValueError(f'none of the images in {", ".join(map(str, images))} can be read')
     Path(out).mkdir(parents=True, exist_ok=True)
-    (Path(out) / 'predictions.json').write_text(json.dumps(predictions))
+    results.write_text(json.dumps(predictions))
     if unreadable:
         count = f'{len(unreadable)} of {len(paths)} images'
         say(f'{count} cannot be read and were left out: {", ".join(unreadable[:5])}')
+    with_some = len({prediction['image_id'] for prediction in predictions})
+    say(
+        f'{len(predictions)} objects with a score of {threshold} or more, in {with_some} of '
+        f'{len(paths)} images; they are in {out}'
+    )
     return predictions
 
 
-def _load(path: Path) -> torch.nn.Module:
+def _load(path: Path, threshold: float) -> torch.nn.Module:
     given = f'checkpoint={str(path)!r}'
     if not path.is_file():
         raise FileNotFoundError(f'{given} is not a file: pass a detector that `detect` trained')
@@ -87,6 +101,7 @@ def _load(path: Path) -> torch.nn.Module:
         raise ValueError(f'{given} is not a detector that `detect` trained')
     from mmdet.apis import init_detector
 
+    cfg.model.test_cfg.rcnn.score_thr = threshold
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     return init_detector(cfg, str(path), palette='random', device=device)
 

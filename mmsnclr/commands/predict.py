@@ -23,6 +23,4 @@ def command(checkpoint: str, images: tuple[str, ...], out: str, threshold: float
     """  # noqa: D301  click wants the backspace itself
     from ..api.predict import predict
 
-    found = predict(checkpoint, images, out, threshold, say=click.echo)
-    names = {detection['file_name'] for detection in found}
-    click.echo(f'found {len(found)} objects in {len(names)} images; they are in {out}')
+    predict(checkpoint, images, out, threshold, say=click.echo)

@@ -1,13 +1,16 @@
 """What a pretrained model makes of a user's images."""
 
+import logging
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, default_collate
+from mmengine.logging import print_log
 from mmpretrain.registry import TRANSFORMS
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -24,11 +27,15 @@ class Images(BaseDataset):
         paths: Their paths.
         labels: Their labels, or ``None``.
         size: Edge of the centre crop that is looked at, in pixels.
+
+    Attributes:
+        unreadable: Numbers of the images that could not be read so far.
     """
 
     def __init__(self, paths: Sequence[Path], labels: Sequence[str] | None, size: int) -> None:
         self.paths = paths
         self.labels = labels
+        self.unreadable = []
         pipeline = [
             dict(type='ResizeEdge', scale=round(size * 8 / 7), edge='short'),
             dict(type='CenterCrop', crop_size=size),
@@ -55,10 +62,15 @@ class Images(BaseDataset):
             idx: Its number.
 
         Returns:
-            What the pipeline packs.
+            What the pipeline packs; of an unreadable image, a black one.
         """
         info = self.get_data_info(idx)
-        return self.pipeline(info | dict(img=read_image(info['img_path'])))
+        try:
+            image = read_image(info['img_path'])
+        except (OSError, ValueError):
+            self.unreadable.append(idx)
+            image = np.zeros((1, 1, 3), np.uint8)
+        return self.pipeline(info | dict(img=image))
 
 
 class Representations(NamedTuple):
@@ -98,14 +110,30 @@ def represent_images(
         seed: Seed of that.
 
     Returns:
-        Their features and labels.
+        Features and labels of those that can be read; the log names the others.
+
+    Raises:
+        ValueError: If none can be read.
     """
     if max_images is not None and len(paths) > max_images:
         chosen = sorted(random.Random(seed).sample(range(len(paths)), max_images))
         paths = [paths[number] for number in chosen]
         labels = None if labels is None else [labels[number] for number in chosen]
     dataset = Images(paths, labels, view_size(cfg))
-    return represent(model, DataLoader(dataset, batch_size=64, collate_fn=default_collate), labels)
+    found = represent(model, DataLoader(dataset, batch_size=64, collate_fn=default_collate), labels)
+    if not dataset.unreadable:
+        return found
+    bad = [str(paths[number]) for number in dataset.unreadable]
+    message = f'{len(bad)} of {len(paths)} images cannot be read'
+    if len(bad) == len(paths):
+        raise ValueError(f'{message}, the first {bad[0]!r}')
+    print_log(f'{message} and are left out: {", ".join(bad[:5])}', 'current', logging.WARNING)
+    good = sorted(set(range(len(paths))) - set(dataset.unreadable))
+    return Representations(
+        [found.paths[number] for number in good],
+        None if labels is None else [labels[number] for number in good],
+        *(part[good] for part in found[2:]),
+    )
 
 
 def represent(

@@ -14,11 +14,13 @@ SUFFIXES = frozenset([
 # fmt: on
 
 
-def list_images(sources: Sequence[str | Path], image_root: str | Path | None = None) -> list[Path]:
+def list_images(
+    sources: str | Path | Sequence[str | Path], image_root: str | Path | None = None
+) -> list[Path]:
     """Collect the images of folders, lists and COCO files, each once.
 
     Args:
-        sources: Folders, searched recursively; ``.json`` files in COCO's
+        sources: One or more: folders, searched recursively; ``.json`` files in COCO's
             format; image files; any other file is a text with a path per line.
         image_root: Folder from which paths in text and json files are meant;
             by default the folder of the file.
@@ -33,6 +35,8 @@ def list_images(sources: Sequence[str | Path], image_root: str | Path | None = N
             found.
     """
     paths: dict[Path, None] = {}
+    if isinstance(sources, str | Path):
+        sources = [sources]
     for source in map(Path, sources):
         if source.is_dir():
             found = sorted(_walk(source))

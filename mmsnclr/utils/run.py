@@ -33,9 +33,10 @@ def load_run(checkpoint: str | Path) -> tuple[Config, SNCLR]:
         raise ValueError(f'{checkpoint} is no checkpoint of a training: pass one that it saved')
     init_default_scope('mmpretrain')
     settings = cfg.model.to_dict() | dict(pretrained=None, init_cfg=None)
-    if not issubclass(MODELS.get(settings['type']) or object, SNCLR):
+    kind = settings.get('type', 'backbone')
+    if not issubclass(MODELS.get(kind) or object, SNCLR):
         raise ValueError(
-            f'{checkpoint} holds a {settings["type"]}, not an SNCLR, NNCLR or SCE: pass a '
+            f'{checkpoint} holds a {kind}, not an SNCLR, NNCLR or SCE: pass a '
             'checkpoint of pretraining'
         )
     settings['compile_backbone'] = False  # it would take minutes
@@ -65,7 +66,9 @@ def latest_checkpoint(folder: str | Path) -> Path:
     """
     path, _ = newest_checkpoint(str(folder))
     if path is None:
-        raise FileNotFoundError(f'no checkpoint in {str(folder)!r}: pass the folder of a run')
+        raise FileNotFoundError(
+            f'no checkpoint in {str(folder)!r}: pass the folder of a run that has saved one'
+        )
     return Path(path)
 
 

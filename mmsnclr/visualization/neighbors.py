@@ -113,7 +113,7 @@ def draw_neighbors(gallery: Gallery, path: str | Path) -> Path:
         The picture's path.
     """
     rows, shown = gallery.index.shape
-    figure = Figure((1.1 * (shown + 1), 1.35 * rows), layout='constrained')
+    figure = Figure((max(6.5, 1.1 * (shown + 1)), 1.35 * rows), layout='constrained')
     axes = figure.subplots(rows, shown + 1, squeeze=False)
     for row, query in enumerate(gallery.queries.tolist()):
         images = [query, *gallery.index[row].tolist()]
