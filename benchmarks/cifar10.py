@@ -303,6 +303,8 @@ def plot(out: Path, names: list[str], path: Path) -> None:
         for name in ['warmup', *names]:
             runs = [read(file) for file in sorted(out.glob(f'seed*/{name}/*.jsonl'))]
             steps = list(zip(*runs))[-3 if name == 'warmup' else 0 :]
+            # Before training there is no purity.
+            steps = [step for step in steps if all(key in values for values in step)]
             values = [mean(v[key] for v in step) for step in steps]
             label = 'warm-up, no neighbours' if name == 'warmup' else name
             axis.plot(

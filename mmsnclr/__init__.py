@@ -4,6 +4,9 @@ Importing the package registers its parts with mmpretrain and mmengine and lets
 configs name their parents as ``mmsnclr::...``.
 """
 
+import contextlib
+import io
+
 from .utils.requirements import check_requirements
 from .version import __version__
 
@@ -11,7 +14,9 @@ check_requirements()
 
 from mmengine.config.utils import MODULE2PACKAGE  # noqa: E402
 
-from . import datasets, engine, models, registry  # noqa: E402
+# A fork of mmpretrain prints which of its data sets it does without.
+with contextlib.redirect_stdout(io.StringIO()):
+    from . import datasets, engine, models, registry
 
 MODULE2PACKAGE.setdefault('mmsnclr', 'mmsnclr')
 

@@ -53,6 +53,7 @@ def test_a_class_token_comes_before_register_tokens():
     [
         (dict(type='VisionTransformer', arch='deit-small', img_size=32, patch_size=16), 384),
         (dict(type='TIMMRepresentation', model_name='convnext_atto'), 320),
+        (dict(type='TIMMRepresentation', model_name='mobilenetv3_small_050'), 1024),
         (dict(type='TIMMRepresentation', model_name='vit_tiny_patch16_224', img_size=32), 192),
     ],
 )

@@ -119,8 +119,10 @@ def detect(
     elif compare is not None:
         starts['compared'] = _start(compare)
 
-    images = Path(images).resolve()
-    val_images = Path(val_images or images).resolve()
+    images, val_images = Path(images).resolve(), Path(val_images or images).resolve()
+    for name, folder in dict(images=images, val_images=val_images).items():
+        if not folder.is_dir():
+            raise FileNotFoundError(f'{name}={str(folder)!r} is not a folder')
     sets = _read_sets(train_json, images, val_json, val_images, out, skip_bad, say)
     if val_json is None:
         sets += split_coco(sets.pop(), _VAL_SHARE, seed)

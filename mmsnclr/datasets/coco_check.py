@@ -117,7 +117,7 @@ def describe_mistakes(mistakes: list[Mistake], path: str | Path, shown: int = 20
         Lines for the user.
     """
     fatal = sum(mistake.fatal for mistake in mistakes)
-    lines = [f'{len(mistakes)} mistakes in the annotations, {fatal} of which cannot be put right:']
+    lines = [f'Mistakes in the annotations: {len(mistakes)}, {fatal} of which cannot be put right:']
     for file, kind, annotation, image, detail, _ in mistakes[:shown]:
         place = image if annotation is None else f'annotation {annotation}, {image}'
         lines.append(f'  {file}: {kind}, {place}: {detail}')

@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
@@ -93,6 +94,8 @@ def load_checkpoint(path: str, map_location: str = 'cpu', mmap: bool = False) ->
             )
         except EOFError as error:
             raise damaged from error
+        except (AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
+            raise ValueError(f'{path} is not a checkpoint of torch') from error
         except RuntimeError as error:
             if 'PytorchStreamReader' in str(error):
                 raise damaged from error

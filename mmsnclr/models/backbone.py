@@ -18,7 +18,8 @@ class TIMMRepresentation(TIMMBackbone):
     @property
     def out_channels(self) -> int:
         """Width of the representation."""
-        return self.timm_model.num_features
+        # Some models widen after their features, before a classifier.
+        return getattr(self.timm_model, 'head_hidden_size', self.timm_model.num_features)
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
         """Represent images.

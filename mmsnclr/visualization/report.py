@@ -98,6 +98,7 @@ def write_report(
         about=f'{settings["backbone"]}, logged up to iteration {lines[-1]["step"]}'
         + (f' in epoch {lines[-1]["epoch"]}' if 'epoch' in lines[-1] else ''),
         problems=problems,
+        steps=lines[-1]['step'],
         verdict=verdict,
         charts=[chart for chart in charts if chart is not None],
         gallery=None if gallery is None else gallery_view(gallery),
