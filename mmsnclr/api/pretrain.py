@@ -128,7 +128,8 @@ def pretrain(
         set_amp(cfg)
     cfg.merge_from_dict(cfg_options or {})
     if init is not None:
-        cfg.model.backbone.init_cfg = _init_cfg(cfg.model.backbone, init, out / 'init')
+        with only_progress():
+            cfg.model.backbone.init_cfg = _init_cfg(cfg.model.backbone, init, out / 'init')
 
     click.echo('Measuring the speed of training ...')
     try:
