@@ -15,6 +15,7 @@ TIMM = [
     ('vit_relpos_small_patch16_224', dict(img_size=32), 384),  # no class token
     ('swin_tiny_patch4_window7_224', dict(img_size=32, window_size=2), 768),  # channels last
     ('convnext_atto', {}, 320),
+    ('mobilenetv3_small_050', {}, 1024),  # wider than its features
 ]
 
 
@@ -26,7 +27,7 @@ def test_a_timm_model_gives_one_vector_per_image(name, options, width):
     with torch.no_grad():
         (feat,) = backbone(x)
         tokens = backbone.timm_model(x)
-    assert feat.shape == (2, width)
+    assert feat.shape == (2, width) and backbone.out_channels == width
     if name.startswith('vit_tiny'):
         torch.testing.assert_close(feat, tokens[:, 0])
     elif name.startswith('vit_relpos'):
@@ -53,7 +54,6 @@ def test_a_class_token_comes_before_register_tokens():
     [
         (dict(type='VisionTransformer', arch='deit-small', img_size=32, patch_size=16), 384),
         (dict(type='TIMMRepresentation', model_name='convnext_atto'), 320),
-        (dict(type='TIMMRepresentation', model_name='mobilenetv3_small_050'), 1024),
         (dict(type='TIMMRepresentation', model_name='vit_tiny_patch16_224', img_size=32), 192),
     ],
 )

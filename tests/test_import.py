@@ -174,9 +174,11 @@ def test_files_at_fault_are_named_and_run_no_code(tmp_path, capsys):
     assert 'ran' not in capsys.readouterr().out
     (tmp_path / 'broken.safetensors').write_bytes(b'no')
     (tmp_path / 'broken.pth').write_bytes(b'no')
+    (tmp_path / 'text.pth').write_bytes(b'hello')  # which happens to be an order to the unpickler
     for name, message in (
         ('broken.safetensors', 'broken.safetensors is damaged'),
         ('broken.pth', 'is not a checkpoint of torch'),
+        ('text.pth', 'text.pth is not a checkpoint of torch'),
     ):
         with pytest.raises(ValueError, match=message):
             import_checkpoint(tmp_path / name, tmp_path / 'ours.pth')

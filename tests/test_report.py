@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmsnclr.api.report import report
 from mmsnclr.cli import main
 from mmsnclr.utils.run import latest_checkpoint, read_log
-from mmsnclr.visualization.report import judge
+from mmsnclr.visualization.report import judge, write_report
 
 
 @pytest.fixture(scope='session')
@@ -141,6 +141,16 @@ def test_the_verdict_says_what_is_wrong_and_what_to_change(values, said):
 def test_a_log_without_health_is_not_called_healthy():
     (problem,), _ = judge([dict(step=1, loss=5.0)], config())
     assert 'no health' in problem
+
+
+@pytest.mark.parametrize(
+    ('steps', 'said'), [(20, 'Too early to tell, after 20 steps'), (2000, 'Nothing is wrong: ')]
+)
+def test_a_short_run_is_not_called_healthy(tmp_path, steps, said):
+    lines = [HEALTHY, HEALTHY | dict(step=steps)]
+    page = write_report(tmp_path / 'page.html', config(), lines, dict(backbone='ResNet 18'), {})
+    (verdict,) = re.findall('<strong>(.*?)</strong>', page.read_text())
+    assert verdict.startswith(said)
 
 
 def test_the_verdict_is_about_the_end_of_the_run():
