@@ -1,11 +1,20 @@
 """What every test starts from."""
 
+import os
+
 import pytest
+import torch
 from helpers import small_run
 from mmengine.registry import init_default_scope
 
 from mmsnclr.datasets.digits import write_digits
 from mmsnclr.engine import build_runner
+
+# Tests fork processes that train, and torch forbids that once autograd has threads of its own. It
+# starts one for each device that it knows at its first use: here none, before a fake CUDA device
+# of a test counts as one.
+os.environ['CUDA_VISIBLE_DEVICES'] = ''
+torch.ones(1, requires_grad=True).backward()
 
 
 @pytest.fixture(autouse=True)
