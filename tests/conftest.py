@@ -1,5 +1,6 @@
 """What every test starts from."""
 
+import json
 import os
 
 import pytest
@@ -38,3 +39,15 @@ def trained(digits, tmp_path_factory):
         options = {'train_cfg.max_epochs': epochs, 'default_hooks.checkpoint.max_keep_ckpts': 1}
         build_runner(small_run(digits, folder, resume=resume, **options)).train()
     return folder
+
+
+@pytest.fixture(scope='session')
+def scenes(digits):
+    """The pictures with boxes and masks, in COCO's format."""
+    return digits / 'scenes'
+
+
+@pytest.fixture
+def content(scenes):
+    """What the COCO file of their training part holds."""
+    return json.loads((scenes / 'train.json').read_text())

@@ -20,7 +20,6 @@ from PIL import Image
 from mmsnclr.api.detect import detect
 from mmsnclr.api.predict import predict
 from mmsnclr.cli import main
-from mmsnclr.datasets.coco_check import check_coco, split_coco
 from mmsnclr.engine import check_pretrained
 from mmsnclr.evaluation.coco import evaluate_coco
 from mmsnclr.utils.backbone_export import read_backbone
@@ -39,16 +38,6 @@ def pretrained(path, **backbone):
     meta = dict(cfg=Config(dict(model=model)).pretty_text)
     torch.save(dict(state_dict=weights, meta=meta), path)
     return path
-
-
-@pytest.fixture(scope='module')
-def scenes(digits):
-    return digits / 'scenes'
-
-
-@pytest.fixture
-def content(scenes):
-    return json.loads((scenes / 'train.json').read_text())
 
 
 def comparison(scenes, folder):
@@ -166,7 +155,7 @@ def test_predictions_have_file_names_and_are_drawn(run, scenes, tmp_path):
     (folder / 'gone.png').symlink_to('nowhere')
     said = []
     found = predict(
-        detection.checkpoint, [folder], tmp_path / 'found', threshold=0, say=said.append
+        detection.checkpoint, str(folder), tmp_path / 'found', threshold=0, say=said.append
     )
     broken = ', '.join(str(folder / name) for name in ('broken.png', 'empty.jpg', 'gone.png'))
     assert said[0] == f'3 of 5 images cannot be read and were left out: {broken}'
@@ -182,6 +171,14 @@ def test_predictions_have_file_names_and_are_drawn(run, scenes, tmp_path):
     assert result.exit_code == 0, result.output
     assert '0 objects with a score of 1.0 or more, in 0 of 1 images' in result.stdout
     assert json.loads((tmp_path / 'none/predictions.json').read_text()) == []
+
+
+def test_the_threshold_replaces_the_detectors_own(run, scenes, tmp_path):
+    stored = torch.load(run[0].checkpoint, weights_only=False)
+    assert 'score_thr=0.05' in stored['meta']['cfg']
+    stored['meta']['cfg'] = stored['meta']['cfg'].replace('score_thr=0.05', 'score_thr=0.99')
+    torch.save(stored, tmp_path / 'strict.pth')
+    assert predict(tmp_path / 'strict.pth', scenes / 'val/00000.png', tmp_path, threshold=0)
 
 
 def test_what_cannot_be_predicted_is_named(run, scenes, tmp_path):
@@ -252,82 +249,6 @@ def test_a_detector_learns_the_digits(tmp_path):
     assert detection.results['pretrained']['bbox'].ap50 > 20
 
 
-def test_mistakes_are_found_all_at_once_and_named(content, scenes, tmp_path):
-    images, annotations = content['images'], content['annotations']
-    square = [10.0, 10.0, 20.0, 10.0, 20.0, 20.0, 10.0, 20.0]
-    lengths = dict(size=[128, 128], counts=[100, 28, 128 * 127])
-    Image.new('RGB', (64, 128)).save(tmp_path / 'narrow.png')
-    (tmp_path / 'broken.png').write_bytes(b'nothing')
-    Image.new('RGB', (128, 128)).save(tmp_path / 'good.png')
-    size = dict(width=128, height=128)
-    content['images'] = [
-        dict(id=1, file_name='good.png'),
-        dict(id=2, file_name='missing.png', **size),
-        dict(id=3, file_name='broken.png', **size),
-        dict(id=4, file_name='narrow.png', **size),
-        dict(id=5, file_name='../../etc/passwd', **size),
-        dict(id=6, file_name='/etc/passwd', **size),
-        dict(id=1, file_name='narrow.png', width=64, height=128),
-        dict(id=[7], file_name='other.png', **size),
-    ]
-    wrong = [
-        ('unknown image id', dict(image_id=99)),
-        ('unknown category id', dict(category_id=99)),
-        ('unknown category id', dict(category_id=[1])),
-        ('degenerate box', dict(bbox=[10, 10, 0, 10])),
-        ('degenerate box', dict(bbox=[10, 10, math.nan, 10])),
-        ('degenerate box', dict(bbox=None)),
-        ('box outside the image', dict(bbox=[200, 10, 20, 20])),
-        ('degenerate polygon', dict(segmentation=[[1.0, 1.0, 2.0, 2.0]])),
-        ('degenerate polygon', dict(segmentation=[[1.0, 1.0, 1.0, 1.0, 1.0, 1.0]])),
-        ('bad run lengths', dict(segmentation=dict(size=[64, 64], counts=[4096]))),
-        ('bad run lengths', dict(segmentation=dict(size=[128, 128], counts=[5, 5]))),
-        ('empty mask', dict(segmentation=dict(size=[128, 128], counts=[128 * 128]))),
-    ]
-    put_right = [
-        ('box partly outside the image', dict(bbox=[100, 100, 40, 20])),
-        ('degenerate polygon', dict(segmentation=[square, [1.0, 2.0]])),
-        ('box of less than a pixel', dict(bbox=[10, 10, 0.5, 10])),
-    ]
-    fine = [dict(), dict(segmentation=lengths), dict(bbox=[120, 120, 8.4, 8.0]), dict(image_id=2)]
-    changes = [change for _, change in wrong + put_right] + fine
-    base = dict(annotations[0], image_id=1, bbox=[10, 10, 10, 10], segmentation=[square])
-    content['annotations'] = [base | change | dict(id=i) for i, change in enumerate(changes)]
-    content['annotations'].append(base | dict(id=0))
-    (tmp_path / 'all.json').write_text(json.dumps(content))
-    good, mistakes = check_coco(tmp_path / 'all.json', tmp_path, progress=False)
-
-    of_images = [(m.kind, m.image) for m in mistakes if m.annotation is None]
-    assert of_images == [
-        ('image missing', 'missing.png'),
-        ('image unreadable', 'broken.png'),
-        ('image size', 'narrow.png'),
-        ('image outside the folder', '../../etc/passwd'),
-        ('image outside the folder', '/etc/passwd'),
-        ('duplicate image id', 'narrow.png'),
-        ('incomplete image', 'other.png'),
-    ]
-    found = [(m.kind, m.annotation, m.fatal) for m in mistakes if m.annotation is not None]
-    expected = [(kind, i, i < len(wrong)) for i, (kind, _) in enumerate(wrong + put_right)]
-    assert found == [*expected, ('duplicate annotation id', 0, True)]
-    assert [image['id'] for image in good['images']] == [1]
-    assert (good['images'][0]['width'], good['images'][0]['height']) == (128, 128)
-    by_id = {annotation['id']: annotation for annotation in good['annotations']}
-    assert set(by_id) == {12, 13, 15, 16, 17}
-    assert by_id[12]['bbox'] == [100, 100, 28, 20]
-    assert by_id[13]['segmentation'] == [square]
-    assert by_id[16]['area'] == annotations[0]['area']
-    assert len(images) == 8  # those of the untouched set
-
-
-def test_the_untouched_set_has_no_mistake(scenes):
-    content, mistakes = check_coco(scenes / 'train.json', scenes / 'train', progress=False)
-    assert mistakes == []
-    assert len(content['annotations']) == len(
-        json.loads((scenes / 'train.json').read_text())['annotations']
-    )
-
-
 def test_mistakes_stop_the_training_unless_they_are_left_out(content, scenes, tmp_path):
     for number in range(len(content['annotations'])):
         content['annotations'][number]['bbox'] = [500, 500, 10, 10]
@@ -342,22 +263,6 @@ def test_mistakes_stop_the_training_unless_they_are_left_out(content, scenes, tm
     assert len(lines) == 1 + count and lines[1].startswith('bad.json,box outside the image,1,')
     with pytest.raises(ValueError, match='0 images have annotations, too few'):
         detect(*arguments, skip_bad=True, **QUICK)
-
-
-def test_files_that_are_not_cocos_are_refused(content, scenes, tmp_path):
-    path = tmp_path / 'file.json'
-    for text, message in (
-        ('{', 'is no json file'),
-        ('[]', "has no list 'images'"),
-        (json.dumps(content | dict(annotations=None)), "has no list 'annotations'"),
-        (json.dumps(content | dict(categories=[])), 'there is none'),
-        (json.dumps(content | dict(categories=2 * content['categories'])), r'unlike \[1, 2'),
-    ):
-        path.write_text(text)
-        with pytest.raises(ValueError, match=message):
-            check_coco(path, scenes / 'train')
-    with pytest.raises(FileNotFoundError, match='no annotation file'):
-        check_coco(tmp_path / 'none.json', scenes / 'train')
 
 
 def test_backbones_and_settings_at_fault_are_named(scenes, tmp_path):
@@ -378,6 +283,10 @@ def test_backbones_and_settings_at_fault_are_named(scenes, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             detect(*source, checkpoint, tmp_path / 'out', **options)
+    for name in ('images', 'val_images'):
+        folders = dict(images=scenes / 'train', val_images=scenes / 'val') | {name: tmp_path / 'no'}
+        with pytest.raises(FileNotFoundError, match=f"{name}='.*no' is not a folder"):
+            detect(source[0], backbone=good, out=tmp_path, val_json=scenes / 'val.json', **folders)
     val = json.loads((scenes / 'val.json').read_text())
     val['categories'][0]['name'] = 'zero'
     (tmp_path / 'val.json').write_text(json.dumps(val))
@@ -406,17 +315,6 @@ def test_a_resnet_of_timm_suits_a_detector_too(tmp_path):
     ours.eval()
     actual = ours(images)[-1].mean(dim=(2, 3))
     assert torch.allclose(actual, trained.backbone(images)[-1], atol=1e-5)
-
-
-def test_the_split_is_by_image_and_seeded(content):
-    train, val = split_coco(content, 0.25, seed=3)
-    ids = [{image['id'] for image in part['images']} for part in (train, val)]
-    assert len(ids[1]) == 2 and ids[0] | ids[1] == {i['id'] for i in content['images']}
-    assert not ids[0] & ids[1]
-    for part, own in zip((train, val), ids):
-        assert {a['image_id'] for a in part['annotations']} <= own
-    assert split_coco(content, 0.25, seed=3) == (train, val)
-    assert split_coco(content, 0.25, seed=4) != (train, val)
 
 
 def test_the_schedule_and_anchors_follow_the_set():

@@ -1,7 +1,6 @@
 """`mmsnclr neighbors` and `mmsnclr embed`: what a trained model makes of images."""
 
 import csv
-import json
 import re
 
 import cv2
@@ -17,7 +16,7 @@ from mmsnclr.api.embed import embed
 from mmsnclr.api.neighbors import neighbors
 from mmsnclr.cli import main
 from mmsnclr.evaluation.representation import represent_images, view_size
-from mmsnclr.utils.images import list_images, read_labels
+from mmsnclr.utils.images import list_images
 from mmsnclr.utils.run import load_run
 from mmsnclr.visualization import draw_projection, find_neighbors, project
 
@@ -217,29 +216,6 @@ def test_pca_keeps_the_widest_directions_and_tsne_separates_clusters():
         assert (nearest == clusters).all()
     with pytest.raises(ValueError, match='at least 3 images'):
         project(features[:2])
-
-
-def test_images_come_from_folders_lists_and_coco_files(digits, tmp_path):
-    expected = sorted((digits / 'labelled' / 'val').rglob('*.png'))
-    assert list_images([digits / 'labelled' / 'val']) == expected
-    (tmp_path / 'list.txt').write_text('\n'.join(map(str, expected[:3])) + '\n')
-    assert list_images([tmp_path / 'list.txt', expected[0], expected[3]]) == expected[:4]
-    scenes = digits / 'scenes'
-    content = json.loads((scenes / 'val.json').read_text())
-    (scenes / 'val' / 'val.json').write_text(json.dumps(content))
-    assert list_images([scenes / 'val' / 'val.json']) == sorted((scenes / 'val').glob('*.png'))
-
-
-def test_labels_come_from_a_csv(digits, tmp_path):
-    images = list_images([digits / 'unlabelled'])[:2]
-    (tmp_path / 'labels.csv').write_text(f'path,label\n{images[1]},b\n{images[0]},a\n')
-    assert read_labels(tmp_path / 'labels.csv', images) == ['a', 'b']
-    (tmp_path / 'labels.csv').write_text(f'path,label\n{images[1]},b\n')
-    with pytest.raises(ValueError, match='no label for 1 of the 2 images'):
-        read_labels(tmp_path / 'labels.csv', images)
-    (tmp_path / 'labels.csv').write_text('file,class\n')
-    with pytest.raises(ValueError, match="must have the columns 'path' and 'label'"):
-        read_labels(tmp_path / 'labels.csv', images)
 
 
 def test_images_that_cannot_be_read_are_left_out(checkpoint, digits, tmp_path):

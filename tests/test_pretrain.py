@@ -1,10 +1,8 @@
 """`mmsnclr pretrain`: from a folder of images to a backbone."""
 
-import copy
 import csv
 import json
 import os
-import pickle
 import re
 import shutil
 import signal
@@ -13,23 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
-import torchvision
 from click.testing import CliRunner
-from helpers import ROOT, run_tool
+from helpers import run_tool
 from mmengine.config import Config
-from mmpretrain.registry import DATASETS, MODELS
+from mmpretrain.registry import DATASETS
 from PIL import Image
 
 from mmsnclr.api.pretrain import parse_time, pretrain
 from mmsnclr.cli import main
-from mmsnclr.datasets.scan import scan_images
 from mmsnclr.engine import ViewSeedHook
 from mmsnclr.engine.hooks.preemption import PREEMPTED
-from mmsnclr.utils.backbone_init import initialize_backbone
-from mmsnclr.utils.images import list_images
-from mmsnclr.utils.recipe import fit_to_epochs, fit_to_images, load_recipe
 
 SMALL = {
     'model.backbone.stem_channels': 16,
@@ -255,131 +247,10 @@ def test_too_few_images_are_refused_with_numbers(messy, tmp_path):
     assert len((tmp_path / 'run' / 'left_out.csv').read_text().splitlines()) == 1 + 5
 
 
-def test_a_list_may_be_a_text_or_a_coco_file(digits, tmp_path):
-    scenes = digits / 'scenes'
-    assert len(list_images([scenes / 'train.json'], scenes / 'train')) == 8
-    (digits / 'unlabelled' / 'some.txt').write_text('00003.png\n\n00001.png\n')
-    paths = list_images([digits / 'unlabelled' / 'some.txt'])
-    assert [path.name for path in paths] == ['00003.png', '00001.png']
-    (digits / 'unlabelled' / 'some.txt').unlink()
-
-
-@pytest.mark.parametrize(
-    ('name', 'content', 'message'),
-    [
-        ('list.txt', 'a.png\nb.png\n', r'lists 2 images, of which 2 are missing, .*/a\.png'),
-        ('coco.json', '{"images": [{"file_name": "a.png"}]}', 'lists 1 images.*--image-root'),
-        ('coco.json', '{"annotations": []}', "not in COCO's format"),
-        ('coco.json', 'no json', "not in COCO's format"),
-        ('empty.txt', '', 'no images in'),
-    ],
-)
-def test_mistakes_in_lists_are_named(tmp_path, name, content, message):
-    (tmp_path / name).write_text(content)
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        list_images([tmp_path / name])
-
-
-def test_folders_that_link_to_themselves_are_searched_once(digits, tmp_path):
-    (tmp_path / 'linked').symlink_to(digits / 'unlabelled')
-    os.symlink(tmp_path, tmp_path / 'loop')
-    assert len(list_images([tmp_path, digits / 'unlabelled'])) == 2 * 96
-    scan = scan_images(list_images([tmp_path, digits / 'unlabelled']))
-    assert len(scan.accepted) == 96
-
-
-def test_at_imagenets_size_the_settings_are_the_recipes():
-    recipe = Config.fromfile(ROOT / 'configs' / 'snclr_r50_1xb256_200e.py')
-    cfg = load_recipe('r50')
-    fit_to_images(cfg, 1_281_167, 400, batch=256)
-    fit_to_epochs(cfg, 1_281_167, step_seconds=0.5)
-    assert cfg.model.queue.length == pytest.approx(recipe.model.queue.length, rel=0.01)
-    assert cfg.model.head.neighbors == recipe.model.head.neighbors
-    assert (cfg.model.head.loss.form, recipe.model.head.loss.get('form')) == ('sum_log', None)
-    assert cfg.model.momentum_coefficient == pytest.approx(recipe.model.momentum_coefficient)
-    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(recipe.optim_wrapper.optimizer.lr)
-    assert cfg.train_cfg.max_epochs == recipe.train_cfg.max_epochs
-    assert cfg.custom_hooks[0].warmup_epochs == recipe.custom_hooks[0].warmup_epochs
-    for ours, theirs in zip(cfg.param_scheduler, recipe.param_scheduler):
-        assert ours.end == theirs.end
-
-
-@pytest.fixture(scope='module')
-def recipe():
-    return load_recipe('r50')
-
-
-@pytest.mark.parametrize('images', [32, 33, 100, 1000, 5000, 100_000])
-@pytest.mark.parametrize('epochs', [None, 1, 2, 15])
-def test_settings_are_usable_at_every_size(recipe, images, epochs):
-    cfg = copy.deepcopy(recipe)
-    fit_to_images(cfg, images, 300)
-    fit_to_epochs(cfg, images, epochs)
-    length, batch = cfg.model.queue.length, cfg.train_dataloader.batch_size
-    assert cfg.model.head.neighbors < length <= images and 4 * batch <= images
-    max_epochs, m = cfg.train_cfg.max_epochs, cfg.custom_hooks[0].warmup_epochs
-    assert 0 <= m < max_epochs and cfg.param_scheduler[-1].T_max >= 1
-    assert 0.9 < cfg.model.momentum_coefficient < 1
-    steps = images // batch
-    assert 1 <= cfg.default_hooks.logger.interval <= steps
-    assert 1 <= cfg.default_hooks.checkpoint.interval <= max_epochs
-
-
-@pytest.mark.parametrize('name', ['vit_tiny_patch16_224', 'resnet18'])
-def test_a_timm_model_learns_at_the_size_of_the_images(name):
-    cfg = load_recipe(name)
-    fit_to_images(cfg, 100, 64)
-    features = MODELS.build(cfg.model.backbone)(torch.zeros(1, 3, 64, 64))
-    assert features[-1].shape == (1, timm.create_model(name).num_features)
-
-
 def test_a_backbone_that_nobody_knows_is_named(digits, tmp_path):
     result = command(digits / 'unlabelled', '--out', tmp_path, '--backbone', 'resnet_18')
     assert result.exit_code == 1
     assert "backbone='resnet_18' is neither one of r18, r34, r50" in result.output
-
-
-@pytest.mark.parametrize('prefix', ['', 'module.encoder.'])
-@pytest.mark.parametrize('library', ['torchvision', 'timm'])
-def test_a_resnet_of_another_library_becomes_the_initialisation(tmp_path, library, prefix):
-    create = torchvision.models.resnet18 if library == 'torchvision' else timm.create_model
-    source = create(*(['resnet18'] if library == 'timm' else [])).eval()
-    state = {prefix + key: value for key, value in source.state_dict().items()}
-    torch.save(dict(state_dict=state, epoch=3), tmp_path / 'r18.pth')
-    backbone = MODELS.build(dict(type='ResNet', depth=18))
-    initialize_backbone(backbone, tmp_path / 'r18.pth')
-    backbone.eval()
-    source.fc = torch.nn.Identity()
-    images = torch.randn(2, 3, 64, 64)
-    torch.testing.assert_close(backbone(images)[-1].mean((2, 3)), source(images))
-
-
-@pytest.mark.parametrize('library', ['torchvision', 'timm'])
-def test_a_vit_of_another_library_becomes_the_initialisation(tmp_path, library):
-    sizes = dict(num_heads=6, image_size=32, patch_size=16, num_layers=12)
-    if library == 'timm':
-        source = timm.create_model('vit_small_patch16_224', img_size=32, num_classes=0)
-    else:
-        source = torchvision.models.VisionTransformer(hidden_dim=384, mlp_dim=1536, **sizes)
-        source.heads = torch.nn.Identity()
-    torch.save(source.state_dict(), tmp_path / 'vit.pth')
-    cfg = load_recipe('vit-s')
-    fit_to_images(cfg, 100, 32)
-    backbone = MODELS.build(cfg.model.backbone)
-    initialize_backbone(backbone, tmp_path / 'vit.pth')
-    images = torch.randn(2, 3, 32, 32)
-    backbone.eval(), source.eval()
-    torch.testing.assert_close(backbone(images)[-1], source(images), rtol=1e-4, atol=1e-4)
-
-
-def test_positions_of_another_size_are_resampled(tmp_path):
-    source = timm.create_model('vit_tiny_patch16_224', img_size=64)
-    torch.save(source.state_dict(), tmp_path / 'vit.pth')
-    cfg = dict(type='TIMMRepresentation', model_name='vit_tiny_patch16_224', img_size=32)
-    backbone = MODELS.build(cfg)
-    initialize_backbone(backbone, tmp_path / 'vit.pth')
-    expected = timm.layers.resample_abs_pos_embed(source.pos_embed, [2, 2])
-    torch.testing.assert_close(backbone.timm_model.pos_embed, expected)
 
 
 def test_an_earlier_run_becomes_the_initialisation(finished, digits, tmp_path):
@@ -390,38 +261,3 @@ def test_an_earlier_run_becomes_the_initialisation(finished, digits, tmp_path):
         assert torch.equal(value, stored[f'backbone.{key}'])
     cfg = Config.fromfile(tmp_path / 'run' / 'config.py')
     assert 'a tenth of the recipe for a trained backbone' in cfg.settings['learning rate']
-
-
-def test_a_checkpoint_of_another_network_is_refused(tmp_path):
-    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / 'r18.pth')
-    backbone = MODELS.build(dict(type='ResNet', depth=50))
-    message = r'fills \d+ of the \d+ weights .*layer1\.0\.conv1\.weight.*same architecture'
-    with pytest.raises(ValueError, match=message):
-        initialize_backbone(backbone, tmp_path / 'r18.pth')
-
-
-def test_a_vit_with_other_heads_is_refused(tmp_path):
-    backbone = MODELS.build(load_recipe('vit-s').model.backbone)
-    released = Config.fromfile(ROOT / 'configs' / 'snclr_vit-s_300e_released.py')
-    checkpoint = dict(state_dict=backbone.state_dict(), meta=dict(cfg=released.pretty_text))
-    torch.save(checkpoint, tmp_path / 'released.pth')
-    with pytest.raises(ValueError, match='a ViT with 12 heads, the backbone has 6'):
-        initialize_backbone(backbone, tmp_path / 'released.pth')
-
-
-class Harmful:
-    def __reduce__(self):
-        return os.mkdir, ('harm',)
-
-
-def test_code_in_a_checkpoint_does_not_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    state = torchvision.models.resnet18().state_dict()
-    for protocol in (dict(), dict(_use_new_zipfile_serialization=False)):
-        torch.save(dict(model=state, args=Harmful()), 'r18.pth', **protocol)
-        with pytest.raises(ValueError, match=r'r18\.pth holds a posix\.mkdir'):
-            initialize_backbone(MODELS.build(dict(type='ResNet', depth=18)), 'r18.pth')
-    (tmp_path / 'no.pth').write_bytes(pickle.dumps(Harmful()))
-    with pytest.raises(ValueError, match=r'no\.pth'):
-        initialize_backbone(MODELS.build(dict(type='ResNet', depth=18)), 'no.pth')
-    assert not (tmp_path / 'harm').exists()

@@ -3,8 +3,11 @@
 import csv
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import click
 
 # fmt: off
 SUFFIXES = frozenset([
@@ -18,6 +21,8 @@ def list_images(
     sources: str | Path | Sequence[str | Path], image_root: str | Path | None = None
 ) -> list[Path]:
     """Collect the images of folders, lists and COCO files, each once.
+
+    Says on the console which other kinds of files a folder holds.
 
     Args:
         sources: One or more: folders, searched recursively; ``.json`` files in COCO's
@@ -35,11 +40,15 @@ def list_images(
             found.
     """
     paths: dict[Path, None] = {}
+    others = Counter()
     if isinstance(sources, str | Path):
         sources = [sources]
     for source in map(Path, sources):
         if source.is_dir():
-            found = sorted(_walk(source))
+            files = sorted(_walk(source))
+            found = [path for path in files if path.suffix.lower() in SUFFIXES]
+            kinds = (path.suffix.lower() for path in files)
+            others.update(kind for kind in kinds if kind not in SUFFIXES)
         elif not source.is_file():
             raise FileNotFoundError(f'there is no folder or file {str(source)!r}')
         elif source.suffix.lower() in SUFFIXES:
@@ -47,15 +56,21 @@ def list_images(
         else:
             found = _listed(source, Path(image_root or source.parent))
         paths |= dict.fromkeys(Path(os.path.abspath(path)) for path in found)
+    kinds = ', '.join(
+        f'{count:,} {suffix or "without suffix"}' for suffix, count in others.most_common(5)
+    )
     if not paths:
         raise ValueError(
             f'no images in {", ".join(map(str, sources))}: looked for {" ".join(sorted(SUFFIXES))}'
+            + (f', found {kinds}; convert these to one of them' if kinds else '')
         )
+    if kinds:
+        click.echo(f'{others.total():,} files of other kinds are not looked at: {kinds}', err=True)
     return list(paths)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Images below a folder; links are followed, but into no folder twice."""
+    """Files below a folder; links are followed, but into no folder twice."""
     visited = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         visited.add(os.path.realpath(parent))
@@ -66,13 +81,18 @@ def _walk(folder: Path) -> Iterator[Path]:
             and os.path.realpath(os.path.join(parent, name)) not in visited
         ]
         for name in names:
-            if not name.startswith('.') and os.path.splitext(name)[1].lower() in SUFFIXES:
+            if not name.startswith('.'):
                 yield Path(parent, name)
 
 
 def _listed(source: Path, root: Path) -> list[Path]:
     """Images that a text or a COCO file lists."""
-    text = source.read_text()
+    try:
+        text = source.read_text()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f'{source} is neither a text nor one of {" ".join(sorted(SUFFIXES))}'
+        ) from error
     if source.suffix.lower() == '.json':
         try:
             names = [image['file_name'] for image in json.loads(text)['images']]
