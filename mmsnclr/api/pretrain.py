@@ -96,6 +96,10 @@ def pretrain(
             )
         _check_unchanged(config, arguments)
         newest, _ = newest_checkpoint(str(out))
+        last = out / f'epoch_{Config.fromfile(config).train_cfg.max_epochs}.pth'
+        if newest == str(last):
+            click.echo(f'the run in {out} is at its end already')
+            return last
         click.echo(
             f'no checkpoint in {out} yet: starting from the beginning'
             if newest is None
