@@ -190,12 +190,12 @@ def test_detaching_the_positiveness_changes_the_gradient_only():
     )
 
 
-def _rank(rank, ranks, port, folder, sync):
+def _rank(rank, ranks, port, folder, options):
     torch.set_num_threads(1)
     dist.init_process_group(
         'gloo', init_method=f'tcp://127.0.0.1:{port}', rank=rank, world_size=ranks
     )
-    model = build(**NO_BATCH_NORM, **{'queue.sync': sync})
+    model = build(**NO_BATCH_NORM, **options)
     wrapped = MMDistributedDataParallel(model, broadcast_buffers=False)
     fill(wrapped, 4, rank=rank, ranks=ranks)
     loss, gradients = measured_step(wrapped, rank, ranks)
@@ -217,22 +217,24 @@ def _rank(rank, ranks, port, folder, sync):
 @pytest.fixture(
     scope='module',
     params=[
-        pytest.param((2, True), id='2_ranks-one_set'),
-        pytest.param((2, False), id='2_ranks-a_set_each'),
-        pytest.param((4, True), id='4_ranks-one_set', marks=pytest.mark.slow),
-        pytest.param((8, True), id='8_ranks-one_set', marks=pytest.mark.slow),
+        pytest.param((2, {}), id='2_ranks-one_set'),
+        pytest.param((2, {'queue.sync': False}), id='2_ranks-a_set_each'),
+        pytest.param((2, {'type': 'NNCLR', 'head.neighbors': 1}), id='2_ranks-nnclr'),
+        pytest.param((4, {}), id='4_ranks-one_set', marks=pytest.mark.slow),
+        pytest.param((8, {}), id='8_ranks-one_set', marks=pytest.mark.slow),
     ],
 )
 def several_ranks(request, tmp_path_factory):
-    ranks, sync = request.param
+    ranks, options = request.param
     folder = tmp_path_factory.mktemp('ranks')
-    mp.spawn(_rank, (ranks, free_port(), str(folder), sync), nprocs=ranks)
-    return sync, [torch.load(folder / f'{rank}.pth') for rank in range(ranks)]
+    mp.spawn(_rank, (ranks, free_port(), str(folder), options), nprocs=ranks)
+    return options, [torch.load(folder / f'{rank}.pth') for rank in range(ranks)]
 
 
 def test_several_processes_compute_what_one_does_with_the_joined_batch(several_ranks):
-    sync, results = several_ranks
-    model = build(**NO_BATCH_NORM)
+    options, results = several_ranks
+    sync = options.get('queue.sync', True)
+    model = build(**NO_BATCH_NORM, **options)
     fill(model, 4)
     loss, gradients = measured_step(model)
     for result in results:
@@ -250,7 +252,8 @@ def test_several_processes_compute_what_one_does_with_the_joined_batch(several_r
 
 
 def test_sets_stay_bit_equal_between_ranks(several_ranks):
-    sync, (first, *others) = several_ranks
+    options, (first, *others) = several_ranks
+    sync = options.get('queue.sync', True)
     for other in others:
         same = {
             name: torch.equal(value, other['queue'][name]) for name, value in first['queue'].items()

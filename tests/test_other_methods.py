@@ -96,7 +96,7 @@ def test_nnclr_compares_with_the_nearest_neighbors_of_other_images():
         similarity = keys @ set_features.T
         similarity[torch.arange(8), torch.arange(8)] = -2  # their own older features
         supports = set_features[similarity.argmax(dim=1)]
-        expected += F.cross_entropy(prediction @ supports.T / 0.1, torch.arange(8))
+        expected += F.cross_entropy(supports @ prediction.T / 0.1, torch.arange(8))
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
 
 

@@ -6,6 +6,8 @@ from os.path import exists
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
+from ..utils.attention_heads import check_heads
+
 
 def check_pretrained(model: nn.Module) -> None:
     """Check every ``Pretrained`` initialisation of a model.
@@ -19,7 +21,8 @@ def check_pretrained(model: nn.Module) -> None:
     Raises:
         FileNotFoundError: If a checkpoint is not there.
         ValueError: If a checkpoint fills fewer than all parameters of its
-            module; names the first missing keys and the prefix to try.
+            module, in which case the first missing keys and the prefix to try
+            are named, or is of a ViT with another number of heads.
     """
     if hasattr(model, 'module'):
         model = model.module
@@ -40,6 +43,7 @@ def _check(name: str, module: nn.Module, checkpoint: str, prefix: str | None) ->
             f'no checkpoint at {checkpoint!r}: set {setting}.checkpoint to a pretrained backbone'
         )
     stored = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+    check_heads(module, stored, checkpoint)
     stored = stored.get('state_dict', stored)
     stored = {key.removeprefix('module.'): value.shape for key, value in stored.items()}
     start = f'{prefix.rstrip(".")}.' if prefix else ''

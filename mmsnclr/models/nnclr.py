@@ -4,7 +4,7 @@ import torch
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from ..utils.dist import gather_rows
+from ..utils.dist import gather_rows_with_gradient
 from .algorithm import SNCLR, Diagnostics
 
 
@@ -14,9 +14,11 @@ class NNCLR(SNCLR):
 
     `With a Little Help from My Friends: Nearest-Neighbor Contrastive Learning
     of Visual Representations`, ICCV 2021. Each key is replaced by its nearest
-    neighbour in the set (by itself where there is none), and the prediction is
-    compared with these by InfoNCE. Use ``head.neighbors=1``; the paper has no
-    momentum encoder, which is ``momentum_coefficient=0``.
+    neighbour in the set (by itself where there is none), which has to find its
+    image's prediction among those of the whole batch, by InfoNCE:
+    ``-log( exp(NN(y2) . z1 / t) / sum_k exp(NN(y2) . z1_k / t) )``. Use
+    ``head.neighbors=1``; the paper has no momentum encoder, which is
+    ``momentum_coefficient=0``.
 
     Takes the arguments of :class:`SNCLR`.
 
@@ -36,10 +38,11 @@ class NNCLR(SNCLR):
         all_keys: Tensor,
         ids: Tensor | None,
     ) -> tuple[Tensor, Diagnostics | None]:
-        if not self.use_neighbors or self.queue.fill < 1:
-            return super()._one_order(projection, keys, all_keys, ids)
-        found = self.queue.search(keys, ids, 1)
-        nearest = self.queue.features[found.index[:, 0]].to(keys)
-        supports = gather_rows(torch.where(found.valid, nearest, keys))
-        loss, _ = self.head.loss(projection, supports, self._own_key(keys))
-        return loss, Diagnostics(found, torch.zeros_like(found.similarity))
+        supports, diagnostics = keys, None
+        if self.use_neighbors and self.queue.fill:
+            found = self.queue.search(keys, ids, 1)
+            nearest = self.queue.features[found.index[:, 0]].to(keys)
+            supports = torch.where(found.valid, nearest, keys)
+            diagnostics = Diagnostics(found, torch.zeros_like(found.similarity))
+        predictions = gather_rows_with_gradient(self.head.predict(projection))
+        return self.head.loss_module(supports, predictions, self._own_key(keys)), diagnostics

@@ -105,7 +105,7 @@ class SNCLRHead(BaseModule):
             The loss, and ``log(w)`` of the neighbours, ``(N, K)`` without
             gradient (``None`` without neighbours).
         """
-        prediction = F.normalize(self.predictor((projection,))[0].float(), dim=1)
+        prediction = self.predict(projection)
         if candidates is None:
             loss = self.loss_module(prediction, keys, own_key)
             if self.projections is not None:
@@ -115,6 +115,10 @@ class SNCLRHead(BaseModule):
         log_weights = self.log_weights(projection, candidates)
         loss = self.loss_module(prediction, keys, own_key, candidates, log_weights)
         return loss, log_weights.detach()
+
+    def predict(self, projection: Tensor) -> Tensor:
+        """Normalised predictions ``z1`` of online projections, ``(N, D)`` each."""
+        return F.normalize(self.predictor((projection,))[0].float(), dim=1)
 
     def log_weights(self, projection: Tensor, candidates: Candidates) -> Tensor:
         """Logarithm of the positiveness of each instance's neighbours (Eq. 4).

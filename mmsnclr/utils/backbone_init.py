@@ -1,14 +1,13 @@
 """A backbone's initial weights, from a checkpoint in any of the known namings."""
 
-import re
 from pathlib import Path
 
 import torch
-from mmpretrain.models.backbones import VisionTransformer
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from ..engine.checkpoint import load_checkpoint, weights_in
+from .attention_heads import check_heads
 from .backbone_naming import rename
 
 
@@ -28,7 +27,7 @@ def initialize_backbone(backbone: nn.Module, path: str | Path) -> None:
             attention has another number of heads.
     """
     checkpoint = load_checkpoint(str(path))
-    _check_heads(backbone, checkpoint, path)
+    check_heads(backbone, checkpoint, f'init={str(path)!r}')
     stored = weights_in(checkpoint)
     wanted = backbone.state_dict()
     best, prefix_of_best = {}, ''
@@ -62,22 +61,3 @@ def _fit(key: str, value: Tensor, wanted: Tensor, backbone: nn.Module) -> Tensor
         return value
     with torch.no_grad():
         return resample_abs_pos_embed(value, [int(edge)] * 2, num_prefix_tokens=extra)
-
-
-def _check_heads(backbone: nn.Module, checkpoint: dict, path: str | Path) -> None:
-    """Compare the number of heads, which no weight's shape tells."""
-    text = (checkpoint.get('meta') or {}).get('cfg')
-    if not isinstance(backbone, VisionTransformer) or not isinstance(text, str):
-        return
-    arch = re.search(r"\barch='([\w-]+)'", text)
-    heads = re.search(r'\bnum_heads=(\d+)', text)
-    # MoCoV3ViT adds its own architecture to these only when it is built.
-    known = {'mocov3-small': dict(num_heads=12)} | VisionTransformer.arch_zoo
-    theirs = int(heads[1]) if heads else known.get(arch and arch[1], {}).get('num_heads')
-    ours = backbone.arch_settings['num_heads']
-    if theirs not in (None, ours):
-        raise ValueError(
-            f'init={str(path)!r} is a ViT with {theirs} heads, the backbone has {ours}: its '
-            'weights would fit and compute something else. Give model.backbone.arch as the '
-            'checkpoint has it'
-        )

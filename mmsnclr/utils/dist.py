@@ -1,11 +1,11 @@
 """The two collectives of a training step.
 
 Everything that ranks exchange passes through here; with one process both
-functions return their input.
+functions return their input, and so does what is built on them.
 """
 
 import torch
-from mmengine.dist import all_gather, all_reduce, get_world_size
+from mmengine.dist import all_gather, all_reduce, get_rank, get_world_size
 from torch import Tensor
 
 
@@ -34,3 +34,26 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     """
     all_reduce(values)
     return values
+
+
+def gather_rows_with_gradient(rows: Tensor) -> Tensor:
+    """:func:`gather_rows`, through which gradients return to the rank of each row.
+
+    Args:
+        rows: Shape ``(N, D)``, the same on every rank.
+
+    Returns:
+        Shape ``(N * world size, D)``.
+    """
+    return rows if get_world_size() == 1 else _GatherRows.apply(rows)
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows):
+        return gather_rows(rows)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        count = len(grad_output) // get_world_size()
+        return sum_over_ranks(grad_output.clone()).split(count)[get_rank()]
