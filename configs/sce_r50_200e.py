@@ -2,9 +2,10 @@
 
 tools/dist_train.sh configs/sce_r50_200e.py 32
 
-The second view, the target, is augmented weakly: crop and flip. Temperatures,
-lambda and queue are the authors' (arXiv 2111.14585, which reports 72.1 % top-1 at
-100 epochs, and 75.4 % at 200 with multi-crop).
+The method's basic form (arXiv 2111.14585): the second view, the target, is
+augmented weakly by crop and flip. t, lambda and the queue's length are the
+authors', t_m lies in their range. Their recipe for ImageNet differs in more: both
+views are targets and augmented strongly, t_m = 0.07, there is a predictor.
 """
 
 _base_ = 'snclr_r50_200e.py'

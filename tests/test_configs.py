@@ -1,29 +1,19 @@
 """Every shipped config builds, and is the recipe that it says it is."""
 
-import copy
-
 import pytest
 import torch
 from helpers import ROOT, images
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import HOOKS, PARAM_SCHEDULERS, init_default_scope
+from mmengine.registry import HOOKS, init_default_scope
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 from mmpretrain.registry import MODELS
+from test_schedules import RECIPES, load
 from torch.nn.modules.batchnorm import _BatchNorm
 
-CONFIGS = sorted(
-    path.relative_to(ROOT / 'configs').as_posix()
-    for path in (ROOT / 'configs').rglob('*.py')
-    if '_base_' not in path.parts
-)
-
-
-def load(name):
-    if 'maskrcnn' in name:
-        pytest.importorskip('mmdet')
-    return Config.fromfile(ROOT / 'configs' / name)
+DEMO = [f'demo/{path.name}' for path in (ROOT / 'configs/demo').glob('*.py')]
+CONFIGS = sorted([*RECIPES, *DEMO])
 
 
 @pytest.mark.parametrize('name', CONFIGS)
@@ -52,63 +42,10 @@ def test_configs_can_be_inherited_from_other_projects(tmp_path, name):
         assert ROOT_TRANSFORMS.build(transform) is not None
 
 
-IMAGENET = 1_281_167
-# Epochs, warm-up, batch and GPUs, peak learning rate; the rest is common to all.
-R50 = dict(warmup=10, gpus=32, batch=4096, peak=0.3 * 4096 / 256)
-VIT = dict(warmup=40, gpus=32, batch=4096, peak=1.5e-4 * 4096 / 256)
-SCHEDULES = {
-    **{f'snclr_r50_{e}e.py': dict(R50, epochs=e) for e in (100, 200, 400, 800)},
-    **{f'snclr_vit-{v}_{e}e.py': dict(VIT, epochs=e) for e in (100, 200, 300) for v in 'sb'},
-    'snclr_timm_300e.py': dict(VIT, epochs=300),
-    'snclr_vit-s_300e_released.py': dict(VIT, epochs=300, peak=1.5e-5 * 4096 / 256),
-    'snclr_r50_8xb128_200e.py': dict(R50, epochs=200, gpus=8, batch=1024, peak=0.3 * 4),
-    'snclr_r50_1xb256_200e.py': dict(R50, epochs=200, gpus=1, batch=256, peak=0.3),
-    **{f'{m}_r50_{e}e.py': dict(R50, epochs=e) for m in ('nnclr', 'sce') for e in (100, 200)},
-    'sce_r50_200e_multicrop.py': dict(R50, epochs=200),
-    **{name: dict(VIT, epochs=300) for name in CONFIGS if name.startswith('ablations/')},
-}
-
-
-def test_every_pretraining_config_has_its_schedule_checked():
-    recipes = {name for name in CONFIGS if 'queue' in load(name).model}
-    assert set(SCHEDULES) == {name for name in recipes if not name.startswith('demo/')}
-
-
-@pytest.mark.parametrize('name', SCHEDULES)
-def test_the_learning_rate_warms_up_to_its_peak_and_falls_to_zero(name):
-    recipe, config = SCHEDULES[name], load(name)
-    assert config.train_dataloader.batch_size * recipe['gpus'] == recipe['batch']
-    assert config.auto_scale_lr.base_batch_size == recipe['batch']
-    assert config.train_cfg.max_epochs == recipe['epochs']
-    steps = -(-IMAGENET // recipe['batch'])
-    rate = config.optim_wrapper.optimizer.lr
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
-    schedulers = []
-    for scheduler in copy.deepcopy(config.param_scheduler):
-        kind = PARAM_SCHEDULERS.get(scheduler.pop('type'))
-        scheduler.pop('convert_to_iter_based')
-        schedulers.append(
-            kind.build_iter_from_epoch(optimizer=optimizer, epoch_length=steps, **scheduler)
-        )
-    rates = []
-    for _ in range(recipe['epochs'] * steps):
-        rates.append(optimizer.param_groups[0]['lr'])
-        for scheduler in schedulers:
-            scheduler.step()
-    assert rates[0] == pytest.approx(1e-6)
-    assert max(rates) == pytest.approx(recipe['peak'], rel=1e-4)
-    assert rates.index(max(rates)) == pytest.approx(recipe['warmup'] * steps, abs=2)
-    middle = (recipe['epochs'] + recipe['warmup']) * steps // 2
-    assert rates[middle] == pytest.approx(recipe['peak'] / 2, rel=1e-2)
-    assert optimizer.param_groups[0]['lr'] < 1e-5 * recipe['peak']
-
-
-@pytest.mark.parametrize('name', SCHEDULES)
+@pytest.mark.parametrize('name', [n for n in RECIPES if n.startswith(('snclr_', 'ablations/'))])
 def test_models_are_the_recipes(name):
     model = load(name).model
-    kind, _, change = name.removesuffix('.py').rpartition('/')[-1].partition('_300e_')
-    if model.type != 'SNCLR':
-        return
+    change = name.removesuffix('.py').partition('_300e_')[2]
     expected = dict(
         k=30, length=128_000, t=0.2, form='log_sum', where='both', positiveness='attention'
     )
@@ -131,13 +68,12 @@ def test_models_are_the_recipes(name):
     )
     assert model.queue.dim == model.neck.out_channels == 256
     assert model.neck.hid_channels == model.head.predictor.hid_channels == 4096
-    batch = SCHEDULES[name]['batch']
+    batch = RECIPES[name]['batch']
     assert model.momentum_coefficient == pytest.approx(0.99 ** (batch / 4096))
     hooks = load(name).custom_hooks
     assert [hook.type for hook in hooks] == ['NeighborQueueHook', 'ViewSeedHook']
-    warmup = {'released': 0, 'no-neighbors': 301}.get(change, SCHEDULES[name]['warmup'])
+    warmup = {'released': 0, 'no-neighbors': 301}.get(change, RECIPES[name]['warmup'])
     assert hooks[0].warmup_epochs == warmup
-    assert kind
 
 
 def test_the_released_variant_is_the_released_code():
@@ -169,26 +105,16 @@ def test_any_timm_model_by_one_option():
     assert model.neck(model.backbone(torch.zeros(2, 3, 64, 64)))[0].shape == (2, 256)
 
 
-def lars_groups():
+def test_lars_takes_plain_steps_for_norms_and_biases_and_adapts_the_rest():
     config = load('snclr_r50_800e.py')
     model = MODELS.build(config.model)
-    return model, build_optim_wrapper(model, config.optim_wrapper).optimizer
-
-
-def test_lars_neither_decays_nor_adapts_norms_and_biases():
-    model, optimizer = lars_groups()
+    optimizer = build_optim_wrapper(model, config.optim_wrapper).optimizer
     excluded = {
-        parameter
-        for module in model.modules()
-        for name, parameter in module.named_parameters(recurse=False)
+        f'{path}.{name}'
+        for path, module in model.named_modules()
+        for name, _ in module.named_parameters(recurse=False)
         if isinstance(module, _BatchNorm) or name == 'bias'
     }
-    for group in optimizer.param_groups:
-        for parameter in group['params']:
-            if parameter.requires_grad:
-                assert (group['weight_decay'] == 0) == (parameter in excluded)
-                assert not group['always_adapt']
-    # What is left alone takes plain steps of momentum SGD; the rest does not.
     generator = torch.Generator().manual_seed(0)
     before = {}
     for name, parameter in model.named_parameters():
@@ -199,7 +125,7 @@ def test_lars_neither_decays_nor_adapts_norms_and_biases():
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             plain = torch.allclose(before[name] - 4.8 * parameter.grad, parameter, atol=1e-5)
-            assert plain == (parameter in excluded), name
+            assert plain == (name in excluded), name
             if not plain:
                 norm = before[name].norm()
                 step = (before[name] - parameter).norm()
@@ -236,7 +162,9 @@ def test_mask_rcnn_is_mmdets_but_for_the_backbones_weights(tmp_path):
     assert ours.train_cfg.max_epochs == 12
 
 
-@pytest.mark.parametrize(('name', 'base_rate'), [('r50', 0.1), ('vit-s', 3), ('vit-b', 3)])
+@pytest.mark.parametrize(
+    ('name', 'base_rate'), [('r50', 0.1), ('vit-s', 3), ('vit-b', 3), ('vit-s_released', 3)]
+)
 def test_linear_evaluation_is_the_papers_protocol(name, base_rate):
     config = load(f'linear_{name}_in1k.py')
     batch = config.train_dataloader.batch_size * 8
@@ -285,3 +213,21 @@ def test_detection_rows_differ_as_they_say(row, setting):
     assert ('norm_cfg' in config.model.neck) == bool(setting)
     assert ('norm_cfg' in config.model.roi_head.mask_head) == bool(setting)
     assert load('maskrcnn_snclr_2x_coco.py').train_cfg.max_epochs == 24
+
+
+def test_swav_runs_on_32_gpus_as_at_a_batch_of_4096():
+    config = load('baselines/swav_r50_200e.py')
+    hook = config.custom_hooks[0]
+    assert hook.batch_size == config.train_dataloader.batch_size == 128
+    assert hook.queue_length == 0
+    assert hook.frozen_layers_cfg.prototypes == -(-1_281_167 // 4096)
+
+
+@pytest.mark.parametrize('name', [n for n in RECIPES if n.startswith('baselines/')])
+def test_baselines_have_snclrs_network_data_and_optimiser(name):
+    ours, theirs = load('snclr_r50_200e.py'), load(name)
+    assert theirs.model.backbone == ours.model.backbone
+    data = [dict(config.train_dataloader.dataset, _scope_=None) for config in (ours, theirs)]
+    assert data[0] == data[1]
+    assert theirs.optim_wrapper.optimizer == ours.optim_wrapper.optimizer
+    assert theirs.param_scheduler == ours.param_scheduler

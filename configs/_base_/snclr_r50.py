@@ -7,13 +7,19 @@ model = dict(
         std=[58.395, 57.12, 57.375],
         to_rgb=True,
     ),
-    backbone=dict(type='ResNet', depth=50, norm_cfg=dict(type='SyncBN')),
+    backbone=dict(
+        type='ResNet',
+        depth=50,
+        norm_cfg=dict(type='SyncBN'),
+        # MoCo v3's start, which large batches want; the paper's torchvision has False by default.
+        zero_init_residual=True,
+    ),
     neck=dict(type='SNCLRNeck', in_channels=2048, hid_channels=4096, out_channels=256),
     head=dict(
         type='SNCLRHead',
         neighbors=30,
         predictor=dict(type='SNCLRNeck', in_channels=256, hid_channels=4096, out_channels=256),
-        # The paper leaves ResNet-50's temperature open; 0.2 is the released ViT's.
+        # The paper leaves the temperature open; 0.2 is that of the released code, which has ViTs.
         loss=dict(type='SNCLRLoss', temperature=0.2),
     ),
     queue=dict(type='NeighborQueue', length=128_000, dim=256),

@@ -8,6 +8,7 @@ _base_ = [
     '../_base_/baseline_r50_200e.py',
 ]
 
+model = dict(backbone=dict(zero_init_residual=True))  # as for the other methods
 train_dataloader = _base_.same_data
 optim_wrapper = _base_.same_optimizer
 param_scheduler = _base_.same_schedule

@@ -1,6 +1,9 @@
 """SwAV on SNCLR's data and schedule.
 
 tools/dist_train.sh configs/baselines/swav_r50_200e.py 32
+
+Two views, as for the other methods. At a batch of 4,096 SwAV needs no queue, and its
+prototypes rest for the first epoch, which has 313 steps.
 """
 
 _base_ = [
@@ -14,5 +17,7 @@ optim_wrapper = _base_.same_optimizer
 param_scheduler = _base_.same_schedule
 train_cfg = _base_.same_epochs
 auto_scale_lr = _base_.same_batch
-custom_hooks = [*_base_.custom_hooks, _base_.view_seed]
+swav = dict(_base_.custom_hooks[0], batch_size=128, queue_length=0)
+swav['frozen_layers_cfg'] = dict(prototypes=313)
+custom_hooks = [swav, _base_.view_seed]
 randomness = _base_.same_seed

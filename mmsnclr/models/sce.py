@@ -53,7 +53,7 @@ class SCEHead(BaseModule):
         temperature: ``t``.
         target_temperature: ``t_m``, lower than ``t``; the authors use 0.04 to 0.07.
         contrast: ``lambda``, the share of the own key in the target.
-        predictor: Config of a predictor; the paper has none.
+        predictor: Config of a predictor; the method's basic form has none.
         init_cfg: Initialisation config.
 
     Raises:
