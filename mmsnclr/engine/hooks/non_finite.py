@@ -1,5 +1,6 @@
 """Steps whose loss or gradients are not finite are skipped and reported."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -7,23 +8,25 @@ from mmengine.dist import all_gather, get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ...utils.dist import sum_over_ranks
 from .neighbor_queue import unwrap
 
 
 @HOOKS.register_module()
 class NonFiniteHook(Hook):
-    """Skips a step with NaN or inf in its gradients, and says where it came from.
+    """Skips a step with NaN or inf in its loss or gradients, and says where it came from.
 
-    Weights, optimiser, momentum encoder, candidate set and BN statistics stay
-    as they were before the step. The gradients are those of all ranks, so all
-    ranks skip together. The paths of the batch's images go to
-    ``non_finite_iter<N>_rank<R>.txt`` in the work directory. float16's overflows,
-    which the loss scaler handles itself, do not count.
+    Weights, optimiser, loss scaler, momentum encoder, candidate set and BN
+    statistics stay as they were before the step, on all ranks together. The
+    paths of the batch's images go to ``non_finite_iter<N>_rank<R>.txt`` in the
+    work directory. float16's overflows, which are gradients of a finite loss,
+    are left to the loss scaler and do not count.
 
     Whether to step is the host's decision: it reads one number from the device
-    before each optimiser step.
+    before each optimiser step, to which several ranks have added theirs.
 
     Args:
         max_skipped: How many steps may be skipped before the run stops.
@@ -33,19 +36,23 @@ class NonFiniteHook(Hook):
 
     def __init__(self, max_skipped: int = 10) -> None:
         self.max_skipped = max_skipped
-        self.skipped = 0
-        self._bad: list[str] = []
+        self._bad: list[str] | None = None  # tensors, where a step was skipped
         self._paths: list[str] = []
+        self._flags: Tensor | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Look at the gradients before each optimiser step."""
-        model = unwrap(runner.model)
-        self._model = model
+        """Look at each loss, and at the gradients before each step and before clipping."""
+        self._model = model = unwrap(runner.model)
         self._names = {parameter: name for name, parameter in model.named_parameters()}
         norms = (module for module in model.modules() if isinstance(module, _BatchNorm))
         self._statistics = [buffer for module in norms for buffer in module.buffers()]
         self._kept = [buffer.clone() for buffer in self._statistics]
-        runner.optim_wrapper.optimizer.register_step_pre_hook(self._before_step)
+        self.skipped = runner.message_hub.runtime_info.get('skipped_steps', 0)
+        wrapper = runner.optim_wrapper
+        self._scaled = hasattr(wrapper, 'loss_scaler')
+        self._parameters = [p for group in wrapper.param_groups for p in group['params']]
+        self._backward, wrapper.backward = wrapper.backward, self._watched_backward
+        self._step, wrapper.step = wrapper.step, self._step_if_finite
 
     def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         """Keep the BN statistics that a batch may spoil."""
@@ -53,17 +60,25 @@ class NonFiniteHook(Hook):
             for kept, buffer in zip(self._kept, self._statistics):
                 kept.copy_(buffer)
 
+    def _watched_backward(self, loss: Tensor, **kwargs) -> None:
+        self._backward(loss, **kwargs)
+        # A bad image spoils its own rank's features, and by its key the loss of all ranks.
+        parts = [loss.detach(), *(getattr(self._model, 'last_step', None) or (loss,))[:2]]
+        flags = torch.stack([~part.isfinite().all() for part in parts])
+        self._flags = flags if self._flags is None else self._flags | flags
+
     @torch.no_grad()
-    def _before_step(self, optimizer: torch.optim.Optimizer, *args) -> None:
-        groups = optimizer.param_groups
-        parameters = [p for group in groups for p in group['params'] if p.grad is not None]
-        norms = torch.stack(torch._foreach_norm([p.grad for p in parameters]))
-        if bool(norms.isfinite().all()):
+    def _step_if_finite(self, **kwargs) -> None:
+        gradients = {p: p.grad for p in self._parameters if p.grad is not None}
+        norms = torch.stack(torch._foreach_norm(list(gradients.values())))
+        bad = sum_over_ranks(self._flags[0].int())
+        if not self._scaled:
+            bad = bad + (~norms.isfinite()).sum()
+        if not bool(bad):
+            self._step(**kwargs)
             return
-        bad = (~norms.isfinite()).nonzero().flatten().tolist()
-        self._bad = [self._names[parameters[index]] for index in bad]
-        for parameter in parameters:
-            parameter.grad = None  # an optimiser passes over these
+        finite = norms.isfinite().tolist()
+        self._bad = [self._names[p] for p, good in zip(gradients, finite) if not good]
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs=None
@@ -76,27 +91,28 @@ class NonFiniteHook(Hook):
         for sample in (data_batch or {}).get('data_samples') or ():
             path = sample.get('img_path')
             self._paths += path if isinstance(path, list) else [str(path)]
-        runner.message_hub.update_info('step_skipped', bool(self._bad))
-        if self._bad:
-            self._report(runner, outputs or {})
+        runner.message_hub.update_info('step_skipped', self._bad is not None)
+        if self._bad is not None:
+            self._report(runner)
         if runner.optim_wrapper.should_update():
-            self._bad, self._paths = [], []
+            self._bad, self._paths, self._flags = None, [], None
 
-    def _report(self, runner: Runner, outputs: dict) -> None:
+    def _report(self, runner: Runner) -> None:
         for kept, buffer in zip(self._kept, self._statistics):
             buffer.copy_(kept)
         self.skipped += 1
-        bad_loss = not all(v.isfinite().all() for v in outputs.values() if torch.is_tensor(v))
-        device = next(self._model.parameters()).device
-        ranks = all_gather(torch.tensor([int(bad_loss)], device=device))
-        ranks = [rank for rank, bad in enumerate(ranks) if bad]
+        runner.message_hub.update_info('skipped_steps', self.skipped)
         path = Path(runner.work_dir, f'non_finite_iter{runner.iter + 1}_rank{get_rank()}.txt')
-        path.write_text('\n'.join(self._paths) + '\n')
-        where = f'the loss of rank {", ".join(map(str, ranks))}' if ranks else 'no loss'
+        with suppress(OSError):  # a full disk; one rank alone must not end
+            path.write_text('\n'.join(self._paths) + '\n')
+        first = (
+            f'the gradients of {len(self._bad)} tensors, the first {self._bad[0]}'
+            if self._bad
+            else 'no gradient'
+        )
         message = (
-            f'Step {runner.iter + 1}: NaN or inf in {where} and in the gradients of '
-            f'{len(self._bad)} tensors, the first {self._bad[0]}. The step was skipped '
-            f'({self.skipped} so far); its images are listed in {path}.'
+            f'Step {runner.iter + 1}: NaN or inf in {self._where()} and in {first}. '
+            f'The step was skipped ({self.skipped} so far); its images are listed in {path}.'
         )
         if self.skipped > self.max_skipped:
             raise FloatingPointError(
@@ -104,3 +120,11 @@ class NonFiniteHook(Hook):
                 'optim_wrapper.optimizer.lr, look at the listed images, or train without --amp'
             )
         runner.logger.error(message)
+
+    def _where(self) -> str:
+        """Whose features are to blame or, if nobody's are, whose loss."""
+        ranks = [flags.tolist() for flags in all_gather(self._flags.int())]
+        losses = [rank for rank, (loss, *_) in enumerate(ranks) if loss]
+        features = [rank for rank, (_, *parts) in enumerate(ranks) if any(parts)]
+        blamed = ', '.join(map(str, features or losses))
+        return f'the {"features" if features else "loss"} of rank {blamed}' if losses else 'no loss'
