@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import subprocess
 from pathlib import Path
 
 import torch
@@ -53,9 +54,9 @@ class Kill(Hook):
         os.kill(os.getpid(), self.number)
 
     def die_with_workers(self, model):
-        for worker in multiprocessing.active_children():
-            os.kill(worker.pid, self.number)
-        self.die()
+        # Sent by another process: workers forgive a SIGTERM of their parent.
+        pids = [os.getpid(), *(worker.pid for worker in multiprocessing.active_children())]
+        subprocess.run(['kill', f'-{int(self.number)}', *map(str, pids)], check=True)
 
     def worker(self, model):
         os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)

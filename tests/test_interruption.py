@@ -100,6 +100,17 @@ def test_a_preempted_run_saves_within_the_epoch_leaves_and_goes_on(whole, digits
     assert all((state[name] == expected[name]).all() for name in expected)
 
 
+def test_a_job_that_is_signalled_as_a_whole_saves_and_leaves(digits, tmp_path):
+    options = {
+        'default_hooks.preemption': dict(type='PreemptionHook', interval=2),
+        'train_dataloader.num_workers': 1,
+    }
+    signalled = [Kill(2, 'die_with_workers', rank=rank, number=signal.SIGTERM) for rank in range(2)]
+    codes = run_ranks(lambda: train(digits, tmp_path, *signalled, **options), 2)
+    assert codes == [PREEMPTED, PREEMPTED]
+    assert {path.name for path in tmp_path.glob('*.pth')} == {'iter_4.pth', 'iter_6.pth'}
+
+
 def test_all_ranks_leave_after_the_same_step_when_one_is_signalled(digits, tmp_path):
     options = {'default_hooks.preemption': dict(type='PreemptionHook', interval=2)}
     signalled = Kill(5, 'forward', rank=1, number=signal.SIGUSR1)

@@ -3,6 +3,9 @@
 import copy
 import logging
 import os
+import signal
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -55,9 +58,13 @@ class ResumableRunner(Runner):
 
     @staticmethod
     def build_dataloader(*args, **kwargs) -> DataLoader:
-        """Build a loader that does not draw from the generator that models draw from."""
+        """Build a loader that does not draw from the generator that models draw from.
+
+        Its workers keep this process's handler of SIGTERM (see ``PreemptionHook``).
+        """
         loader = Runner.build_dataloader(*args, **kwargs)
         loader.generator = torch.Generator()
+        loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn)
         return loader
 
     def train(self) -> nn.Module:
@@ -195,6 +202,15 @@ class CPURunner(ResumableRunner):
         if not self.distributed:
             return super().wrap_model(model_wrapper_cfg, model)
         return MMDistributedDataParallel(model, broadcast_buffers=False)
+
+
+def _start_worker(start: Callable[[int], None] | None, number: int) -> None:
+    # torch has set a handler that ends workers, and Python does not know of it.
+    handler = signal.getsignal(signal.SIGTERM)
+    if callable(handler):
+        signal.signal(signal.SIGTERM, handler)
+    if start is not None:
+        start(number)
 
 
 def build_runner(cfg: Config) -> Runner:

@@ -1,6 +1,5 @@
 """A scheduler's notice: save a checkpoint, leave, be started again."""
 
-import atexit
 import os
 import signal
 import threading
@@ -47,6 +46,7 @@ class PreemptionHook(Hook):
         self._leave = False
         self._group = self._flag = self._agreement = None
         self._handlers = {}
+        self._ending = None
 
     def before_train(self, runner: Runner) -> None:
         """Wait for signals from now on."""
@@ -58,7 +58,6 @@ class PreemptionHook(Hook):
         # Workers of the loader inherit the handler. They are to outlive a signal
         # that the scheduler sends to all, but not the end of the main process.
         self._ending = mmap(-1, 1)
-        atexit.register(self._ending.write_byte, 1)
         self._handlers = {number: signal.signal(number, self._receive) for number in self.signals}
 
     def _receive(self, number: int, frame) -> None:
@@ -108,3 +107,5 @@ class PreemptionHook(Hook):
         """Leave signals to whoever had them before, however training ended."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        if self._ending is not None:
+            self._ending[0] = 1
