@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,32 @@ def test_the_newest_checkpoint_is_found_whatever_the_record_says(work_dir):
     assert newest_checkpoint(work_dir / 'nothing') == (None, {})
 
 
+def test_the_newest_checkpoint_does_not_depend_on_time_zones(work_dir):
+    change(work_dir / 'epoch_1.pth', lambda x: x['meta'].update(time='20990101_000000'))
+    assert newest_checkpoint(work_dir)[0] == str(work_dir / 'epoch_3.pth')
+    change(work_dir / 'epoch_1.pth', lambda x: x['meta'].update(saved=time.time()))
+    assert newest_checkpoint(work_dir)[0] == str(work_dir / 'epoch_1.pth')
+
+
+def test_a_damaged_index_does_not_hide_good_checkpoints(work_dir):
+    content = bytearray((work_dir / 'epoch_3.pth').read_bytes())
+    method = content.rindex(b'PK\x01\x02') + 10
+    content[method : method + 2] = b'\x63\x00'  # a compression that nobody knows
+    (work_dir / 'epoch_3.pth').write_bytes(content)
+    newest, skipped = newest_checkpoint(work_dir)
+    assert newest == str(work_dir / 'epoch_2.pth') and len(skipped) == 1
+
+
+@pytest.mark.parametrize(
+    'text',
+    ['a = dict(b=1', 'a = {[]: 1}', 'filename = 1', 'a = f()', f'a = {"[" * 999}', 'a = dict(**x)'],
+    ids=range(6),
+)
+def test_a_config_that_is_no_plain_values_is_refused(text):
+    with pytest.raises(ValueError, match='config is not plain values'):
+        stored_config(dict(meta=dict(cfg=text)))
+
+
 @pytest.mark.parametrize(
     ('damage', 'reason'),
     [
@@ -62,9 +89,15 @@ def test_the_newest_checkpoint_is_found_whatever_the_record_says(work_dir):
         (lambda path: path.write_bytes(b''), 'not written to its end'),
         (flip_a_bit, 'is damaged'),
         (lambda path: change(path, lambda x: x.pop('optimizer')), 'lacks optimizer'),
+        (lambda path: change(path, lambda x: x.update(meta=None)), 'how far training was'),
+        (lambda path: change(path, lambda x: x['meta'].pop('iter')), 'how far training was'),
+        (
+            lambda path: change(path, lambda x: x['meta'].update(rank_files=2)),
+            'epoch_3.pth.queue0 is missing',
+        ),
         (lambda path: path.rename(f'{path}.tmp'), 'half-written'),
     ],
-    ids=['cut', 'empty', 'flipped', 'partial', 'temporary'],
+    ids=['cut', 'empty', 'flipped', 'partial', 'no meta', 'no iter', 'no set', 'temporary'],
 )
 def test_an_incomplete_checkpoint_is_passed_over_with_the_reason(work_dir, damage, reason):
     damage(work_dir / 'epoch_3.pth')
@@ -152,10 +185,19 @@ def test_the_config_in_a_checkpoint_is_read_back(digits, trained):
     checkpoint = torch.load(trained / 'epoch_3.pth', weights_only=False)
     assert stored_config(checkpoint).model == config.model
     assert stored_config(checkpoint).train_dataloader == config.train_dataloader
-    assert stored_config(dict(meta={})) is None
+    assert stored_config(dict(meta={})) is stored_config(dict(meta=None)) is None
     odd = dict(given={'model.head.neighbors': 3, 'set length': dict(inner=[-1.5, None, (1, 'a')])})
     read = stored_config(dict(meta=dict(cfg=Config(odd).pretty_text)))
     assert read.to_dict() == Config(odd).to_dict()
+
+
+def test_a_checkpoint_is_complete_without_the_record_of_it(digits, tmp_path):
+    (tmp_path / 'last_checkpoint').mkdir()  # so that it cannot be replaced
+    run = small_run(digits, tmp_path, **{'default_hooks.checkpoint.max_keep_ckpts': 1})
+    build_runner(run).train()
+    assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_3.pth']
+    (log,) = tmp_path.glob('*/*.log')
+    assert 'last_checkpoint could not be written' in log.read_text()
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):

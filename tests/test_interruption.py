@@ -100,6 +100,34 @@ def test_a_preempted_run_saves_within_the_epoch_leaves_and_goes_on(whole, digits
     assert all((state[name] == expected[name]).all() for name in expected)
 
 
+def test_the_checkpoint_of_a_second_preemption_replaces_that_of_the_first(digits, tmp_path):
+    for step in (7, 9):
+        signalled = Kill(step, 'step_start', number=signal.SIGTERM)
+        codes = run_ranks(
+            lambda kill=signalled: train(digits, tmp_path, kill, resume=True, **EPOCHS), 1
+        )
+        assert codes == [PREEMPTED]
+    assert {path.name for path in tmp_path.glob('*.pth')} == {'epoch_1.pth', 'iter_10.pth'}
+    assert run_ranks(lambda: train(digits, tmp_path, resume=True, **EPOCHS), 1) == [0]
+    assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_3.pth']
+
+
+@pytest.mark.parametrize(('step', 'start'), [(3, 0), (9, 8)])
+def test_a_run_that_is_started_again_goes_on_from_its_own_checkpoints(
+    whole, digits, tmp_path, monkeypatch, step, start
+):
+    for path in whole(1).glob('*.pth'):
+        shutil.copy2(path, tmp_path / f'old_{path.name}')
+    shutil.copy(whole(1) / 'run_id', tmp_path)
+    again = {'randomness.seed': 1}
+    killed = run_ranks(lambda: train(digits, tmp_path, Kill(step, 'step_start'), **again), 1)
+    assert killed == [-signal.SIGKILL]
+    (tmp_path / 'record0.jsonl').unlink()
+    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
+    assert run_ranks(lambda: train(digits, tmp_path, **again), 1) == [0]
+    assert [step['step'] for step in steps(tmp_path)] == list(range(start, STEPS))
+
+
 def test_a_job_that_is_signalled_as_a_whole_saves_and_leaves(digits, tmp_path):
     options = {
         'default_hooks.preemption': dict(type='PreemptionHook', interval=2),

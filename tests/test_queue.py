@@ -108,6 +108,8 @@ def test_a_checkpoint_of_another_length_is_refused():
     stored = NeighborQueue(length=6, dim=4).state_dict()
     with pytest.raises(ValueError, match=r'set model\.queue\.length=6'):
         NeighborQueue(length=8, dim=4).load_state_dict(stored)
+    with pytest.raises(ValueError, match=r'set model\.queue\.length=6'):
+        NeighborQueue(length=8, dim=4, sync=False).load_entries(stored)
 
 
 @pytest.mark.parametrize(

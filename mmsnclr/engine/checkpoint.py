@@ -4,6 +4,7 @@ import ast
 import os
 import re
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 UNSAFE = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 _SAFE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+_PROGRESS = ('epoch', 'iter')
 # What a file carries while it is being written.
 TEMPORARY = '.tmp'
 
@@ -184,19 +186,31 @@ def stored_config(checkpoint: dict) -> Config | None:
     Raises:
         ValueError: If the config is more than assignments of plain values.
     """
-    text = checkpoint.get('meta', {}).get('cfg')
+    meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
+    text = meta.get('cfg') if isinstance(meta, dict) else None
     if not isinstance(text, str):
         return None
     try:
         return Config({line.targets[0].id: _value(line.value) for line in ast.parse(text).body})
-    except (AttributeError, SyntaxError, ValueError) as error:
+    # Whatever a damaged text leads the parser and Config into.
+    except (
+        AttributeError,
+        LookupError,
+        MemoryError,
+        RecursionError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise ValueError(f"the checkpoint's config is not plain values: {error}") from error
 
 
 def _value(node: ast.expr) -> object:
     """The value of an expression of literals and ``dict(...)``."""
     match node:
-        case ast.Call(func=ast.Name(id='dict'), args=[], keywords=items):
+        case ast.Call(func=ast.Name(id='dict'), args=[], keywords=items) if all(
+            item.arg for item in items
+        ):
             return {item.arg: _value(item.value) for item in items}
         case ast.Call(func=ast.Name(id='dict'), args=[ast.Dict() as names], keywords=[]):
             return _value(names)
@@ -244,13 +258,16 @@ def _flush(path: str) -> None:
         os.close(descriptor)
 
 
-def newest_checkpoint(work_dir: str) -> tuple[str | None, dict[str, str]]:
+def newest_checkpoint(
+    work_dir: str, run_id: str | None = None
+) -> tuple[str | None, dict[str, str]]:
     """The newest checkpoint from which training can go on.
 
     Newest is what was saved last, whatever its name says.
 
     Args:
         work_dir: Folder of the run.
+        run_id: Only those of this run, as :class:`ResumableRunner` names it.
 
     Returns:
         Its path, or ``None`` if there is none, and the files that were passed
@@ -270,11 +287,14 @@ def newest_checkpoint(work_dir: str) -> tuple[str | None, dict[str, str]]:
         try:
             checkpoint = load_checkpoint(path, mmap=True)
             _check_parts(checkpoint)
+            _check_rank_files(path, checkpoint['meta'])
         except (OSError, RuntimeError, ValueError) as error:
             skipped[path] = str(error)
         else:
             meta = checkpoint['meta']
-            found.append((meta.get('time', ''), meta['iter'], path))
+            if run_id is None or meta.get('run_id') == run_id:
+                saved = meta.get('saved', os.path.getmtime(path))
+                found.append((saved, meta['iter'], path))
     for *_, path in sorted(found, reverse=True):
         try:
             check_bytes(path)
@@ -297,7 +317,7 @@ def check_bytes(path: str) -> None:
     try:
         with ZipFile(path) as archive:
             damaged = archive.testzip()
-    except BadZipFile as error:
+    except (BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
         damaged = error
     if damaged is not None:
         raise ValueError(f'{path} is damaged: {damaged}')
@@ -310,6 +330,22 @@ def _check_parts(checkpoint: dict) -> None:
     missing = [name for name in wanted if name not in checkpoint]
     if missing:
         raise ValueError(f'not a training checkpoint, for it lacks {", ".join(missing)}')
+    meta = checkpoint['meta']
+    if not isinstance(meta, dict) or not all(isinstance(meta.get(x), int) for x in _PROGRESS):
+        raise ValueError('not a training checkpoint, for it does not say how far training was')
+
+
+def _check_rank_files(path: str, meta: dict) -> None:
+    """Check that the sets are there which differ between ranks."""
+    names = [rank_file(path, rank) for rank in range(meta.get('rank_files', 0))]
+    missing = [name for name in names if not os.path.isfile(name)]
+    if missing:
+        raise ValueError(f'its candidate set {missing[0]} is missing')
+
+
+def rank_file(path: str, rank: int) -> str:
+    """Where a rank saves beside a checkpoint what is its own."""
+    return f'{path}.queue{rank}'
 
 
 def check_resumable(path: str, checkpoint: dict, model: nn.Module, config: Config) -> None:

@@ -5,7 +5,9 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -35,7 +37,15 @@ _RESTARTS = ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT')
 
 @RUNNERS.register_module()
 class ResumableRunner(Runner):
-    """mmengine's Runner, whose training goes on exactly where it was interrupted."""
+    """mmengine's Runner, whose training goes on exactly where it was interrupted.
+
+    Attributes:
+        run_id: Name of the run, the same after it was resumed.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        self.run_id = uuid4().hex
+        super().__init__(*args, **kwargs)
 
     def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
         """Register the default hooks but those that are ``None``; checkpoints are made safe."""
@@ -68,10 +78,16 @@ class ResumableRunner(Runner):
         return loader
 
     def train(self) -> nn.Module:
-        """Train, from the newest complete checkpoint where training is to be resumed."""
+        """Train, from the newest complete checkpoint where training is to be resumed.
+
+        A run that was started again goes on from its own checkpoints alone, unless
+        it was to resume another's.
+        """
         restarted = any(int(os.environ.get(name) or 0) for name in _RESTARTS)
-        if restarted or (self._resume and self._load_from is None):
-            choice = [newest_checkpoint(self.work_dir) if is_main_process() else None]
+        newest = self._resume and self._load_from is None
+        if restarted or newest:
+            own = None if newest else self._read_run_id()
+            choice = [newest_checkpoint(self.work_dir, own) if is_main_process() else None]
             broadcast_object_list(choice)
             path, skipped = choice[0]
             for name, reason in skipped.items():
@@ -86,10 +102,23 @@ class ResumableRunner(Runner):
             elif self._load_from is None:
                 self._resume = False
                 self.logger.info(f'No checkpoint in {self.work_dir}: starting from the beginning.')
+        if not self._resume:
+            self._write_run_id()
         try:
             return super().train()
         finally:
             self.call_hook('leave_train')
+
+    def _read_run_id(self) -> str:
+        with suppress(OSError), open(os.path.join(self.work_dir, 'run_id')) as file:
+            return file.read()
+        return ''
+
+    @master_only
+    def _write_run_id(self) -> None:
+        """Tell whose checkpoints are this run's, should it be started again."""
+        with replacing(os.path.join(self.work_dir, 'run_id')) as name, open(name, 'w') as file:
+            file.write(self.run_id)
 
     def resume(self, filename: str, *args, **kwargs) -> None:
         """Resume training from a checkpoint.
@@ -113,6 +142,8 @@ class ResumableRunner(Runner):
             now = len(loader)
         start = self._schedule_start() if now not in (None, before) else None
         super().resume(filename, *args, **kwargs)
+        self.run_id = meta.get('run_id') or self.run_id
+        self._write_run_id()
         for sampler in (loader.sampler, getattr(loader.batch_sampler, 'sampler', None)):
             if getattr(sampler, 'seed', None) is not None:
                 sampler.seed = self.seed  # that of the checkpoint

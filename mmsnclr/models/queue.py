@@ -182,22 +182,31 @@ class NeighborQueue(nn.Module):
         return dict(self.named_buffers())
 
     def load_entries(self, entries: dict[str, Tensor]) -> None:
-        """Restore what :meth:`entries` returned."""
+        """Restore what :meth:`entries` returned.
+
+        Raises:
+            ValueError: If it was a set of another length or dimension.
+        """
+        self._check_shape(entries['features'])
         for name, buffer in self.named_buffers():
             buffer.copy_(entries[name])
         self._enqueued = int(self.enqueued)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         stored = state_dict.get(f'{prefix}features')
-        if stored is not None and stored.shape != self.features.shape:
+        if stored is not None:
+            self._check_shape(stored)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._enqueued = int(self.enqueued)
+
+    def _check_shape(self, stored: Tensor) -> None:
+        if stored.shape != self.features.shape:
             raise ValueError(
                 f"the checkpoint's candidate set is {tuple(stored.shape)}, the config's "
                 f'{tuple(self.features.shape)}; set model.queue.length={stored.shape[0]} and '
                 f'model.queue.dim={stored.shape[1]}, or load the backbone alone through '
                 "init_cfg=dict(type='Pretrained', prefix='backbone.')"
             )
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self._enqueued = int(self.enqueued)
 
     def extra_repr(self) -> str:
         """Show the settings in the printed model."""

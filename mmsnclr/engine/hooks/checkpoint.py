@@ -1,5 +1,6 @@
 """Checkpoints that an interruption cannot spoil."""
 
+import time
 from collections import deque
 from contextlib import suppress
 from glob import escape, glob
@@ -59,6 +60,8 @@ class AtomicCheckpointHook(CheckpointHook):
         """Add what an exact resume needs."""
         checkpoint['random_states'] = self._random_states
         checkpoint['meta'].update(
+            saved=time.time(),  # mmengine's is in local time
+            run_id=getattr(runner, 'run_id', None),
             mmsnclr_version=__version__,
             world_size=get_world_size(),
             iters_per_epoch=_epoch_length(runner),
@@ -71,9 +74,12 @@ class AtomicCheckpointHook(CheckpointHook):
                 self._save_checkpoint(runner)
             return
         name = f'iter_{runner.iter + 1}.pth'
-        # It goes when the next regular checkpoint is complete.
-        runner.message_hub.update_info('interruption_ckpt', name)
-        self._save(runner, name, dict(epoch=runner.epoch, iter=runner.iter + 1))
+        hub = runner.message_hub
+        # The last interruption's goes now, this one when a regular checkpoint is complete.
+        hub.update_info('old_ckpts', [hub.runtime_info.get('interruption_ckpt', '')])
+        hub.update_info('interruption_ckpt', name)
+        if self._save(runner, name, dict(epoch=runner.epoch, iter=runner.iter + 1)):
+            self._remove_old(runner)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         hub, ids, old = runner.message_hub, [], []
@@ -93,8 +99,9 @@ class AtomicCheckpointHook(CheckpointHook):
     @master_only
     def _remove_old(self, runner: Runner) -> None:
         for name in runner.message_hub.runtime_info.get('old_ckpts', ()):
-            with suppress(FileNotFoundError):
-                remove(join(self.out_dir, name))
+            if name and name != basename(self.last_ckpt or ''):
+                with suppress(FileNotFoundError):
+                    remove(join(self.out_dir, name))
 
     def _save(self, runner: Runner, name: str, meta: dict) -> bool:
         """Save on all ranks; whether all of them could."""
@@ -133,8 +140,14 @@ class AtomicCheckpointHook(CheckpointHook):
         )
         if is_main_process():
             record = join(runner.work_dir, 'last_checkpoint')
-            with replacing(record) as temporary, open(temporary, 'w') as file:
-                file.write(join(self.out_dir, basename(name)))
+            error = _try(self._write_record, record, join(self.out_dir, basename(name)))
+            if error is not None:  # the checkpoint is complete without it
+                runner.logger.warning(f'{record} could not be written: {error}')
+
+    @staticmethod
+    def _write_record(record: str, path: str) -> None:
+        with replacing(record) as temporary, open(temporary, 'w') as file:
+            file.write(path)
 
 
 def _epoch_length(runner: Runner) -> int | None:

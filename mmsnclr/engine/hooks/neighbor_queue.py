@@ -15,7 +15,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..checkpoint import load_checkpoint, replacing
+from ..checkpoint import load_checkpoint, rank_file, replacing
 
 
 @HOOKS.register_module()
@@ -46,7 +46,7 @@ class NeighborQueueHook(Hook):
         queue = unwrap(runner.model).queue
         if queue.sync:
             return
-        with replacing(_rank_file(path)) as temporary:
+        with replacing(rank_file(path, get_rank())) as temporary:
             # To memory first: a full disk is an OSError only for Python's own files.
             content = BytesIO()
             torch.save(queue.entries(), content)
@@ -55,6 +55,11 @@ class NeighborQueueHook(Hook):
             owner = old.rpartition('.queue')[0]
             if owner != path and not exists(owner):
                 remove(old)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Note how many files belong to the checkpoint."""
+        if not unwrap(runner.model).queue.sync:
+            checkpoint['meta']['rank_files'] = get_world_size()
 
     def load_rank_state(self, runner: Runner, path: str, world_size: int) -> None:
         """Load what :meth:`save_rank_state` saved.
@@ -76,7 +81,7 @@ class NeighborQueueHook(Hook):
                 f'{path} holds {world_size} candidate sets, one for each process (queue.sync=False)'
                 f', but there are {get_world_size()} processes: resume with {world_size}'
             )
-        queue.load_entries(load_checkpoint(_rank_file(path)))
+        queue.load_entries(load_checkpoint(rank_file(path, get_rank())))
 
     def before_train(self, runner: Runner) -> None:
         """Check what would fail, or hang, only later.
@@ -122,10 +127,6 @@ class NeighborQueueHook(Hook):
                 unwrap(runner.model).forget_step()
             else:
                 unwrap(runner.model).after_optimizer_step((runner.iter + 1) / runner.max_iters)
-
-
-def _rank_file(checkpoint: str) -> str:
-    return f'{checkpoint}.queue{get_rank()}'
 
 
 def unwrap(model: nn.Module) -> nn.Module:
