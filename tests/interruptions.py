@@ -121,8 +121,9 @@ class Limit(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if runner.iter not in (self.first, self.end):
             return
-        if self.kind == 'disk_full':
-            size = 100_000 if runner.iter == self.first else resource.RLIM_INFINITY
+        if self.kind in ('disk_full', 'no_byte_left'):
+            size = 100_000 if self.kind == 'disk_full' else 300
+            size = size if runner.iter == self.first else resource.RLIM_INFINITY
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
         elif runner.iter == self.first:
             self.put = LocalBackend.put

@@ -14,8 +14,9 @@ from helpers import ROOT, run_ranks, run_tool
 from interruptions import MOMENTS, STEPS, Kill, Limit, assert_same_state, run_config, steps, train
 from mmengine.hooks import Hook
 
-from mmsnclr.engine import load_checkpoint
+from mmsnclr.engine import build_runner, load_checkpoint
 from mmsnclr.engine.hooks.preemption import PREEMPTED
+from mmsnclr.utils.run import read_log
 
 
 @pytest.fixture(scope='module')
@@ -175,6 +176,22 @@ def test_a_checkpoint_that_cannot_be_written_costs_nothing_else(digits, tmp_path
     )
     assert run_ranks(lambda: train(digits, tmp_path, resume=True), 1) == [0]
     assert steps(tmp_path) == steps(whole(1))
+
+
+@pytest.mark.parametrize('backend', ['LocalVisBackend', 'TensorboardVisBackend'])
+def test_a_log_that_cannot_be_written_costs_nothing_else(digits, tmp_path, backend):
+    options = {'visualizer': dict(type='Visualizer', vis_backends=[dict(type=backend)])}
+
+    def run():
+        runner = build_runner(run_config(digits, tmp_path, **options))
+        runner.register_hook(Limit('no_byte_left', first=6, end=9))
+        runner.train()
+
+    assert run_ranks(run, 1) == [0]
+    assert {path.name for path in tmp_path.glob('*.pth')} == {'iter_16.pth', 'iter_18.pth'}
+    if backend == 'LocalVisBackend':
+        logged = [line['step'] for line in read_log(tmp_path)]
+        assert {*range(1, 6), *range(11, 19)} <= set(logged)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
+from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -65,6 +66,14 @@ class ResumableRunner(Runner):
             loop = {key: value for key, value in loop.items() if key != 'by_epoch'}
             loop['type'] = 'ResumableTrainLoop'
         return super().build_train_loop(loop)
+
+    def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
+        """Build the visualizer, without which training goes on where a disk is full."""
+        visualizer = super().build_visualizer(visualizer)
+        for backend in visualizer._vis_backends.values():
+            backend.add_scalars = partial(_try_to_write, backend.add_scalars)
+            backend.close = partial(_try_to_write, backend.close)
+        return visualizer
 
     @staticmethod
     def build_dataloader(*args, **kwargs) -> DataLoader:
@@ -233,6 +242,13 @@ class CPURunner(ResumableRunner):
         if not self.distributed:
             return super().wrap_model(model_wrapper_cfg, model)
         return MMDistributedDataParallel(model, broadcast_buffers=False)
+
+
+def _try_to_write(write: Callable, *args, **kwargs) -> None:
+    try:
+        write(*args, **kwargs)
+    except OSError as error:
+        print_log(f'Logged values could not be written: {error}', 'current', logging.WARNING)
 
 
 def _start_worker(start: Callable[[int], None] | None, number: int) -> None:

@@ -1,6 +1,7 @@
 """A pretraining run as it lies on the disk: its model, its settings, its log."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -87,8 +88,7 @@ def read_log(folder: str | Path) -> list[dict[str, float]]:
     """
     lines: dict[int, dict] = {}
     for path in sorted(Path(folder).glob('*/vis_data/scalars.json')):
-        part = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-        part = [line for line in part if 'loss' in line]
+        part = [line for line in map(_parse, path.read_text().splitlines()) if 'loss' in line]
         if part:
             lines = {step: line for step, line in lines.items() if step < part[0]['step']}
             lines |= {line['step']: line for line in part}
@@ -97,6 +97,13 @@ def read_log(folder: str | Path) -> list[dict[str, float]]:
             f'no log in {str(folder)!r} (*/vis_data/scalars.json): pass the folder of a run'
         )
     return [lines[step] for step in sorted(lines)]
+
+
+def _parse(line: str) -> dict:
+    """The values of a line; none of one that was not written to its end."""
+    with suppress(ValueError):
+        return json.loads(line)
+    return {}
 
 
 def training_images(cfg: Config) -> tuple[list[Path], list[str] | None]:
