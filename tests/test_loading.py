@@ -8,6 +8,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from mmsnclr.datasets import AugmentedViews
+from mmsnclr.datasets.loading import decode, plain_header
 
 PICTURE = np.ascontiguousarray(load_sample_images().images[1][100:356:4, 100:484:4])  # 64 x 96
 RGB = Image.fromarray(PICTURE)
@@ -106,6 +107,39 @@ def test_a_turned_picture_is_upright_in_every_format(tmp_path, name, save, orien
     RGB.save(tmp_path / name, exif=exif, **save)
     ours, reference = seen(tmp_path / name, TURNS[orientation](PICTURE))
     assert np.abs(ours - reference).mean() < 2.5
+
+
+@pytest.mark.parametrize('orientation', TURNS)
+@pytest.mark.parametrize(
+    ('name', 'save'),
+    [('a.jpg', dict(quality=98, subsampling=0)), ('a.webp', dict(lossless=True))],
+)
+def test_a_picture_is_upright_whose_orientation_stands_only_in_xmp(
+    tmp_path, name, save, orientation
+):
+    xmp = f'<rdf:Description tiff:Orientation="{orientation}"/>'.encode()
+    RGB.save(tmp_path / name, xmp=xmp, **save)
+    ours, reference = seen(tmp_path / name, TURNS[orientation](PICTURE))
+    assert np.abs(ours - reference).mean() < 2.5
+
+
+@pytest.mark.parametrize('orientation', [0, 9])
+def test_an_orientation_that_does_not_exist_turns_nothing(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    RGB.save(tmp_path / 'a.jpg', exif=exif, quality=98, subsampling=0)
+    ours, reference = seen(tmp_path / 'a.jpg', PICTURE)
+    assert np.abs(ours - reference).mean() < 2.5
+
+
+def test_a_turned_jpeg_is_still_decoded_at_a_fraction(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    RGB.save(tmp_path / 'a.jpg', exif=exif)
+    data = (tmp_path / 'a.jpg').read_bytes()
+    assert plain_header(data, 'a.jpg') == (96, 64, 6)
+    image, divisor = decode(data, 2, 6, 'a.jpg')
+    assert (image.shape, divisor) == ((48, 32, 3), 2)
 
 
 def test_a_turned_cmyk_picture_is_upright(tmp_path):

@@ -14,20 +14,21 @@ _DECODE = {
     2: cv2.IMREAD_REDUCED_COLOR_2,
     4: cv2.IMREAD_REDUCED_COLOR_4,
 }
+_FLIP = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}  # from 5 on after a transposition
 _JPEG = b'\xff\xd8'
 
 
-def plain_size(data: bytes, path: str) -> tuple[int, int] | None:
-    """Height and width of an image that OpenCV decodes right, which is the fast way.
+def plain_header(data: bytes, path: str) -> tuple[int, int, int] | None:
+    """Size and orientation of an image that OpenCV decodes right, which is the fast way.
 
     Args:
         data: The encoded image.
         path: Named in errors.
 
     Returns:
-        The size as it is to be looked at; ``None`` if the image needs
-        :func:`decode_any`: alpha, palette, CMYK, more than 8 bits, or turned in
-        another format than JPEG.
+        Height and width as it is to be looked at, and EXIF's number of how it
+        is turned; ``None`` if the image needs :func:`decode_any`: alpha,
+        palette, CMYK, more than 8 bits, or turned in another format than JPEG.
 
     Raises:
         ValueError: If the file is not an image.
@@ -41,17 +42,20 @@ def plain_size(data: bytes, path: str) -> tuple[int, int] | None:
     # Pillow's parsers raise whatever a damaged file leads them into.
     except Exception as error:
         raise ValueError(f'{path} is not an image: {error}') from error
+    if turn not in range(1, 9):  # nor does Pillow turn by it
+        turn = 1
     if turn != 1 and not data.startswith(_JPEG):
         return None
-    return (width, height) if turn >= 5 else (height, width)
+    return (width, height, turn) if turn >= 5 else (height, width, turn)
 
 
-def decode(data: bytes, spare: int, path: str) -> tuple[np.ndarray, int]:
+def decode(data: bytes, spare: int, turn: int, path: str) -> tuple[np.ndarray, int]:
     """Decode by OpenCV, a JPEG at one ``spare``-th of its size or more.
 
     Args:
-        data: An image for which :func:`plain_size` gives a size.
+        data: An image for which :func:`plain_header` gives a size.
         spare: How many times larger than needed the image is.
+        turn: How it is turned, as :func:`plain_header` says.
         path: Named in errors.
 
     Returns:
@@ -62,11 +66,17 @@ def decode(data: bytes, spare: int, path: str) -> tuple[np.ndarray, int]:
     """
     is_jpeg = data.startswith(_JPEG)
     divisor = max(d for d in _DECODE if d <= max(spare, 1)) if is_jpeg else 1
+    # OpenCV does not read the orientation that stands in XMP, Pillow does.
+    flags = _DECODE[divisor] | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), _DECODE[divisor])
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         image = None
-    return (decode_any(data, path), 1) if image is None else (image, divisor)
+    if image is None:
+        return decode_any(data, path), 1
+    if turn >= 5:
+        image = cv2.transpose(image)
+    return (cv2.flip(image, _FLIP[turn]) if turn in _FLIP else image), divisor
 
 
 def decode_any(data: bytes, path: str) -> np.ndarray:

@@ -11,7 +11,7 @@ from mmengine import fileio
 from mmpretrain.registry import TRANSFORMS
 from torch.nn import functional as F
 
-from .loading import decode, decode_any, plain_size
+from .loading import decode, decode_any, plain_header
 from .transforms import SeededTransform
 
 
@@ -127,15 +127,15 @@ class AugmentedViews(SeededTransform):
         if image is None:
             path = results['img_path']
             data = fileio.get(path, backend_args=self.backend_args)
-            size = plain_size(data, path)
-            if size is None:
+            header = plain_header(data, path)
+            if header is None:
                 image = decode_any(data, path)
-        height, width = size if image is None else image.shape[:2]
+        height, width = header[:2] if image is None else image.shape[:2]
         draws = [Random(self.view_seed(results, number)) for number in range(len(self.views))]
         boxes = [crop_box(height, width, view, draw) for view, draw in zip(self.views, draws)]
         if image is None:
             spare = min(min(box[2:]) // view.size for view, box in zip(self.views, boxes))
-            image, divisor = decode(data, spare, path)
+            image, divisor = decode(data, spare, header[2], path)
         results['img'] = [
             augment(resized_crop(image, box, view.size, divisor), view, draw)
             for view, box, draw in zip(self.views, boxes, draws)
