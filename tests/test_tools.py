@@ -87,6 +87,36 @@ def test_wrong_numbers_of_gpus_are_refused(gpus, env, message):
     assert result.returncode == 2 and message in result.stderr
 
 
+@pytest.mark.parametrize('wrong', ['PATH[$(touch {})0]', '08', '-1', '1.5'])
+@pytest.mark.parametrize(
+    ('tool', 'setting'),
+    [
+        ('dist', 'GPUS'),
+        ('dist', 'NNODES'),
+        ('dist', 'NODE_RANK'),
+        ('dist', 'MAX_RESTARTS'),
+        ('slurm', 'GPUS'),
+        ('slurm', 'GPUS_PER_NODE'),
+    ],
+)
+def test_a_setting_that_is_no_number_is_named_and_not_evaluated(tmp_path, tool, setting, wrong):
+    (tmp_path / 'srun').write_text('#!/bin/sh\n')
+    (tmp_path / 'srun').chmod(0o755)
+    wrong = wrong.format(tmp_path / 'ran')
+    env = dict(GPUS='8', MAX_RESTARTS='1') | {setting: wrong}
+    first = ('part', 'job') if tool == 'slurm' else ()
+    result = run_tool(
+        f'tools/{tool}_train.sh',
+        *(*first, 'configs/snclr_r50_800e.py', env.pop('GPUS')),
+        **env,
+        PYTHON=fake_python(tmp_path, 8),
+        PATH=f'{tmp_path}:{os.environ["PATH"]}',
+    )
+    assert result.returncode == 2
+    assert f'{setting} must be a' in result.stderr and wrong in result.stderr
+    assert not (tmp_path / 'ran').exists()
+
+
 def fake_python(folder, devices):
     """A python that reports some CUDA devices and prints what else it is asked to run."""
     path = folder / 'python'

@@ -28,7 +28,9 @@ if ((present == 0)); then
 fi
 
 restarts=${MAX_RESTARTS:-0} rank=${NODE_RANK:-0} address=${MASTER_ADDR:-127.0.0.1} port=${PORT:-29500}
-[[ $restarts =~ ^[0-9]+$ ]] || fail "MAX_RESTARTS must be a number, not '$restarts'"
+# Shell arithmetic would run commands in a text, and take 08 for an octal number.
+[[ $restarts =~ ^(0|[1-9][0-9]*)$ ]] || fail "MAX_RESTARTS must be a number, not '$restarts'"
+[[ $rank =~ ^(0|[1-9][0-9]*)$ ]] || fail "NODE_RANK must be a number, not '$rank'"
 rendezvous=(--node-rank="$rank" --master-addr="$address" --master-port="$port")
 if ((restarts > 0)); then
     # Else processes that start again find the addresses of the dead ones in torchrun's store.

@@ -8,15 +8,20 @@
 #SBATCH --signal=USR1@120
 set -euo pipefail
 
-[ $# -ge 4 ] || { echo "usage: $0 PARTITION JOB_NAME CONFIG GPUS [arguments of train.py]" >&2; exit 2; }
+fail() { echo "$1" >&2; exit 2; }
+
+[ $# -ge 4 ] || fail "usage: $0 PARTITION JOB_NAME CONFIG GPUS [arguments of train.py]"
 partition=$1 job=$2 config=$3 gpus=$4
+# Shell arithmetic would run commands in a text.
+[[ $gpus =~ ^[1-9][0-9]*$ ]] || fail "GPUS must be a positive number, not '$gpus'"
 per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
+[[ $per_node =~ ^[1-9][0-9]*$ ]] || fail "GPUS_PER_NODE must be a positive number, not '$per_node'"
 ((gpus % per_node == 0)) ||
-    { echo "$gpus GPUs are no multiple of GPUS_PER_NODE=$per_node: set GPUS_PER_NODE to a divisor" >&2; exit 2; }
+    fail "$gpus GPUs are no multiple of GPUS_PER_NODE=$per_node: set GPUS_PER_NODE to a divisor"
 # Slurm runs a copy of a batch script, from the folder where sbatch was called.
 tools=$(cd "$(dirname "$0")" && pwd)
 [ -f "$tools/train.py" ] || tools=$PWD/tools
-[ -f "$tools/train.py" ] || { echo "no tools/train.py here: call sbatch in mmsnclr's folder" >&2; exit 2; }
+[ -f "$tools/train.py" ] || fail "no tools/train.py here: call sbatch in mmsnclr's folder"
 
 python=${PYTHON:-$([ -x "$tools/../.venv/bin/python" ] && echo "$tools/../.venv/bin/python" || echo python)}
 export PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}"
