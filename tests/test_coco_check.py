@@ -77,6 +77,24 @@ def test_mistakes_are_found_all_at_once_and_named(content, scenes, tmp_path):
     assert len(images) == 8  # those of the untouched set
 
 
+@pytest.mark.parametrize(
+    ('change', 'kinds'),
+    [
+        (dict(bbox=[10, 10, 10**400, 10]), ['degenerate box']),
+        (dict(bbox=[0.5, 10, 10**300, 10**300]), ['degenerate box']),
+        (dict(segmentation=[[10**400] * 6]), ['degenerate polygon']),
+        (dict(segmentation=dict(size=[128, 128], counts=[10**400])), ['bad run lengths']),
+        (dict(area=10**400), []),  # computed instead
+    ],
+)
+def test_numbers_too_large_to_calculate_with_are_mistakes(content, scenes, tmp_path, change, kinds):
+    content['annotations'][0].update(change)
+    (tmp_path / 'file.json').write_text(json.dumps(content))
+    good, mistakes = check_coco(tmp_path / 'file.json', scenes / 'train', progress=False)
+    assert [mistake.kind for mistake in mistakes] == kinds
+    assert all(annotation['area'] < 128 * 128 for annotation in good['annotations'])
+
+
 def test_the_untouched_set_has_no_mistake(scenes):
     content, mistakes = check_coco(scenes / 'train.json', scenes / 'train', progress=False)
     assert mistakes == []
@@ -89,6 +107,7 @@ def test_files_that_are_not_cocos_are_refused(content, scenes, tmp_path):
     path = tmp_path / 'file.json'
     for text, message in (
         ('{', 'is no json file'),
+        ('[' * 100_000 + ']' * 100_000, 'is no json file'),
         ('[]', "has no list 'images'"),
         (json.dumps(content | dict(annotations=None)), "has no list 'annotations'"),
         (json.dumps(content | dict(categories=[])), 'there is none'),

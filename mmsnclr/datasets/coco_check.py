@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import os
 import random
 from collections import Counter
@@ -134,7 +133,7 @@ def _read(ann_file: str | Path) -> dict:
         raise FileNotFoundError(f'no annotation file at {str(ann_file)!r}')
     try:
         content = json.loads(Path(ann_file).read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter if it is nested too deep
         raise ValueError(f'{ann_file} is no json file: {error}') from error
     for name in ('images', 'annotations', 'categories'):
         entries = content.get(name) if isinstance(content, dict) else None
@@ -152,11 +151,11 @@ def _read(ann_file: str | Path) -> dict:
 
 
 def _numbers(values: Any, count: int | None = None) -> bool:
-    """Whether these are finite numbers, as many as asked for."""
+    """Whether these are numbers, as many as asked for, whose sums and products do not overflow."""
     return (
         isinstance(values, list)
         and (count is None or len(values) == count)
-        and all(isinstance(v, int | float) and math.isfinite(v) for v in values)
+        and all(isinstance(v, int | float) and abs(v) < 2**53 for v in values)
     )
 
 
