@@ -24,17 +24,19 @@ class UnreadableImagesHook(Hook):
 
     Args:
         max_share: Share of the images seen so far, from 0 to 1, above which
-            the run stops. Some are always allowed: one batch's worth.
+            the run stops. Some are always allowed: one batch's worth. A resumed
+            run goes on from the counts in its checkpoint, which are rank 0's.
     """
 
     def __init__(self, max_share: float = 0.01) -> None:
         if not 0 <= max_share <= 1:
             raise ValueError(f'UnreadableImagesHook.max_share={max_share} must lie between 0 and 1')
         self.max_share = max_share
-        self.count = self.seen = 0
+        self._told = False
 
     def before_train(self, runner: Runner) -> None:
         """Have the transforms report to here instead of raising."""
+        self.count, self.seen = runner.message_hub.get_info('unreadable_images', (0, 0))
         # Made before the workers are, which inherit it.
         self._failures = Queue()
         self._path = Path(runner.work_dir, f'unreadable_images_rank{get_rank()}.csv')
@@ -50,12 +52,9 @@ class UnreadableImagesHook(Hook):
         """
         batch_size = runner.train_dataloader.batch_size or 1
         self.seen += batch_size
-        while not self._failures.empty():
-            path, error = self._failures.get()
-            self.count += 1
-            with open(self._path, 'a', newline='') as file:
-                csv.writer(file).writerow([path, error])
-            runner.logger.warning(f'Another image takes the place of {path}: {error}')
+        self._drain(runner)
+        # Checkpoints keep it; else each restart would allow as many again.
+        runner.message_hub.update_info('unreadable_images', (self.count, self.seen))
         if self.count > max(batch_size, self.max_share * self.seen):
             raise RuntimeError(
                 f'{self.count} of {self.seen} images could not be read, more than '
@@ -63,6 +62,20 @@ class UnreadableImagesHook(Hook):
             )
 
     def after_train(self, runner: Runner) -> None:
-        """Say once more how many there were."""
+        """Write down what came late, and say once more how many there were."""
+        self._drain(runner)
         if self.count:
             runner.logger.warning(f'{self.count} images could not be read: {self._path}')
+
+    def _drain(self, runner: Runner) -> None:
+        while not self._failures.empty():
+            path, error = self._failures.get()
+            self.count += 1
+            runner.logger.warning(f'Another image takes the place of {path}: {error}')
+            try:
+                with open(self._path, 'a', newline='') as file:
+                    csv.writer(file).writerow([path, error])
+            except OSError as failure:  # a full disk ends no training, least of all on one rank
+                if not self._told:
+                    runner.logger.error(f'Images cannot be listed in {self._path}: {failure}')
+                self._told = True
