@@ -2,9 +2,11 @@
 
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from mmengine.config import Config
 from mmpretrain.structures import DataSample
 
 ROOT = Path(__file__).resolve().parents[1]
+LIMIT = 300  # seconds after which a run that shares a slow machine counts as hanging
 
 
 def small_model(**options) -> dict:
@@ -61,7 +64,11 @@ def run_tool(*command: str, cwd: Path = ROOT, **env: str) -> subprocess.Complete
 
 
 def run_ranks(function: Callable, ranks: int, *args) -> list[int]:
-    """Run a function in processes joined by gloo; their exit codes, negative for signals."""
+    """Run a function in processes joined by gloo; their exit codes, negative for signals.
+
+    Those that hang are aborted: tests send other signals themselves, and pytest's fault handler
+    shows on SIGABRT where a process was.
+    """
     port = str(free_port())
 
     def rank_main(rank: int) -> None:
@@ -74,8 +81,13 @@ def run_ranks(function: Callable, ranks: int, *args) -> list[int]:
     processes = [context.Process(target=rank_main, args=(rank,)) for rank in range(ranks)]
     for process in processes:
         process.start()
+    end = time.monotonic() + LIMIT
     for process in processes:
-        process.join()
+        process.join(max(0, end - time.monotonic()))
+        if process.exitcode is None:
+            os.kill(process.pid, signal.SIGABRT)
+            os.kill(process.pid, signal.SIGCONT)  # a stopped process takes no other signal
+            process.join()
     return [process.exitcode for process in processes]
 
 
