@@ -1,5 +1,6 @@
 """Nothing goes wrong in silence: bad numbers, drifting or missing ranks, damaged images."""
 
+import contextlib
 import math
 import os
 import re
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, free_port, run_ranks, small_run
+from helpers import LIMIT, ROOT, free_port, run_ranks, small_run
 from interruptions import train
 from mmengine.hooks import Hook
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
@@ -329,57 +330,90 @@ def test_a_resumed_run_goes_on_counting_unreadable_images(digits, tmp_path):
     assert len(listed) == counts[1][0]
 
 
-def test_a_frozen_rank_is_named_and_the_others_stop(digits, tmp_path):
-    process, workers = start_two(digits, tmp_path, 'default_hooks.heartbeat.timeout=5')
-    os.kill(workers[1], signal.SIGSTOP)
-    message = next(line for line in process.stdout if 'gave no sign of life' in line)
-    os.kill(workers[1], signal.SIGKILL)  # torchrun would wait for it
-    assert 'Rank 1 (step ' in message and f'process {workers[1]})' in message
-    assert process.wait(timeout=60) != 0
+def test_a_frozen_rank_is_named_and_the_others_stop(start_two):
+    run = start_two('default_hooks.heartbeat.timeout=15')
+    os.kill(run.ranks[1], signal.SIGSTOP)
+    run.wait_for(lambda: 'gave no sign of life' in run.output())
+    os.kill(run.ranks[1], signal.SIGKILL)  # torchrun would wait for it
+    assert run.exit_code() != 0
+    assert re.search(rf'Rank 1 \(step .*process {run.ranks[1]}\) gave no sign', run.output())
 
 
-def test_a_killed_rank_is_named_and_the_others_stop(digits, tmp_path):
-    process, workers = start_two(digits, tmp_path)
-    os.kill(workers[1], signal.SIGKILL)
-    output = process.communicate(timeout=120)[0]
-    assert process.returncode != 0
-    assert re.search(r'rank\s*: 1 .*\n\s*exitcode\s*: -9', output)
+def test_a_killed_rank_is_named_and_the_others_stop(start_two):
+    run = start_two()
+    os.kill(run.ranks[1], signal.SIGKILL)
+    assert run.exit_code() != 0
+    assert re.search(r'rank\s*: 1 .*\n\s*exitcode\s*: -9', run.output())
 
 
 @pytest.mark.slow
-def test_ranks_that_drift_apart_are_named(digits, tmp_path):
-    process, _ = start_two(
-        digits,
-        tmp_path,
-        'default_hooks.rank_drift.interval=4',
-        'custom_hooks.2.drift=True',
-    )
-    output = process.communicate(timeout=120)[0]
-    assert process.returncode != 0
-    assert 'Ranks have drifted apart by step 8: rank ' in output
-    assert 'in backbone.layer1.0.conv1.weight' in output
+def test_ranks_that_drift_apart_are_named(start_two):
+    run = start_two('default_hooks.rank_drift.interval=4', 'custom_hooks.2.drift=True')
+    assert run.exit_code() != 0
+    assert 'Ranks have drifted apart by step 8: rank ' in run.output()
+    assert 'in backbone.layer1.0.conv1.weight' in run.output()
 
 
-def start_two(digits, tmp_path, *options):
-    """Start a long run of two gloo processes and wait until both train."""
-    (tmp_path / 'drift.py').write_text(DRIFT)
-    config = small_run(digits, tmp_path, **{'train_cfg.max_epochs': 10_000, 'log_level': 'INFO'})
-    config.custom_hooks.append(dict(type='WritePidHook'))
-    config.custom_imports.imports.append('drift')
-    config.dump(tmp_path / 'config.py')
-    command = [str(ROOT / 'tools/dist_train.sh'), str(tmp_path / 'config.py'), '2']
-    command += ['--work-dir', str(tmp_path), '--cfg-options', *options, 'log_level=INFO']
-    env = {'OMP_NUM_THREADS': '1', 'PORT': str(free_port()), 'PYTHON': sys.executable}
-    env['PYTHONPATH'] = os.pathsep.join([str(tmp_path), os.environ.get('PYTHONPATH', '')])
-    process = subprocess.Popen(
-        command,
-        env=os.environ | env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    pids = [Path(tmp_path, f'pid{rank}') for rank in range(2)]
-    while not all(path.exists() for path in pids):
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.2)
-    return process, [int(path.read_text()) for path in pids]
+class LongRun:
+    """A run of two gloo processes, which prints to a file."""
+
+    def __init__(self, command, env, folder):
+        self.printed, self.config = folder / 'printed.txt', folder / 'config.py'
+        with self.printed.open('w') as file:
+            self.process = subprocess.Popen(command, env=env, stdout=file, stderr=file)
+
+    def output(self):
+        return self.printed.read_text()
+
+    def wait_for(self, condition):
+        """Wait until a condition holds; it fails where the run ended without it."""
+        end = time.monotonic() + LIMIT
+        while True:
+            ended = self.process.poll() is not None
+            if condition():
+                return
+            assert not ended and time.monotonic() < end, self.output()
+            time.sleep(0.2)
+
+    def exit_code(self):
+        """Exit code of torchrun, once it has ended."""
+        self.wait_for(lambda: self.process.poll() is not None)
+        return self.process.returncode
+
+    def kill(self):
+        """Kill whatever is left of it: torchrun starts each rank in a process group of its own."""
+        self.process.kill()
+        self.process.wait()
+        for path in Path('/proc').glob('[0-9]*/cmdline'):
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                if os.fsencode(self.config) in path.read_bytes():
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+
+
+@pytest.fixture
+def start_two(digits, tmp_path):
+    """Starts a long run of two gloo processes and waits until both train."""
+    runs = []
+
+    def start(*options):
+        (tmp_path / 'drift.py').write_text(DRIFT)
+        config = small_run(
+            digits, tmp_path, **{'train_cfg.max_epochs': 10_000, 'log_level': 'INFO'}
+        )
+        config.custom_hooks.append(dict(type='WritePidHook'))
+        config.custom_imports.imports.append('drift')
+        config.dump(tmp_path / 'config.py')
+        command = [str(ROOT / 'tools/dist_train.sh'), str(tmp_path / 'config.py'), '2']
+        command += ['--work-dir', str(tmp_path), '--cfg-options', *options, 'log_level=INFO']
+        env = {'OMP_NUM_THREADS': '1', 'PORT': str(free_port()), 'PYTHON': sys.executable}
+        env['PYTHONPATH'] = os.pathsep.join([str(tmp_path), os.environ.get('PYTHONPATH', '')])
+        run = LongRun(command, os.environ | env, tmp_path)
+        runs.append(run)
+        pids = [tmp_path / f'pid{rank}' for rank in range(2)]
+        run.wait_for(lambda: all(path.exists() for path in pids))
+        run.ranks = [int(path.read_text()) for path in pids]
+        return run
+
+    yield start
+    for run in runs:
+        run.kill()
