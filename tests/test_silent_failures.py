@@ -330,13 +330,27 @@ def test_a_resumed_run_goes_on_counting_unreadable_images(digits, tmp_path):
     assert len(listed) == counts[1][0]
 
 
-def test_a_frozen_rank_is_named_and_the_others_stop(start_two):
-    run = start_two('default_hooks.heartbeat.timeout=15')
-    os.kill(run.ranks[1], signal.SIGSTOP)
+@pytest.mark.parametrize('rank', [0, 1])
+def test_a_frozen_rank_is_named_and_the_others_stop(start_two, rank):
+    run = start_two('default_hooks.heartbeat.timeout=10')
+    run.wait_for_steps(30)  # long enough for two beats, by which it is named
+    os.kill(run.ranks[rank], signal.SIGSTOP)
     run.wait_for(lambda: 'gave no sign of life' in run.output())
-    os.kill(run.ranks[1], signal.SIGKILL)  # torchrun would wait for it
+    os.kill(run.ranks[rank], signal.SIGKILL)  # torchrun would wait for it
     assert run.exit_code() != 0
-    assert re.search(rf'Rank 1 \(step .*process {run.ranks[1]}\) gave no sign', run.output())
+    assert re.search(rf'Rank {rank} \(step .*process {run.ranks[rank]}\) gave no', run.output())
+
+
+def test_a_run_that_was_suspended_goes_on(start_two):
+    run = start_two('default_hooks.heartbeat.timeout=10')
+    for rank in run.ranks:
+        os.kill(rank, signal.SIGSTOP)
+    time.sleep(13)
+    for rank in run.ranks:
+        os.kill(rank, signal.SIGCONT)
+        time.sleep(0.2)
+    run.wait_for_steps(30)
+    assert 'gave no sign of life' not in run.output()
 
 
 def test_a_killed_rank_is_named_and_the_others_stop(start_two):
@@ -374,6 +388,11 @@ class LongRun:
                 return
             assert not ended and time.monotonic() < end, self.output()
             time.sleep(0.2)
+
+    def wait_for_steps(self, count):
+        """Wait until it has made some more steps."""
+        end = self.output().count('Epoch(train)') + count
+        self.wait_for(lambda: self.output().count('Epoch(train)') >= end)
 
     def exit_code(self):
         """Exit code of torchrun, once it has ended."""

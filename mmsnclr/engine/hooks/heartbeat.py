@@ -1,9 +1,9 @@
 """A rank that has died or frozen is named, and the others stop."""
 
+import contextlib
 import os
 import socket
 import threading
-import time
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -12,15 +12,18 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+_LOOKS = 10  # within the timeout
+
 
 @HOOKS.register_module()
 class HeartbeatHook(Hook):
     """Stops all ranks when one gives no sign of life, instead of waiting for it.
 
     A thread of each rank counts beats in a store that rank 0 serves, and reads
-    the others'. It runs beside the training, so slow steps, checkpoints and
-    validation are no reason to stop; a process that was killed, frozen or lost
-    with its machine is.
+    the others'; a second one judges by them, and names rank 0 when the store
+    does not answer. They run beside the training, so slow steps, checkpoints
+    and validation are no reason to stop; a process that was killed, frozen or
+    lost with its machine is. A job that was suspended as a whole goes on.
 
     Args:
         timeout: Seconds without a beat after which a rank counts as dead.
@@ -44,7 +47,10 @@ class HeartbeatHook(Hook):
         broadcast_object_list(port)
         if get_rank() != 0:
             self._store = dist.TCPStore(host, port[0], wait_for_workers=False)
-        threading.Thread(target=self._watch, args=(runner,), daemon=True).start()
+        self._beats = dict.fromkeys(range(get_world_size()), '')
+        self._missed = dict.fromkeys(range(get_world_size()), 0)
+        for watch in (self._exchange, self._judge):
+            threading.Thread(target=watch, args=(runner,), daemon=True).start()
 
     def leave_train(self, runner: Runner) -> None:
         """Stop beating, however training ended."""
@@ -59,26 +65,34 @@ class HeartbeatHook(Hook):
             ranks = [f'over/{rank}' for rank in range(get_world_size())]
             self._store.wait(ranks, timedelta(seconds=self.timeout))
 
-    def _watch(self, runner: Runner) -> None:
+    def _exchange(self, runner: Runner) -> None:
+        """Beat and read the others' beats; where rank 0 is frozen this waits for ever."""
         store, count = self._store.clone(), 0
-        heard = dict.fromkeys(range(get_world_size()), ('', time.monotonic()))
-        while not self._over.wait(self.timeout / 10):
+        name = f'{socket.gethostname()}, process {os.getpid()}'
+        while not self._over.is_set():
             count += 1
-            name = f'{socket.gethostname()}, process {os.getpid()}'
-            try:
+            with contextlib.suppress(RuntimeError):  # rank 0 is gone: `_judge` counts that
                 store.set(f'beat/{get_rank()}', f'{count}, step {runner.iter}, {name}')
-                for rank, (last, _) in heard.items():
+                for rank, last in self._beats.items():
                     key = f'beat/{rank}'
                     beat = store.get(key).decode() if store.check([key]) else ''
-                    if beat != last:
-                        heard[rank] = beat, time.monotonic()
-            except RuntimeError:
-                # Rank 0, which serves the store, does not answer.
-                if self._over.is_set():
-                    return
-            for rank, (last, when) in heard.items():
-                if time.monotonic() - when > self.timeout and not self._over.is_set():
-                    where = last.partition(', ')[2] or 'before its first beat'
+                    if beat != last or store.check([f'over/{rank}']):
+                        self._beats[rank], self._missed[rank] = beat, 0
+                    elif rank != 0:
+                        self._missed[rank] += 1
+            self._over.wait(self.timeout / _LOOKS)
+
+    def _judge(self, runner: Runner) -> None:
+        """Stop this rank when another's beats stay away; never touches the store.
+
+        Looks are counted rather than seconds: a job that is suspended and goes on has missed none.
+        Other ranks' are counted when the store answers, because without it nobody is heard.
+        """
+        while not self._over.wait(self.timeout / _LOOKS):
+            self._missed[0] += 1
+            for rank, missed in self._missed.items():
+                if missed > _LOOKS and not self._over.is_set():
+                    where = self._beats[rank].partition(', ')[2] or 'before its first beat'
                     runner.logger.error(
                         f'Rank {rank} ({where}) gave no sign of life for {self.timeout:g} s '
                         '(HeartbeatHook.timeout): stopping. Go on with --resume.'
