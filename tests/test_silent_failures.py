@@ -9,17 +9,22 @@ import signal
 import subprocess
 import sys
 import time
+from logging import getLogger
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers import LIMIT, ROOT, free_port, run_ranks, small_run
 from interruptions import train
+from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS
+from torch.distributed import init_process_group
 
 from mmsnclr.engine import UnreadableImagesHook, build_runner
+from mmsnclr.engine.hooks.heartbeat import HeartbeatHook
 from mmsnclr.engine.hooks.neighbor_queue import unwrap
 from mmsnclr.engine.hooks.rank_drift import checksum
 
@@ -351,6 +356,18 @@ def test_a_run_that_was_suspended_goes_on(start_two):
         time.sleep(0.2)
     run.wait_for_steps(30)
     assert 'gave no sign of life' not in run.output()
+
+
+def test_ranks_that_are_through_are_not_missed_while_another_still_writes():
+    def run():
+        init_process_group('gloo')
+        hook, runner = HeartbeatHook(timeout=4), SimpleNamespace(iter=0, logger=getLogger())
+        hook.before_train(runner)
+        time.sleep(7 if get_rank() == 0 else 1)
+        hook.after_run(runner)
+        hook.leave_train(runner)
+
+    assert run_ranks(run, 2) == [0, 0]
 
 
 def test_a_killed_rank_is_named_and_the_others_stop(start_two):
