@@ -12,7 +12,10 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
+
+from mmsnclr.engine import build_runner
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 300  # seconds after which a run that shares a slow machine counts as hanging
@@ -51,6 +54,13 @@ def small_run(digits: Path, work_dir: Path, **options) -> Config:
         }
     )
     return config
+
+
+def run_with(digits: Path, work_dir: Path, hooks: list[dict], **options) -> Runner:
+    """Runner of :func:`small_run` with further hooks."""
+    config = small_run(digits, work_dir, **options)
+    config.custom_hooks += hooks
+    return build_runner(config)
 
 
 def run_tool(*command: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess:
