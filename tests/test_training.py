@@ -201,3 +201,11 @@ def test_an_empty_folder_is_named(digits, tmp_path):
     config.train_dataloader.dataset.data_root = str(tmp_path / 'nothing')
     with pytest.raises(RuntimeError, match='nothing'):
         train(config)
+
+
+def test_runs_that_begin_in_the_same_second_share_nothing(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr('time.time', lambda: 1e9)
+    one, other = (build_runner(small_run(digits, tmp_path / name)) for name in ('one', 'other'))
+    assert one.visualizer is not other.visualizer
+    assert one.message_hub is not other.message_hub
+    assert one.logger is not other.logger

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from uuid import uuid4
 
 import torch
@@ -44,9 +45,11 @@ class ResumableRunner(Runner):
         run_id: Name of the run, the same after it was resumed.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args, experiment_name: str | None = None, **kwargs) -> None:
         self.run_id = uuid4().hex
-        super().__init__(*args, **kwargs)
+        # Runners that mmengine names alike, by the second, would share log, values and pictures.
+        name = experiment_name or Path(getattr(kwargs.get('cfg'), 'filename', None) or 'run').stem
+        super().__init__(*args, experiment_name=f'{name}_{self.run_id[:8]}', **kwargs)
 
     def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
         """Register the default hooks but those that are ``None``; checkpoints are made safe."""
