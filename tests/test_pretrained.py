@@ -85,3 +85,20 @@ def test_training_stops_before_it_starts(checkpoint, digits, tmp_path):
     assert result.returncode != 0
     assert "set model.backbone.init_cfg.prefix='backbone.'" in result.stderr
     assert 'Epoch(train)' not in result.stdout
+
+
+def test_a_vit_with_other_heads_is_refused(tmp_path):
+    released, linear = (
+        Config.fromfile(ROOT / f'configs/{name}.py')
+        for name in ('snclr_vit-s_300e_released', 'linear_vit-s_released_in1k')
+    )
+    weights = MODELS.build(released.model.backbone).state_dict()
+    weights = {f'backbone.{key}': value for key, value in weights.items()}
+    path = tmp_path / 'released.pth'
+    torch.save(dict(state_dict=weights, meta=dict(cfg=released.pretty_text)), path)
+    other = Config.fromfile(ROOT / 'configs/linear_vit-s_in1k.py')
+    for config in (linear, other):
+        config.model.backbone.init_cfg.checkpoint = str(path)
+    check_pretrained(MODELS.build(linear.model))
+    with pytest.raises(ValueError, match='a ViT with 12 heads, the backbone has 6'):
+        check_pretrained(MODELS.build(other.model))
