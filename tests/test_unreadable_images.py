@@ -14,20 +14,21 @@ VIEWS = [
 ]
 
 
-@pytest.mark.parametrize('num_workers', [0, 2])
-def test_damaged_and_vanished_images_are_replaced_and_listed(digits, tmp_path, num_workers):
+def run_on_a_copy(digits, tmp_path, **options):
+    """Folder of images that may be damaged, and a run over them."""
     data = tmp_path / 'data'
     shutil.copytree(digits / 'unlabelled', data)
-    runner = run_with(
-        data.parent,
-        tmp_path / 'run',
-        [],
-        **{
-            'train_dataloader.dataset.data_root': str(data),
-            'train_dataloader.dataset.pipeline': VIEWS,
-            'train_dataloader.num_workers': num_workers,
-        },
-    )
+    options |= {
+        'train_dataloader.dataset.data_root': str(data),
+        'train_dataloader.dataset.pipeline': VIEWS,
+    }
+    return data, run_with(data.parent, tmp_path / 'run', [], **options)
+
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_damaged_and_vanished_images_are_replaced_and_listed(digits, tmp_path, num_workers):
+    options = {'train_dataloader.num_workers': num_workers}
+    data, runner = run_on_a_copy(digits, tmp_path, **options)
     bad = sorted(path for path in data.rglob('*.png'))[:3]
     runner.train_dataloader.dataset.full_init()
     bad[0].unlink()
@@ -40,13 +41,7 @@ def test_damaged_and_vanished_images_are_replaced_and_listed(digits, tmp_path, n
 
 
 def test_too_many_damaged_images_end_the_run(digits, tmp_path):
-    data = tmp_path / 'data'
-    shutil.copytree(digits / 'unlabelled', data)
-    options = {
-        'train_dataloader.dataset.data_root': str(data),
-        'train_dataloader.dataset.pipeline': VIEWS,
-    }
-    runner = run_with(data.parent, tmp_path / 'run', [], **options)
+    data, runner = run_on_a_copy(digits, tmp_path)
     for path in sorted(data.rglob('*.png'))[::2]:
         path.write_bytes(b'')
     with pytest.raises(RuntimeError, match=r'could not be read, more than .*max_share=0.01'):
@@ -54,13 +49,7 @@ def test_too_many_damaged_images_end_the_run(digits, tmp_path):
 
 
 def test_a_list_that_cannot_be_written_is_said_once_and_ends_nothing(digits, tmp_path):
-    data = tmp_path / 'data'
-    shutil.copytree(digits / 'unlabelled', data)
-    options = {
-        'train_dataloader.dataset.data_root': str(data),
-        'train_dataloader.dataset.pipeline': VIEWS,
-    }
-    runner = run_with(data.parent, tmp_path / 'run', [], **options)
+    data, runner = run_on_a_copy(digits, tmp_path)
     for path in sorted(data.rglob('*.png'))[:2]:
         path.write_bytes(b'')
     (tmp_path / 'run' / 'unreadable_images_rank0.csv').mkdir()
