@@ -189,7 +189,7 @@ def install(tmp_path):
     [
         (dict(python='case "$2" in *version_info*) exit 1;; *) echo Python 3.8.1;; esac'), '3.8.1'),
         (dict(python='case "$2" in *venv*) exit 1;; esac'), 'apt install python3-venv'),
-        (dict(free=3), '3 GiB free here, 9 needed'),
+        (dict(free=3), '3 GiB free here, 10 needed'),
     ],
     ids=['old_python', 'no_venv', 'little_disk'],
 )

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 VENV=${VENV:-.venv}
 MMCV=$(grep '^onedl-mmcv' requirements/onedl.txt)
-GIB_NEEDED=9
+GIB_NEEDED=10
 
 fail() { echo "install: $1" >&2; exit 1; }
 step() { echo "== $1"; }
