@@ -269,3 +269,22 @@ def test_an_earlier_run_becomes_the_initialisation(finished, digits, tmp_path):
         assert torch.equal(value, stored[f'backbone.{key}'])
     cfg = Config.fromfile(tmp_path / 'run' / 'config.py')
     assert 'a tenth of the recipe for a trained backbone' in cfg.settings['learning rate']
+
+
+@pytest.mark.parametrize(
+    'setting, message',
+    [
+        (dict(batch=1), 'batch=1 must be at least 2'),
+        (dict(workers=-1), 'workers=-1 must be at least 0'),
+        (dict(backbone='vit-s', size=40), 'size=40 must be a multiple of 16'),
+        (dict(backbone='r34', init=True), r'init=.*Pass a checkpoint of the same architecture'),
+    ],
+)
+def test_what_is_wrong_at_any_number_of_images_is_refused_before_they_are_read(
+    finished, digits, tmp_path, setting, message
+):
+    if 'init' in setting:
+        setting = setting | dict(init=finished[0] / 'epoch_2.pth')
+    with pytest.raises(ValueError, match=message):
+        run(digits / 'unlabelled', tmp_path / 'run', **setting)
+    assert not (tmp_path / 'run').exists()

@@ -1,5 +1,6 @@
 """Pretraining on a user's own images."""
 
+import copy
 import csv
 import inspect
 import os
@@ -13,6 +14,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
+from torch import nn
 
 from ..datasets.scan import Scan, scan_images
 from ..engine import build_runner, check_pretrained
@@ -22,7 +24,7 @@ from ..utils.cli import set_amp
 from ..utils.console import Setting, only_progress, settings_table
 from ..utils.cost import seconds_per_step
 from ..utils.images import list_images, read_labels
-from ..utils.recipe import fit_to_epochs, fit_to_images, load_recipe
+from ..utils.recipe import fit_to_epochs, fit_to_images, load_recipe, set_size
 
 _UNITS = dict(d=86_400, h=3600, m=60, s=1)
 
@@ -110,12 +112,20 @@ def pretrain(
         raise ValueError(f'there is no run to continue in {out}: pass images')
     if epochs is not None and time is not None:
         raise ValueError(f'epochs={epochs} and time={time!r} say the same: pass one of them')
-    for name, value in dict(epochs=epochs, batch=batch, size=size).items():
-        if value is not None and value < 1:
-            raise ValueError(f'{name}={value} must be at least 1')
+    least = dict(epochs=1, batch=2, size=16, workers=0)
+    for name, minimum in least.items():
+        if arguments[name] is not None and arguments[name] < minimum:
+            raise ValueError(f'{name}={arguments[name]} must be at least {minimum}')
     budget = time and parse_time(time)
 
     cfg = load_recipe(backbone)
+    if size is not None:
+        set_size(cfg.model.backbone, size)
+    if init is not None:
+        # What does not fit is refused before the images are read, which may take hours.
+        draft = copy.deepcopy(cfg)
+        draft.merge_from_dict(cfg_options or {})
+        _initialized(draft.model.backbone, init)
     scan = _scan(out, images, labels, image_root, min_edge)
     count = len(scan.accepted)
     edge = sorted(scan.edges)[count // 2] if count else 0
@@ -132,8 +142,7 @@ def pretrain(
         set_amp(cfg)
     cfg.merge_from_dict(cfg_options or {})
     if init is not None:
-        with only_progress():
-            cfg.model.backbone.init_cfg = _init_cfg(cfg.model.backbone, init, out / 'init')
+        cfg.model.backbone.init_cfg = _init_cfg(cfg.model.backbone, init, out / 'init')
 
     click.echo('Measuring the speed of training ...')
     try:
@@ -238,10 +247,17 @@ def _write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
         csv.writer(file).writerows([header, *rows])
 
 
+def _initialized(backbone: dict, init: str | Path) -> nn.Module:
+    """Build a backbone with the weights of a checkpoint."""
+    with only_progress():
+        network = MODELS.build(backbone)
+        initialize_backbone(network, init)
+    return network
+
+
 def _init_cfg(backbone: dict, init: str | Path, folder: Path) -> dict:
     """Write the initial weights beside the run, which then needs no other file."""
-    network = MODELS.build(backbone)
-    initialize_backbone(network, init)
+    network = _initialized(backbone, init)
     folder.mkdir(exist_ok=True)
     path = folder / 'backbone.pth'
     torch.save(dict(state_dict=network.state_dict(), meta=dict(source=str(init))), path)

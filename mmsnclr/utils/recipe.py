@@ -93,7 +93,7 @@ def fit_to_images(
         why_batch = f'{most} on {"CUDA" if cuda else "a CPU"}, at most a quarter of the images'
     if not 2 <= batch <= images:
         raise ValueError(f'batch={batch} must lie between 2 and the {images} usable images')
-    _set_size(cfg.model.backbone, size)
+    set_size(cfg.model.backbone, size)
 
     length = min(128_000, max(images // 10, min(images, 2048)))
     neighbors = min(30, max(2, length // 100))
@@ -206,10 +206,16 @@ def fit_to_epochs(
     ]
 
 
-def _set_size(backbone: dict, size: int) -> None:
-    """Tell a backbone the size of its images, if it must know it."""
-    if size < 16:
-        raise ValueError(f'size={size} must be at least 16 pixels')
+def set_size(backbone: dict, size: int) -> None:
+    """Tell a backbone the size of its images, if it must know it.
+
+    Args:
+        backbone: Its config; changed in place.
+        size: Edge of a view, in pixels.
+
+    Raises:
+        ValueError: If the size is no multiple of the edge of a patch.
+    """
     if backbone.type == 'TIMMRepresentation':
         if timm.models.get_pretrained_cfg(backbone.model_name).fixed_input_size:
             backbone.img_size = size
