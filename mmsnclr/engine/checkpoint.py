@@ -54,7 +54,8 @@ def _named(module: str, name: str, function: Callable) -> Callable:
     def call(*args):
         return function(*args)
 
-    call.__module__, call.__qualname__ = module, name
+    # torch before 2.7 goes by the name, later ones by the qualified name.
+    call.__module__, call.__name__, call.__qualname__ = module, name, name
     return call
 
 

@@ -45,8 +45,9 @@ class HeartbeatHook(Hook):
             self._store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
             port = [self._store.port]
         broadcast_object_list(port)
+        self._address = host, port[0]
         if get_rank() != 0:
-            self._store = dist.TCPStore(host, port[0], wait_for_workers=False)
+            self._store = self._connect()
         self._beats = dict.fromkeys(range(get_world_size()), '')
         self._missed = dict.fromkeys(range(get_world_size()), 0)
         for watch in (self._exchange, self._judge):
@@ -65,9 +66,12 @@ class HeartbeatHook(Hook):
             ranks = [f'over/{rank}' for rank in range(get_world_size())]
             self._store.wait(ranks, timedelta(seconds=self.timeout))
 
+    def _connect(self) -> dist.TCPStore:
+        return dist.TCPStore(*self._address, wait_for_workers=False)
+
     def _exchange(self, runner: Runner) -> None:
         """Beat and read the others' beats; where rank 0 is frozen this waits for ever."""
-        store, count = self._store.clone(), 0
+        store, count = self._connect(), 0
         name = f'{socket.gethostname()}, process {os.getpid()}'
         while not self._over.is_set():
             count += 1
