@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmsnclr.engine import build_runner, check_pretrained
+from mmsnclr.engine import build_runner
 from mmsnclr.utils.cli import add_common_arguments, load_config, set_amp
 
 
@@ -46,6 +46,7 @@ def set_training(cfg: Config, args: argparse.Namespace) -> None:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+    cfg.allow_partial_pretrained = args.allow_partial_pretrained
     if args.amp:
         set_amp(cfg)
     if args.auto_scale_lr:
@@ -62,10 +63,7 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     set_training(cfg, args)
-    runner = build_runner(cfg)
-    if not (args.allow_partial_pretrained or cfg.get('resume')):
-        check_pretrained(runner.model)
-    runner.train()
+    build_runner(cfg).train()
 
 
 if __name__ == '__main__':

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from mmengine.config import Config
 
 from ..datasets.coco_check import Mistake, check_coco, describe_mistakes, split_coco
-from ..engine import build_runner, check_pretrained
+from ..engine import build_runner
 from ..evaluation.coco import CocoAP, evaluate_coco, plot_precision_recall
 from ..evaluation.detection_summary import ap_advice, ap_table, detection_summary
 from ..utils.backbone_export import read_backbone
@@ -242,7 +242,6 @@ def _train(path: Path, kinds: tuple[str, ...]) -> None:
     cfg.val_evaluator.outfile_prefix = str(Path(cfg.work_dir, 'predictions'))
     with only_progress():
         runner = build_runner(cfg)
-        check_pretrained(runner.model)
         runner.train()
         # The validation may have been interrupted.
         if not all(_predictions(cfg.work_dir, kind).exists() for kind in kinds):

@@ -17,7 +17,7 @@ from mmpretrain.registry import MODELS
 from torch import nn
 
 from ..datasets.scan import Scan, scan_images
-from ..engine import build_runner, check_pretrained
+from ..engine import build_runner
 from ..engine.checkpoint import newest_checkpoint
 from ..utils.backbone_init import initialize_backbone
 from ..utils.cli import set_amp
@@ -267,7 +267,5 @@ def _init_cfg(backbone: dict, init: str | Path, folder: Path) -> dict:
 def _train(config: Path) -> Path:
     """Run a config to its end, from its latest checkpoint if there is one."""
     with only_progress():
-        runner = build_runner(Config.fromfile(config))
-        check_pretrained(runner.model)
-        runner.train()
+        build_runner(Config.fromfile(config)).train()
     return Path(newest_checkpoint(str(config.parent))[0])

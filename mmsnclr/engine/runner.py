@@ -24,6 +24,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .checkpoint import check_bytes, check_resumable, load_checkpoint, newest_checkpoint, replacing
+from .pretrained import check_pretrained
 
 _MMENGINES_HOOKS = [
     'runtime_info',
@@ -92,6 +93,8 @@ class ResumableRunner(Runner):
     def train(self) -> nn.Module:
         """Train, from the newest complete checkpoint where training is to be resumed.
 
+        Otherwise pretrained parts are checked first, as :func:`check_pretrained` does.
+
         A run that was started again goes on from its own checkpoints alone, unless
         it was to resume another's.
         """
@@ -115,6 +118,8 @@ class ResumableRunner(Runner):
                 self._resume = False
                 self.logger.info(f'No checkpoint in {self.work_dir}: starting from the beginning.')
         if not self._resume:
+            if not self.cfg.get('allow_partial_pretrained'):
+                check_pretrained(self.model)
             self._write_run_id()
         try:
             return super().train()
