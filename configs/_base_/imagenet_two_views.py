@@ -19,4 +19,6 @@ stock_pipeline = [
     ),
     dict(type='PackInputs'),
 ]
-train_dataloader = dict(batch_size=128, num_workers=8, dataset=dict(pipeline=train_pipeline))
+train_dataloader = dict(
+    batch_size=128, num_workers=8, pin_memory=True, dataset=dict(pipeline=train_pipeline)
+)

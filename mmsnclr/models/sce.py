@@ -143,6 +143,6 @@ class SCE(SNCLR):
         all_keys: Tensor,
         ids: Tensor | None,
     ) -> tuple[Tensor, Diagnostics | None]:
-        # Until the queue holds something, the batch's other keys stand for it.
+        # Until the queue holds something, the batch's keys, its own among them, stand for it.
         rows = self.queue.features[: self.queue.fill] if self.queue.fill else all_keys
         return self.head.loss(projection, keys, rows), None
