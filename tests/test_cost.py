@@ -10,6 +10,7 @@ import torch.multiprocessing as mp
 from helpers import ROOT, free_port, images, run_tool, small_model
 from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
 from mmpretrain.registry import MODELS
 
 import mmsnclr.utils.dist
@@ -153,6 +154,21 @@ def test_the_tool_tells_schedule_memory_traffic_and_speed(digits):
     ):
         assert line in run.stdout
     assert 'mmengine' not in run.stdout
+
+
+def test_the_optimiser_keeps_nothing_for_what_it_does_not_train():
+    model = build()
+    wrapper = build_optim_wrapper(model, dict(optimizer=dict(type='AdamW', lr=0.1)))
+    held = load_tool().estimate_memory(model, wrapper, size=4, ranks=2)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    steps = 4 * len(trained)
+    assert held['optimiser state'] == 2 * sum(p.nbytes for p in trained) + steps
+
+
+def test_a_method_without_neighbours_has_an_estimate():
+    cfg = Config.fromfile(ROOT / 'configs/sce_r50_200e.py')
+    rows = load_tool().schedule(cfg, images=1_281_167, ranks=32)
+    assert rows['compared with each prediction'] == 'its key and the candidate set of 65,536'
 
 
 def test_a_missing_data_set_names_the_option_to_give():

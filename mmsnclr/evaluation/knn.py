@@ -22,11 +22,11 @@ def knn_accuracy(
     bank_labels: Tensor,
     queries: Tensor,
     query_labels: Tensor,
-    k: int = 20,
+    ks: Sequence[int] = (20,),
     temperature: float = 0.07,
     chunk: int = 256,
-) -> float:
-    """Top-1 accuracy of a weighted k-NN classifier.
+) -> dict[int, float]:
+    """Top-1 accuracy of weighted k-NN classifiers, in one search for all of them.
 
     Each of the k nearest by cosine similarity s votes with weight
     ``exp(s / temperature)`` (Wu et al., Unsupervised Feature Learning via
@@ -38,25 +38,30 @@ def knn_accuracy(
         bank_labels: Their classes, ``(N,)``.
         queries: Features of the images to classify, ``(M, C)``.
         query_labels: Their classes, ``(M,)``.
-        k: Number of voting neighbours.
+        ks: Numbers of voting neighbours.
         temperature: How much similarity weighs.
         chunk: Number of queries at a time, which bounds the memory.
 
     Returns:
-        Accuracy in percent.
+        Accuracy in percent for each number of neighbours.
 
     Raises:
-        ValueError: If the bank has fewer than ``k`` images.
+        ValueError: If the bank has fewer images than ``max(ks)``.
     """
-    if len(bank) < k:
-        raise ValueError(f'k={k} neighbours need at least as many labelled images, not {len(bank)}')
+    most = max(ks)
+    if len(bank) < most:
+        raise ValueError(
+            f'k={most} neighbours need at least as many labelled images, not {len(bank)}'
+        )
     bank, bank_labels = F.normalize(bank, dim=1), bank_labels.to(bank.device)
-    correct = 0
+    correct = dict.fromkeys(ks, 0)
     for part, labels in zip(F.normalize(queries, dim=1).split(chunk), query_labels.split(chunk)):
-        similarity, index = (part.to(bank.device) @ bank.T).topk(k, dim=1)
-        predicted = vote(bank_labels[index], similarity, temperature)
-        correct += int((predicted == labels.to(bank.device)).sum())
-    return 100 * correct / len(queries)
+        similarity, index = (part.to(bank.device) @ bank.T).topk(most, dim=1)
+        nearest, labels = bank_labels[index], labels.to(bank.device)
+        for k in ks:
+            predicted = vote(nearest[:, :k], similarity[:, :k], temperature)
+            correct[k] += int((predicted == labels).sum())
+    return {k: 100 * count / len(queries) for k, count in correct.items()}
 
 
 def vote(labels: Tensor, similarity: Tensor, temperature: float = 0.07) -> Tensor:
@@ -125,4 +130,4 @@ def evaluate_knn(
         model, Runner.build_dataloader(cfg.val_dataloader), progress=progress
     )
     bank = bank.to(next(model.parameters()).device)
-    return {k: knn_accuracy(bank, bank_labels, queries, labels, k, temperature) for k in ks}
+    return knn_accuracy(bank, bank_labels, queries, labels, ks, temperature)

@@ -136,7 +136,8 @@ def _optimizer_bytes(wrapper: OptimWrapper) -> int:
     for group in groups:
         group['lr'] = 0.0
         for parameter in group['params']:
-            parameter.grad = torch.zeros_like(parameter)
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
     wrapper.optimizer.step()
     states = wrapper.optimizer.state.values()
     wrapper.optimizer.zero_grad()
@@ -179,15 +180,20 @@ def schedule(cfg: Config, images: int, ranks: int) -> dict[str, str]:
     schedulers = cfg.get('param_scheduler') or []
     schedulers = [schedulers] if isinstance(schedulers, dict) else schedulers
     warmup = max((s.get('end', 0) for s in schedulers if s.type == 'LinearLR'), default=0)
-    negatives = batch * (1 + cfg.model.head.neighbors)
+    head, length = cfg.model.head, cfg.model.queue.length
+    compared = (
+        f'{batch * (1 + head.neighbors):,} keys and neighbours'
+        if 'neighbors' in head
+        else f'its key and the candidate set of {length:,}'
+    )
     rows = {
         'images per epoch': f'{images:,}',
         'batch': f'{batch:,} ({ranks} ranks x {size})'
         + (f', {accumulated} accumulated for a step' if accumulated > 1 else ''),
-        'compared with each prediction': f'{negatives:,} keys and neighbours',
+        'compared with each prediction': compared,
         'steps': f'{steps:,} an epoch, {steps * epochs:,} in {epochs} epochs',
-        'candidate set spans': f'{cfg.model.queue.length / _enqueued(cfg, batch):,.0f} batches, '
-        f'{cfg.model.queue.length / _enqueued(cfg, batch) / batches:.2f} epochs',
+        'candidate set spans': f'{length / _enqueued(cfg, batch):,.0f} batches, '
+        f'{length / _enqueued(cfg, batch) / batches:.2f} epochs',
         'learning rate': f'{lr:g}, after {warmup} epochs of warm-up ({warmup * steps:,} steps)',
     }
     if intended is not None:
