@@ -1,7 +1,6 @@
 """The algorithm as a whole, on one process and on two."""
 
 import copy
-import math
 
 import pytest
 import torch
@@ -12,6 +11,8 @@ from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch.nn import functional as F
+
+from mmsnclr.utils.image_id import image_id
 
 NO_BATCH_NORM = {
     'backbone.norm_cfg': dict(type='GN', num_groups=4),
@@ -62,6 +63,7 @@ def test_every_online_parameter_learns_in_warm_up_and_after(projection):
         _, gradients = measured_step(model)
         assert set(gradients) == online
         assert (model.diagnostics is not None) == use_neighbors
+        assert not use_neighbors or not model.diagnostics.log_weights.requires_grad
         assert all(torch.isfinite(g).all() for g in gradients.values())
         if projection and use_neighbors:
             assert all(gradients[f'head.projections.{i}.weight'].any() for i in (0, 1))
@@ -79,33 +81,39 @@ def test_neighbors_wait_until_the_set_holds_k():
     assert model.queue.fill == 16 and model.diagnostics is not None
 
 
-def test_loss_is_that_of_both_orders_against_the_set_as_it_stood_before():
-    model = build().eval()  # BN with running statistics: views can be encoded again by hand
-    model.training = True
-    fill(model, 3)
-    before = model.queue.features[: model.queue.fill].clone()
-    views, samples = images(8, seed=50, first_id=1000)
-    loss = model.loss(views, samples)['loss'].double()
-
+def loss_by_hand(model, views, samples, sets):
+    """Eq. 2 over both orders in float64; ``sets`` are rows and ids of each image's candidates."""
     y = [model.neck(model.backbone(v))[0] for v in views]
     z = [F.normalize(model.head.predictor((x,))[0], dim=1).double() for x in y]
     y = [F.normalize(x, dim=1).double() for x in y]
     k = [F.normalize(model.momentum_encoder(v)[0], dim=1).double() for v in views]
-    expected, rows, t = 0, before.double(), model.head.loss_module.temperature
+    expected, t = 0, model.head.loss_module.temperature
     for a, b in ((0, 1), (1, 0)):
-        picked = [sorted(range(len(rows)), key=lambda c: -float(key @ rows[c]))[:4] for key in k[b]]
-        normalizer = torch.exp(z[a] @ k[b].T / t).sum(1)
-        normalizer += sum(torch.exp(z[a] @ rows[p].T / t).sum(1) for p in picked)
-        for n in range(8):
-            w = torch.softmax(rows[picked[n]] @ y[a][n], 0)
-            positives = torch.exp(z[a][n] @ k[b][n] / t) + w @ torch.exp(
-                rows[picked[n]] @ z[a][n] / t
-            )
-            expected -= torch.log(positives / normalizer[n]) / 8
+        picked = []
+        for key, sample, (rows, ids) in zip(k[b], samples, sets):
+            rows = rows[ids != image_id(sample)].double()
+            picked.append(rows[(-(rows @ key)).argsort()[: model.head.neighbors]])
+        normalizer = torch.exp(z[a] @ torch.cat([k[b], *picked]).T / t).sum(1)
+        for n, rows in enumerate(picked):
+            w = torch.softmax(rows @ y[a][n], 0)
+            positives = torch.exp(z[a][n] @ k[b][n] / t) + w @ torch.exp(rows @ z[a][n] / t)
+            expected -= torch.log(positives / normalizer[n]) / len(samples)
+    return expected
+
+
+def test_loss_is_that_of_both_orders_against_the_set_as_it_stood_before():
+    model = build().eval()  # BN with running statistics: views can be encoded again by hand
+    model.training = True
+    fill(model, 3)
+    before, ids = (x[: model.queue.fill].clone() for x in (model.queue.features, model.queue.ids))
+    views, samples = images(8, seed=50, first_id=1000)
+    loss = model.loss(views, samples)['loss'].double()
+    expected = loss_by_hand(model, views, samples, [(before, ids)] * 8)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(model.queue.features[: len(before)], before)
     model.after_optimizer_step(0.0)
-    torch.testing.assert_close(model.queue.features[len(before) :][:8].double(), k[1])
+    keys = F.normalize(model.momentum_encoder(views[1])[0], dim=1)
+    torch.testing.assert_close(model.queue.features[len(before) :][:8], keys)
 
 
 def test_images_without_identity_are_said_once(caplog):
@@ -198,6 +206,7 @@ def _rank(rank, ranks, port, folder, options):
     model = build(**NO_BATCH_NORM, **options)
     wrapped = MMDistributedDataParallel(model, broadcast_buffers=False)
     fill(wrapped, 4, rank=rank, ranks=ranks)
+    held = {name: value.clone() for name, value in model.queue.entries().items()}
     loss, gradients = measured_step(wrapped, rank, ranks)
     dist.all_reduce(loss)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
@@ -209,7 +218,7 @@ def _rank(rank, ranks, port, folder, options):
         optimizer.step()
         optimizer.zero_grad()
         model.after_optimizer_step(step / 50)
-    result = dict(loss=loss / ranks, gradients=gradients, queue=model.queue.entries())
+    result = dict(loss=loss / ranks, gradients=gradients, held=held, queue=model.queue.entries())
     torch.save(result, f'{folder}/{rank}.pth')
     dist.destroy_process_group()
 
@@ -219,6 +228,8 @@ def _rank(rank, ranks, port, folder, options):
     params=[
         pytest.param((2, {}), id='2_ranks-one_set'),
         pytest.param((2, {'queue.sync': False}), id='2_ranks-a_set_each'),
+        # Each image is in its rank's set of 16, so one neighbour is missing.
+        pytest.param((2, {'queue.sync': False, 'head.neighbors': 16}), id='2_ranks-too_small_sets'),
         pytest.param((2, {'type': 'NNCLR', 'head.neighbors': 1}), id='2_ranks-nnclr'),
         pytest.param((4, {}), id='4_ranks-one_set', marks=pytest.mark.slow),
         pytest.param((8, {}), id='8_ranks-one_set', marks=pytest.mark.slow),
@@ -235,14 +246,18 @@ def test_several_processes_compute_what_one_does_with_the_joined_batch(several_r
     options, results = several_ranks
     sync = options.get('queue.sync', True)
     model = build(**NO_BATCH_NORM, **options)
+    if not sync:
+        # Each rank's images find their neighbours in its own set.
+        sets = [(r['held']['features'][:16], r['held']['ids'][:16]) for r in results]
+        each = [own for own in sets for _ in range(8 // len(results))]
+        loss = loss_by_hand(model, *images(8, seed=99, first_id=0), each).float()
+        for result in results:
+            torch.testing.assert_close(result['loss'], loss.detach(), rtol=1e-5, atol=1e-5)
+        return
     fill(model, 4)
     loss, gradients = measured_step(model)
     for result in results:
         assert result['gradients'].keys() == gradients.keys()
-        if not sync:
-            # Half the set each: other neighbours, so another loss.
-            assert not math.isclose(result['loss'], loss, rel_tol=1e-4)
-            continue
         torch.testing.assert_close(result['loss'], loss, rtol=1e-6, atol=1e-6)
         for name, gradient in gradients.items():
             error = (result['gradients'][name] - gradient).norm()

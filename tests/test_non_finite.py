@@ -16,10 +16,10 @@ from mmsnclr.engine.hooks.neighbor_queue import unwrap
 
 @HOOKS.register_module()
 class PoisonHook(Hook):
-    """Puts NaN into an image of some steps."""
+    """Puts NaN into an image of some steps, as both encoders or the online one alone see it."""
 
-    def __init__(self, steps, rank=0):
-        self.steps, self.rank = steps, rank
+    def __init__(self, steps, rank=0, keys=True):
+        self.steps, self.rank, self.keys = steps, rank, keys
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         def poison(module, inputs):
@@ -28,7 +28,7 @@ class PoisonHook(Hook):
         self.handles = []
         if runner.iter in self.steps and runner.rank == self.rank:
             model = unwrap(runner.model)
-            networks = (model.backbone, model.momentum_encoder[0])
+            networks = (model.backbone, model.momentum_encoder[0])[: 1 + self.keys]
             self.handles = [network.register_forward_pre_hook(poison) for network in networks]
 
     def after_train_iter(self, runner, *args, **kwargs):
@@ -65,22 +65,26 @@ class ScaledOptimWrapper(AmpOptimWrapper):
     optim_context = OptimWrapper.optim_context
 
 
-@HOOKS.register_module()
 class KeepStateHook(Hook):
-    """Copies everything that a step changes, before and after a step."""
+    """Copies everything that a step changes, before and after some iterations."""
 
     priority = 'VERY_LOW'
 
-    def __init__(self, step):
-        self.step = step
+    def __init__(self, first, last):
+        self.first, self.last = first, last
 
     def before_train_iter(self, runner, *args, **kwargs):
-        if runner.iter == self.step:
+        if runner.iter == self.first:
             self.before = everything(runner)
 
     def after_train_iter(self, runner, *args, **kwargs):
-        if runner.iter == self.step:
+        if runner.iter == self.last:
             self.after = everything(runner)
+
+    def assert_unchanged(self):
+        assert self.before.keys() == self.after.keys()
+        for name, value in self.before.items():
+            assert torch.equal(value, self.after[name]), name
 
 
 def everything(runner):
@@ -94,26 +98,27 @@ def everything(runner):
     'optimizer', [dict(type='SGD', lr=0.1, momentum=0.9), dict(type='TIMMLars', lr=0.1)]
 )
 def test_a_step_with_nan_changes_nothing(digits, tmp_path, optimizer):
-    hooks = [dict(type='PoisonHook', steps=[8]), dict(type='KeepStateHook', step=8)]
     runner = run_with(
-        digits, tmp_path, hooks, **{'optim_wrapper.optimizer': dict(_delete_=True, **optimizer)}
+        digits,
+        tmp_path,
+        [dict(type='PoisonHook', steps=[8])],
+        **{'optim_wrapper.optimizer': dict(_delete_=True, **optimizer)},
     )
+    kept = KeepStateHook(8, 8)
+    runner.register_hook(kept)
     runner.train()
-    kept = next(hook for hook in runner.hooks if isinstance(hook, KeepStateHook))
-    assert kept.before.keys() == kept.after.keys()
-    for name, value in kept.before.items():
-        assert torch.equal(value, kept.after[name]), name
+    kept.assert_unchanged()
     assert all(value.isfinite().all() for value in runner.model.state_dict().values())
     assert runner.model.queue._enqueued == 16 * (3 * 6 - 1)
 
 
 def test_under_a_loss_scaler_a_step_with_nan_changes_nothing_either(digits, tmp_path):
-    hooks = [dict(type='PoisonHook', steps=[8]), dict(type='KeepStateHook', step=8)]
+    hooks = [dict(type='PoisonHook', steps=[8])]
     runner = run_with(digits, tmp_path, hooks, **{'optim_wrapper.type': 'ScaledOptimWrapper'})
+    kept = KeepStateHook(8, 8)
+    runner.register_hook(kept)
     runner.train()
-    kept = next(hook for hook in runner.hooks if isinstance(hook, KeepStateHook))
-    for name, value in kept.before.items():
-        assert torch.equal(value, kept.after[name]), name
+    kept.assert_unchanged()
     assert all(value.isfinite().all() for value in runner.model.state_dict().values())
     assert runner.optim_wrapper.loss_scaler.get_scale() == 65536
     assert (tmp_path / 'non_finite_iter9_rank0.txt').is_file()
@@ -172,6 +177,16 @@ def test_the_rank_with_the_bad_image_is_named(digits, tmp_path):
     }
 
 
+def test_under_a_loss_scaler_ranks_skip_together_too(digits, tmp_path):
+    # Only rank 1's loss is NaN: its keys, which rank 0 has too, are not.
+    hook, options = (
+        PoisonHook([7], rank=1, keys=False),
+        {'optim_wrapper.type': 'ScaledOptimWrapper'},
+    )
+    assert run_ranks(lambda: train(digits, tmp_path, hook, **options), 2) == [0, 0]
+    assert len(list(tmp_path.glob('non_finite_iter8_*'))) == 2
+
+
 def test_too_many_skipped_steps_end_the_run(digits, tmp_path):
     options = {'default_hooks.non_finite.max_skipped': 2}
     runner = run_with(digits, tmp_path, [dict(type='PoisonHook', steps=range(18))], **options)
@@ -183,7 +198,10 @@ def test_too_many_skipped_steps_end_the_run(digits, tmp_path):
 def test_accumulated_gradients_are_dropped_together(digits, tmp_path):
     options = {'optim_wrapper.accumulative_counts': 3}
     runner = run_with(digits, tmp_path, [dict(type='PoisonHook', steps=[7])], **options)
+    kept = KeepStateHook(6, 8)
+    runner.register_hook(kept)
     runner.train()
+    kept.assert_unchanged()
     assert runner.model.queue._enqueued == 16 * (3 * 6 - 3)
     paths = (tmp_path / 'non_finite_iter9_rank0.txt').read_text().split()
     assert len(paths) == 3 * 16

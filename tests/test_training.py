@@ -1,5 +1,6 @@
 """Training through the Runner: resume, warm-up, accumulation, logging."""
 
+import copy
 import json
 from shutil import which
 
@@ -19,10 +20,27 @@ class Losses(Hook):
     def __init__(self):
         self.losses, self.fill, self.used = [], [], []
 
+    def before_train(self, runner):
+        runner.model.head.predictor.register_forward_hook(self._note_dtype)
+
+    def _note_dtype(self, module, inputs, outputs):
+        self.dtype = outputs[0].dtype
+
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.losses.append(float(outputs['loss'].detach()))
         self.fill.append(runner.model.queue.fill)
         self.used.append(runner.model.diagnostics is not None)
+
+
+class Views(Hook):
+    """Records the first view of each image in each epoch."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        for sample, view in zip(data_batch['data_samples'], data_batch['inputs'][0]):
+            self.seen.setdefault(sample.img_path, []).append(view)
 
 
 class Interruption(Hook):
@@ -61,6 +79,13 @@ def test_each_way_to_save_time_or_memory_is_one_option(digits, tmp_path, options
         for p in weights
         if p.size(1) > 1 and p.size(2) > 1
     )
+    model, optimizer = runner.model, config.optim_wrapper.optimizer
+    for network in (model.backbone, model.momentum_encoder[0]):
+        assert (network._compiled_call_impl is not None) == config.model.get('compile_backbone', 0)
+    half = config.optim_wrapper.type == 'BFloat16OptimWrapper'
+    assert record.dtype == (torch.bfloat16 if half else torch.float32)
+    assert str(model.queue.features.dtype) == f'torch.{config.model.queue.get("dtype", "float32")}'
+    assert type(runner.optim_wrapper.optimizer).__name__ in (optimizer.type, 'Lars')
 
 
 def train(config, *hooks):
@@ -114,6 +139,30 @@ def test_momentum_encoder_moves_with_the_optimiser_step(digits, tmp_path):
     model = runner.model
     for a, b in zip(model._online_encoder.parameters(), model.momentum_encoder.parameters()):
         torch.testing.assert_close(a, b)
+
+
+def test_the_coefficient_arrives_at_its_end_with_the_last_step(digits, tmp_path):
+    config = small_run(digits, tmp_path, **{'model.end_momentum_coefficient': 1.0})
+    config.model.momentum_coefficient = 0.5
+    kept = []
+
+    class Momentum(Hook):
+        def before_train_iter(self, runner, *args, **kwargs):
+            kept.append(copy.deepcopy(runner.model.momentum_encoder.state_dict()))
+
+    runner, _ = train(config, Momentum())
+    after = runner.model.momentum_encoder
+    for step, equal in ((-2, False), (-1, True)):
+        same = [torch.equal(kept[step][name], value) for name, value in after.named_parameters()]
+        assert all(same) == equal
+
+
+def test_an_image_has_other_views_in_each_epoch(digits, tmp_path):
+    views = Views()
+    train(small_run(digits, tmp_path, **{'train_cfg.max_epochs': 2}), views)
+    assert len(views.seen) == 96
+    for first, second in views.seen.values():
+        assert not torch.equal(first, second)
 
 
 def test_loops_that_count_iterations_have_no_warm_up_and_random_views(digits, tmp_path):

@@ -87,6 +87,24 @@ def test_a_jpeg_decoded_at_a_fraction_gives_the_same_crop(tmp_path, photograph, 
     assert difference(views.resized_crop(small, box, size, divisor), reference) < 2
 
 
+def test_an_image_is_decoded_as_large_as_its_smallest_crop_needs(tmp_path, monkeypatch):
+    divisors = []
+
+    def decode(data, spare, *args):
+        divisors.append(spare)
+        return loading.decode(data, spare, *args)
+
+    monkeypatch.setattr(views, 'decode', decode)
+    path = str(tmp_path / 'a.jpg')
+    Image.fromarray(PHOTOGRAPHS[0]).save(path)
+    shares = ((0.9, 1.0), (0.05, 0.06))  # at least 380 pixels high, at most 148
+    transform = AugmentedViews([dict(size=24, crop_scale=share) for share in shares])
+    for seed in range(5):
+        transform.set_epoch(seed, 0)
+        transform(dict(img_path=path))
+    assert len(divisors) == 5 and max(divisors) <= 148 // 24
+
+
 def same_distribution(ours, reference):
     return ks_2samp(ours, reference).pvalue > 1e-3
 
@@ -104,6 +122,12 @@ def test_crops_are_drawn_as_torchvisions():
     assert same_distribution(ours[:, 2] * ours[:, 3], reference[:, 2] * reference[:, 3])
     other = [views.crop_box(427, 640, View(crop_scale=(0.2, 1.0)), draw) for _ in range(DRAWS)]
     assert not same_distribution(np.array(other)[:, 2], reference[:, 2])
+
+
+def test_crops_reach_every_edge():
+    draw, view = random.Random(0), View(crop_scale=(0.25, 0.25), crop_aspect=(1.0, 1.0))
+    boxes = {views.crop_box(4, 4, view, draw) for _ in range(200)}
+    assert boxes == {(top, left, 2, 2) for top in range(3) for left in range(3)}
 
 
 def test_a_crop_that_never_fits_falls_back_to_the_middle_as_torchvisions():
