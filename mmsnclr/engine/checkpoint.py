@@ -1,6 +1,7 @@
 """Checkpoints: written whole or not at all, read without running what they hold."""
 
 import ast
+import codecs
 import os
 import re
 import struct
@@ -40,6 +41,7 @@ def _allow_training_state() -> None:
     array = np.zeros(1)
     rebuild, scalar = array.__reduce__()[0], array[0].__reduce__()[0]
     classes = [HistoryBuffer, np.ndarray, np.dtype, _named('builtins', 'getattr', _method)]
+    classes.append(codecs.encode)  # of numpy's bytes; torch before 2.5 does not know it
     # numpy 2 moved these two; checkpoints of either numpy are read by both.
     for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
         classes += [_named(module, f.__name__, f) for f in (rebuild, scalar)]
