@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -69,11 +70,10 @@ def test_mistakes_are_found_all_at_once_and_named(content, scenes, tmp_path):
     assert found == [*expected, ('duplicate annotation id', 0, True)]
     assert [image['id'] for image in good['images']] == [1]
     assert (good['images'][0]['width'], good['images'][0]['height']) == (128, 128)
-    by_id = {annotation['id']: annotation for annotation in good['annotations']}
-    assert set(by_id) == {12, 13, 15, 16, 17}
-    assert by_id[12]['bbox'] == [100, 100, 28, 20]
-    assert by_id[13]['segmentation'] == [square]
-    assert by_id[16]['area'] == annotations[0]['area']
+    assert [annotation['id'] for annotation in good['annotations']] == [1, 2, 3, 4, 5]
+    assert good['annotations'][0]['bbox'] == [100, 100, 28, 20]
+    assert good['annotations'][1]['segmentation'] == [square]
+    assert good['annotations'][3]['area'] == annotations[0]['area']
     assert len(images) == 8  # those of the untouched set
 
 
@@ -93,6 +93,34 @@ def test_numbers_too_large_to_calculate_with_are_mistakes(content, scenes, tmp_p
     good, mistakes = check_coco(tmp_path / 'file.json', scenes / 'train', progress=False)
     assert [mistake.kind for mistake in mistakes] == kinds
     assert all(annotation['area'] < 128 * 128 for annotation in good['annotations'])
+
+
+@pytest.mark.parametrize('number', [lambda i: i, lambda i: f'a{i}', lambda i: None])
+def test_ids_of_any_kind_become_numbers_that_pycocotools_counts(content, scenes, tmp_path, number):
+    for position, annotation in enumerate(content['annotations']):
+        annotation['id'] = number(position)
+    (tmp_path / 'file.json').write_text(json.dumps(content))
+    good, mistakes = check_coco(tmp_path / 'file.json', scenes / 'train', progress=False)
+    assert mistakes == []
+    count = len(content['annotations'])
+    assert [a['id'] for a in good['annotations']] == list(range(1, count + 1))
+
+
+def test_names_that_are_numbers_become_texts(content, scenes, tmp_path):
+    for position, category in enumerate(content['categories']):
+        category['name'] = position
+    (tmp_path / 'file.json').write_text(json.dumps(content))
+    good, _ = check_coco(tmp_path / 'file.json', scenes / 'train', progress=False)
+    assert [category['name'] for category in good['categories']] == list('0123456789')
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'int32'])
+def test_an_image_that_opencv_does_not_read_is_a_mistake(content, scenes, tmp_path, dtype):
+    Image.fromarray(np.zeros((128, 128), dtype)).save(tmp_path / 'a.tif')
+    content['images'] = [content['images'][0] | dict(file_name='a.tif')]
+    (tmp_path / 'file.json').write_text(json.dumps(content))
+    _, mistakes = check_coco(tmp_path / 'file.json', tmp_path, progress=False)
+    assert ('image unreadable', 'a.tif') in {(m.kind, m.image) for m in mistakes}
 
 
 def test_the_untouched_set_has_no_mistake(scenes):

@@ -152,16 +152,18 @@ def test_predictions_have_file_names_and_are_drawn(run, scenes, tmp_path):
     pixels.resize((90, 60)).save(folder / 'b.jpg')
     (folder / 'broken.png').write_bytes(b'nothing')
     (folder / 'empty.jpg').touch()
+    Image.new('RGB', (3000, 10)).save(folder / 'narrow.png')  # of no height at the detector's size
     (folder / 'gone.png').symlink_to('nowhere')
     said = []
     found = predict(
         detection.checkpoint, str(folder), tmp_path / 'found', threshold=0, say=said.append
     )
-    broken = ', '.join(str(folder / name) for name in ('broken.png', 'empty.jpg', 'gone.png'))
-    assert said[0] == f'3 of 5 images cannot be read and were left out: {broken}'
-    assert said[1].startswith(f'{len(found)} objects with a score of 0 or more, in 2 of 5 images')
+    names = ('broken.png', 'empty.jpg', 'gone.png', 'narrow.png')
+    broken = ', '.join(str(folder / name) for name in names)
+    assert said[0] == f'4 of 6 images cannot be read and were left out: {broken}'
+    assert said[1].startswith(f'{len(found)} objects with a score of 0 or more, in 2 of 6 images')
     assert json.loads((tmp_path / 'found/predictions.json').read_text()) == found
-    assert {(d['image_id'], d['file_name']) for d in found} == {(0, 'b.jpg'), (4, 'sub/a.png')}
+    assert {(d['image_id'], d['file_name']) for d in found} == {(0, 'b.jpg'), (5, 'sub/a.png')}
     assert all(d['category'] == '0123456789'[d['category_id'] - 1] for d in found)
     assert {tuple(d['segmentation']['size']) for d in found} == {(60, 90), (128, 128)}
     assert Image.open(tmp_path / 'found/pictures/sub/a.png.jpg').size == (128, 128)
@@ -213,7 +215,14 @@ def test_without_masks_it_is_faster_rcnn_and_a_drawn_fifth_validates(content, sc
     config = Config.fromfile(tmp_path / 'out/config.py')
     assert config.model.type == 'FasterRCNN' and config.val_evaluator.metric == ['bbox']
     result = CliRunner().invoke(main, ['detect', *map(str, arguments)])
-    assert result.exit_code == 1 and 'holds a detector already' in result.stderr
+    assert result.exit_code == 1 and 'holds a run already' in result.stderr
+    other = tmp_path / 'pretraining'
+    other.mkdir()
+    (other / 'config.py').write_text("default_scope = 'mmpretrain'")
+    arguments += ['--out', other, '--resume']
+    result = CliRunner().invoke(main, ['detect', *map(str, arguments)])
+    assert result.exit_code == 1 and 'holds no detector' in result.stderr
+    assert [path.name for path in other.iterdir()] == ['config.py']
 
 
 @pytest.mark.slow

@@ -107,12 +107,15 @@ def detect(
     out = Path(out).resolve()
     if (out / 'config.py').exists() and not resume:
         raise ValueError(
-            f'out={str(out)!r} holds a detector already: choose another folder, or pass --resume '
+            f'out={str(out)!r} holds a run already: choose another folder, or pass --resume '
             'to continue what was interrupted'
         )
     if val_images is not None and val_json is None:
         raise ValueError('val_images is given without val_json, the annotations that go with it')
     check_detection_requirements()
+    config = out / 'config.py'
+    if resume and config.exists() and Config.fromfile(config).get('default_scope') != 'mmdet':
+        raise ValueError(f'out={str(out)!r} holds no detector: choose another folder')
     starts = {'pretrained': _start(backbone)}
     if compare == 'random':
         starts['random'] = starts['pretrained']._replace(init_cfg=None)

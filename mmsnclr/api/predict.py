@@ -66,12 +66,13 @@ def predict(
         name = path.relative_to(root)
         try:
             pixels = imread(path)
-        except (OSError, cv2.error):  # gone, or empty
-            pixels = None
-        if pixels is None:
+            found = None if pixels is None else inference_detector(model, pixels)
+        except (OSError, cv2.error):  # gone, empty, or of no height at the detector's size
+            found = None
+        if found is None:
             unreadable.append(str(path))
             continue
-        found = inference_detector(model, pixels).pred_instances.cpu()
+        found = found.pred_instances.cpu()
         found = _as_coco(found[found.scores >= threshold], image_id, name, classes)
         predictions += found
         picture = Path(out) / 'pictures' / name.with_name(f'{name.name}.jpg')

@@ -139,6 +139,9 @@ def _read(ann_file: str | Path) -> dict:
         entries = content.get(name) if isinstance(content, dict) else None
         if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
             raise ValueError(f"{ann_file} is not in COCO's format: it has no list {name!r}")
+    for category in content['categories']:
+        if isinstance(category.get('name'), int):
+            category['name'] = str(category['name'])
     for key in ('id', 'name'):
         counts = Counter(_id(category, key) for category in content['categories'])
         wrong = [value for value, count in counts.items() if count > 1 or value is None]
@@ -171,8 +174,6 @@ class _Checker:
         self.folder = os.path.abspath(folder)
         self.category_ids = {category['id'] for category in content['categories']}
         self.listed = {_id(image, 'id') for image in content['images']} - {None}
-        ids = (annotation.get('id') for annotation in content['annotations'])
-        self.highest_id = max((i for i in ids if isinstance(i, int)), default=0)
         self.images: dict[Any, dict] = {}
         self.mistakes: list[Mistake] = []
 
@@ -204,6 +205,8 @@ class _Checker:
         try:
             with Image.open(path) as file:
                 size = file.size
+                if file.format == 'TIFF' and file.mode in ('F', 'I'):  # OpenCV does not read it
+                    return 'image unreadable', f'32 bits per value (Pillow: {file.mode}), not 8'
                 if file.getexif().get(_EXIF_ORIENTATION) in _EXIF_TURNED:
                     size = size[::-1]
         except (OSError, ValueError, Image.DecompressionBombError) as error:
@@ -217,12 +220,11 @@ class _Checker:
         return self.images[image_id]['file_name']
 
     def check_annotations(self, annotations: Iterable[dict]) -> list[dict]:
-        good, seen, unused = [], set(), self.highest_id
-        for annotation in annotations:
+        good, seen = [], set()
+        for position, annotation in enumerate(annotations):
             number = _id(annotation, 'id')
             if number is None:
-                unused += 1
-                number = unused
+                number = f'without id, number {position} in the list'
             image = self.images.get(_id(annotation, 'image_id'))
             if image is None and _id(annotation, 'image_id') in self.listed:
                 continue  # the image's own mistake is listed
@@ -244,7 +246,8 @@ class _Checker:
                     stated = annotation.get('area')
                     stated = stated if _numbers([stated]) and stated > 0 else None
                     kept = dict(
-                        id=number,
+                        # pycocotools wants numbers, and takes 0 for none.
+                        id=len(good) + 1,
                         image_id=image['id'],
                         category_id=annotation['category_id'],
                         bbox=box,
