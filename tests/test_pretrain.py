@@ -105,10 +105,12 @@ def test_an_existing_run_is_not_touched_without_being_asked_to(digits, finished)
     assert (out / 'config.py').read_bytes() == before
 
 
-def test_a_finished_run_is_left_as_it_is(finished):
+def test_a_finished_run_is_left_as_it_is(given, finished, monkeypatch):
     out, _ = finished
     before = sorted(out.rglob('*'))
-    result = command('--out', out, '--resume')
+    # The images may be named as before, or otherwise.
+    monkeypatch.chdir(given[0].parent)
+    result = command(f'{given[0].name}/', '--out', out, '--resume')
     assert result.exit_code == 0 and 'is at its end already' in result.output
     assert str(out / 'epoch_2.pth') in result.output and sorted(out.rglob('*')) == before
 
@@ -167,8 +169,44 @@ def test_a_time_budget_chooses_the_epochs(digits, tmp_path, monkeypatch):
 
 def test_durations_are_read():
     assert [parse_time(text) for text in ('45s', '30m', '1h30m', '2d')] == [45, 1800, 5400, 172800]
-    with pytest.raises(ValueError, match="time='half an hour' is no duration"):
-        parse_time('half an hour')
+    for text in ('half an hour', '0m', '', '30', '1h 30m'):
+        with pytest.raises(ValueError, match=f"time='{text}' is no duration"):
+            parse_time(text)
+
+
+def test_no_time_is_not_taken_for_any_time(digits, tmp_path):
+    with pytest.raises(ValueError, match="time='0m' is no duration"):
+        run(digits / 'unlabelled', tmp_path / 'run', epochs=None, time='0m')
+
+
+def test_what_cfg_options_override_is_shown_as_it_is(digits, tmp_path):
+    options = SMALL | {'model.head.neighbors': 7, 'optim_wrapper.optimizer.lr': 0.25}
+    run(digits / 'unlabelled', tmp_path / 'run', epochs=1, cfg_options=options)
+    cfg = Config.fromfile(tmp_path / 'run' / 'config.py')
+    assert (cfg.model.head.neighbors, cfg.optim_wrapper.optimizer.lr) == (7, 0.25)
+    assert cfg.settings['K'] == '7, by cfg_options'
+    assert cfg.settings['learning rate'] == '0.25, by cfg_options'
+
+
+def test_a_run_that_was_copied_is_continued_where_it_lies_now(finished, tmp_path):
+    out, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in out.rglob('*')}
+    copy = shutil.copytree(out, tmp_path / 'copy')
+    (copy / 'epoch_2.pth').unlink()
+    (copy / 'images.txt').rename(tmp_path / 'images.txt')
+    with pytest.raises(FileNotFoundError, match=str(copy / 'images.txt')):
+        pretrain([], copy, resume=True)
+    (tmp_path / 'images.txt').rename(copy / 'images.txt')
+    assert pretrain([], copy, resume=True) == copy / 'epoch_2.pth'
+    for name, value in weights(copy / 'epoch_2.pth').items():
+        assert torch.equal(value, weights(out / 'epoch_2.pth')[name])
+    assert {path: path.stat().st_mtime_ns for path in out.rglob('*')} == before
+
+
+def test_a_folder_of_something_else_is_not_resumed(tmp_path):
+    (tmp_path / 'config.py').write_text("default_scope = 'mmdet'")
+    with pytest.raises(ValueError, match='is not of a pretraining: choose another --out'):
+        pretrain([], tmp_path, resume=True)
 
 
 def test_folder_names_give_the_purity_in_the_log(finished):
@@ -224,6 +262,8 @@ def messy(digits, tmp_path):
     (folder / 'empty.jpg').touch()
     Image.fromarray(picture[:20, :90]).save(folder / 'tiny.png')
     shutil.copy(digits / 'unlabelled' / '00007.png', folder / 'copy_of_7.png')
+    for name in (b'not_utf8_\xff.png', b'two\nlines.png'):
+        shutil.copy(digits / 'unlabelled' / '00001.png', folder / os.fsdecode(name))
     (folder / '.hidden.png').write_text('not looked at')
     (folder / 'notes.txt').write_text('not an image')
     return folder
@@ -239,6 +279,8 @@ def test_unusable_images_are_left_out_each_with_its_reason(messy, tmp_path):
     assert reasons.pop('cut.jpg').startswith('truncated')
     assert reasons.pop('cut_progressive.jpg').startswith('truncated')
     assert reasons.pop('text.png') == 'unreadable: not an image of a known kind'
+    assert reasons.pop('not_utf8_\\udcff.png') == 'name: not UTF-8'
+    assert reasons.pop('two\nlines.png') == 'name: has a line break'
     assert reasons.pop('empty.jpg').startswith('unreadable')
     assert reasons.pop('tiny.png') == 'tiny: its shorter edge is 20 pixels, less than 32'
     assert reasons.pop('00007.png') == f'duplicate of {messy / "copy_of_7.png"}'
@@ -252,7 +294,8 @@ def test_too_few_images_are_refused_with_numbers(messy, tmp_path):
         path.unlink()
     with pytest.raises(ValueError, match=r'11 usable images are too few.*pass 32'):
         run(messy, tmp_path / 'run')
-    assert len((tmp_path / 'run' / 'left_out.csv').read_text().splitlines()) == 1 + 5
+    with (tmp_path / 'run' / 'left_out.csv').open(newline='') as file:
+        assert len(list(csv.DictReader(file))) == 7
 
 
 def test_a_backbone_that_nobody_knows_is_named(digits, tmp_path):
@@ -276,6 +319,12 @@ def test_an_earlier_run_becomes_the_initialisation(finished, digits, tmp_path):
     [
         (dict(batch=1), 'batch=1 must be at least 2'),
         (dict(workers=-1), 'workers=-1 must be at least 0'),
+        (dict(cfg_options={'train_cfg.max_epochs': 3}), 'pass epochs instead of train_cfg.max_ep'),
+        (
+            dict(backbone='crossvit_9_240', cfg_options={}),
+            'crossvit_9_240. cannot be used at',
+        ),
+        (dict(backbone='inception_v3', size=64, cfg_options={}), 'cannot be used at size=64'),
         (dict(backbone='vit-s', size=40), 'size=40 must be a multiple of 16'),
         (dict(backbone='r34', init=True), r'init=.*Pass a checkpoint of the same architecture'),
     ],

@@ -19,14 +19,26 @@ from torch import nn
 from ..datasets.scan import Scan, scan_images
 from ..engine import build_runner
 from ..engine.checkpoint import newest_checkpoint
+from ..evaluation.representation import view_size
 from ..utils.backbone_init import initialize_backbone
 from ..utils.cli import set_amp
 from ..utils.console import Setting, only_progress, settings_table
 from ..utils.cost import seconds_per_step
 from ..utils.images import list_images, read_labels
 from ..utils.recipe import fit_to_epochs, fit_to_images, load_recipe, set_size
+from ..utils.run import relocated
 
 _UNITS = dict(d=86_400, h=3600, m=60, s=1)
+# Settings that are arguments, and those that are shown.
+_ARGUMENTS = {'train_dataloader.batch_size': 'batch', 'train_cfg.max_epochs': 'epochs'}
+_ROWS = {
+    'model.queue.length': 'set length',
+    'model.head.neighbors': 'K',
+    'model.head.loss.form': 'loss',
+    'model.momentum_coefficient': 'coefficient',
+    'optim_wrapper.optimizer.lr': 'learning rate',
+    'default_hooks.checkpoint.interval': 'checkpoints',
+}
 
 
 def pretrain(
@@ -86,7 +98,9 @@ def pretrain(
             ``out`` holds a run already.
     """
     arguments = {
-        name: _plain(value) for name, value in locals().items() if name not in ('out', 'resume')
+        name: _plain(name, value)
+        for name, value in locals().items()
+        if name not in ('out', 'resume')
     }
     start, out = clock.perf_counter(), Path(os.path.abspath(out))
     config = out / 'config.py'
@@ -96,9 +110,15 @@ def pretrain(
             raise ValueError(
                 f'{out} holds a run already: pass --resume to continue it, or another --out'
             )
-        _check_unchanged(config, arguments)
+        cfg = Config.fromfile(config)
+        if 'arguments' not in cfg:
+            raise ValueError(f'{config} is not of a pretraining: choose another --out')
+        _check_unchanged(config, cfg.arguments, arguments)
+        if cfg.work_dir != str(out):
+            cfg = relocated(cfg, out)
+            cfg.dump(config)
         newest, _ = newest_checkpoint(str(out))
-        last = out / f'epoch_{Config.fromfile(config).train_cfg.max_epochs}.pth'
+        last = out / f'epoch_{cfg.train_cfg.max_epochs}.pth'
         if newest == str(last):
             click.echo(f'the run in {out} is at its end already')
             return last
@@ -116,16 +136,18 @@ def pretrain(
     for name, minimum in least.items():
         if arguments[name] is not None and arguments[name] < minimum:
             raise ValueError(f'{name}={arguments[name]} must be at least {minimum}')
-    budget = time and parse_time(time)
+    for key, name in _ARGUMENTS.items():
+        if key in (cfg_options or {}):
+            raise ValueError(f'cfg_options: pass {name} instead of {key}, on which others depend')
+    budget = None if time is None else parse_time(time)
 
     cfg = load_recipe(backbone)
-    if size is not None:
-        set_size(cfg.model.backbone, size)
-    if init is not None:
-        # What does not fit is refused before the images are read, which may take hours.
-        draft = copy.deepcopy(cfg)
-        draft.merge_from_dict(cfg_options or {})
-        _initialized(draft.model.backbone, init)
+    # What does not fit is refused before the images are read, which may take hours.
+    draft = copy.deepcopy(cfg)
+    set_size(draft.model.backbone, size or 224)
+    draft.merge_from_dict(cfg_options or {})
+    _build_backbone(draft.model.backbone, backbone, size or 224, init)
+    out.mkdir(parents=True, exist_ok=True)
     scan = _scan(out, images, labels, image_root, min_edge)
     count = len(scan.accepted)
     edge = sorted(scan.edges)[count // 2] if count else 0
@@ -142,7 +164,8 @@ def pretrain(
         set_amp(cfg)
     cfg.merge_from_dict(cfg_options or {})
     if init is not None:
-        cfg.model.backbone.init_cfg = _init_cfg(cfg.model.backbone, init, out / 'init')
+        network = _build_backbone(cfg.model.backbone, backbone, view_size(cfg), init)
+        cfg.model.backbone.init_cfg = _init_cfg(network, init, out / 'init')
 
     click.echo('Measuring the speed of training ...')
     try:
@@ -152,6 +175,11 @@ def pretrain(
         if not cfg_options:
             raise
         raise ValueError(f'cfg_options={cfg_options} cannot be used: {error}') from error
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(
+            f'backbone={backbone!r} cannot be trained at size={view_size(cfg)} with '
+            f'batch={cfg.train_dataloader.batch_size}: {error}'
+        ) from error
     batch = cfg.train_dataloader.batch_size
     epoch = count // batch * step
     why = 'as you chose'
@@ -166,6 +194,11 @@ def pretrain(
             )
     settings += fit_to_epochs(cfg, count, epochs, init is not None, step, why)
     cfg.merge_from_dict(cfg_options or {})
+    rows = {_ROWS[key]: value for key, value in (cfg_options or {}).items() if key in _ROWS}
+    settings = [
+        Setting(row.name, f'{rows[row.name]}', 'by cfg_options') if row.name in rows else row
+        for row in settings
+    ]
     duration = _duration(cfg.train_cfg.max_epochs * epoch)
     speed = f'here, at {batch / step:,.3g} images/s; --time sets a budget'
     settings.append(Setting('duration', duration, speed))
@@ -189,9 +222,10 @@ def parse_time(text: str) -> float:
         ValueError: If it is not a duration.
     """
     parts = re.findall(r'(\d+(?:\.\d+)?)([dhms])', text)
-    if not parts or ''.join(number + unit for number, unit in parts) != text:
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if not seconds or ''.join(number + unit for number, unit in parts) != text:
         raise ValueError(f'time={text!r} is no duration: pass one such as 45s, 30m, 1h30m or 2d')
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    return seconds
 
 
 def _duration(seconds: float) -> str:
@@ -200,16 +234,18 @@ def _duration(seconds: float) -> str:
     return f'{seconds / _UNITS[unit]:.3g} {unit}'
 
 
-def _plain(value):
-    """A value that a config can hold."""
-    if isinstance(value, Path):
-        return str(value)
-    return [str(part) for part in value] if isinstance(value, (list, tuple)) else value
+def _plain(name: str, value):
+    """A value that a config can hold, paths being absolute."""
+    if name == 'images':
+        value = [value] if isinstance(value, str | Path) else value
+        return [os.path.abspath(path) for path in value]
+    if name in ('init', 'image_root', 'labels') and value not in (None, 'folders'):
+        return os.path.abspath(value)
+    return value
 
 
-def _check_unchanged(config: Path, arguments: dict) -> None:
+def _check_unchanged(config: Path, started: dict, arguments: dict) -> None:
     """Compare what is passed on resuming with what the run was started with."""
-    started = Config.fromfile(config).get('arguments', {})
     for name, parameter in inspect.signature(pretrain).parameters.items():
         value = arguments.get(name)
         if value not in (None, [], {}, parameter.default) and value != started.get(name):
@@ -231,7 +267,6 @@ def _scan(
     label_of = dict(zip(paths, read_labels(labels, paths, image_root) or ()))
     click.echo(f'{len(paths):,} images found')
     scan = scan_images(paths, min_edge)
-    out.mkdir(parents=True, exist_ok=True)
     (out / 'images.txt').write_text(''.join(f'{path}\n' for path in scan.accepted))
     _write_csv(out / 'left_out.csv', ('path', 'reason'), scan.left_out)
     if label_of:
@@ -243,21 +278,29 @@ def _scan(
 
 
 def _write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
-    with open(path, 'w', newline='') as file:
+    # Names of files need not be UTF-8.
+    with open(path, 'w', newline='', errors='backslashreplace') as file:
         csv.writer(file).writerows([header, *rows])
 
 
-def _initialized(backbone: dict, init: str | Path) -> nn.Module:
-    """Build a backbone with the weights of a checkpoint."""
+def _build_backbone(cfg: dict, name: str, size: int, init: str | Path | None) -> nn.Module:
+    """Build a backbone, try it on images, and fill it from a checkpoint if there is one."""
     with only_progress():
-        network = MODELS.build(backbone)
-        initialize_backbone(network, init)
+        try:
+            network = MODELS.build(cfg)
+            network.eval()  # returns nothing in mmpretrain
+            with torch.no_grad():
+                network(torch.zeros(1, 3, size, size))
+        # What timm's models raise whose size or pooling is another.
+        except (AssertionError, RuntimeError, TypeError) as error:
+            raise ValueError(f'backbone={name!r} cannot be used at size={size}: {error}') from error
+        if init is not None:
+            initialize_backbone(network, init)
     return network
 
 
-def _init_cfg(backbone: dict, init: str | Path, folder: Path) -> dict:
+def _init_cfg(network: nn.Module, init: str | Path, folder: Path) -> dict:
     """Write the initial weights beside the run, which then needs no other file."""
-    network = _initialized(backbone, init)
     folder.mkdir(exist_ok=True)
     path = folder / 'backbone.pth'
     torch.save(dict(state_dict=network.state_dict(), meta=dict(source=str(init))), path)

@@ -14,7 +14,7 @@ from mmengine.config import Config
 
 from ..evaluation.representation import represent_images
 from ..utils.images import list_images, read_labels
-from ..utils.run import latest_checkpoint, load_run, read_log, training_images
+from ..utils.run import latest_checkpoint, load_run, read_log, relocated, training_images
 from ..version import __version__
 from ..visualization import draw_projection, find_neighbors, project, write_report
 
@@ -54,6 +54,7 @@ def report(
     lines = read_log(run)
     checkpoint = latest_checkpoint(run)
     cfg, model = load_run(checkpoint)
+    cfg = relocated(cfg, run)
     if images:
         paths = list_images(images)
         names = read_labels(labels, paths)

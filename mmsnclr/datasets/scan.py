@@ -57,6 +57,7 @@ def scan_images(paths: Sequence[Path], min_edge: int = 32, workers: int | None =
         examined = chain.from_iterable(pool.map(_examine, chunk) for chunk in chunks)
         for path, (digest, edge, problem) in zip(paths, examined):
             progress.update(1)
+            problem = _name_problem(path) or problem
             if not problem and edge < min_edge:
                 problem = f'tiny: its shorter edge is {edge} pixels, less than {min_edge}'
             if not problem and digest in first:
@@ -68,6 +69,15 @@ def scan_images(paths: Sequence[Path], min_edge: int = 32, workers: int | None =
                 scan.accepted.append(path)
                 scan.edges.append(edge)
     return scan
+
+
+def _name_problem(path: Path) -> str:
+    """Why a list of paths, a line each, cannot hold this one."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return 'name: not UTF-8'
+    return 'name: has a line break' if len(str(path).splitlines()) > 1 else ''
 
 
 def _examine(path: Path) -> tuple[bytes, int, str]:

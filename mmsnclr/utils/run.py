@@ -1,6 +1,7 @@
 """A pretraining run as it lies on the disk: its model, its settings, its log."""
 
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -51,6 +52,28 @@ def load_run(checkpoint: str | Path) -> tuple[Config, SNCLR]:
     model.to('cuda' if torch.cuda.is_available() else 'cpu')
     model.eval()  # returns nothing in mmpretrain
     return cfg, model
+
+
+def relocated(cfg: Config, folder: str | Path) -> Config:
+    """A run's config with the paths as they are after its folder was moved or copied.
+
+    Args:
+        cfg: The config, whose ``work_dir`` is where the folder was.
+        folder: Where it is now.
+
+    Returns:
+        A new config.
+    """
+    before, now = cfg.work_dir, os.path.abspath(folder)
+
+    def moved(value):
+        if isinstance(value, str) and (value == before or value.startswith(f'{before}{os.sep}')):
+            return now + value[len(before) :]
+        if isinstance(value, dict):
+            return {key: moved(part) for key, part in value.items()}
+        return [moved(part) for part in value] if isinstance(value, list | tuple) else value
+
+    return Config(moved(cfg.to_dict()))
 
 
 def latest_checkpoint(folder: str | Path) -> Path:
