@@ -228,6 +228,8 @@ def test_baselines_have_snclrs_network_data_and_optimiser(name):
     ours, theirs = load('snclr_r50_200e.py'), load(name)
     assert theirs.model.backbone == ours.model.backbone
     data = [dict(config.train_dataloader.dataset, _scope_=None) for config in (ours, theirs)]
+    for setting in ('batch_size', 'num_workers', 'persistent_workers', 'pin_memory'):
+        assert theirs.train_dataloader[setting] == ours.train_dataloader[setting]
     assert data[0] == data[1]
     assert theirs.optim_wrapper.optimizer == ours.optim_wrapper.optimizer
     assert theirs.param_scheduler == ours.param_scheduler

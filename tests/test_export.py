@@ -32,7 +32,7 @@ TIMM = dict(type='TIMMRepresentation', model_name='test_vit', img_size=32)
 def trained(tmp_path):
     """Builds SNCLR on a backbone, gives it weights as of a training and a checkpoint."""
 
-    def train(backbone):
+    def train(backbone, size=224):
         model_cfg = small_model()
         model_cfg.backbone = backbone
         torch.manual_seed(0)
@@ -43,7 +43,9 @@ def trained(tmp_path):
                     value.uniform_(0.5, 2)
                 elif value.is_floating_point():
                     value.add_(torch.randn_like(value) * (0.5 if value.ndim == 1 else 0.05))
-        meta = dict(cfg=Config(dict(model=model_cfg)).pretty_text)
+        views = dict(type='AugmentedViews', views=[dict(size=size)])
+        loader = dict(dataset=dict(pipeline=[views]))
+        meta = dict(cfg=Config(dict(model=model_cfg, train_dataloader=loader)).pretty_text)
         torch.save({'state_dict': model.state_dict(), 'meta': meta}, tmp_path / 'epoch_1.pth')
         model.eval()
         return tmp_path / 'epoch_1.pth', model.backbone
@@ -232,9 +234,9 @@ def test_a_resnet_that_mmdet_does_not_have_is_not_written(trained, tmp_path):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(('backbone_cfg', 'size'), [(NARROW, 224), (VIT, 32)])
+@pytest.mark.parametrize(('backbone_cfg', 'size'), [(NARROW, 224), (NARROW, 64), (VIT, 32)])
 def test_onnxruntime_computes_the_same_at_any_batch_size(trained, tmp_path, backbone_cfg, size):
-    checkpoint, backbone = trained(backbone_cfg)
+    checkpoint, backbone = trained(backbone_cfg, size)
     out = tmp_path / 'new' / 'out.onnx'
     line = export(checkpoint, out, 'onnx')
     names = dict(onnxruntime=onnxruntime)

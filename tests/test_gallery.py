@@ -1,6 +1,7 @@
 """`mmsnclr neighbors` and `mmsnclr embed`: what a trained model makes of images."""
 
 import csv
+import os
 import re
 
 import cv2
@@ -227,11 +228,17 @@ def test_images_that_cannot_be_read_are_left_out(checkpoint, digits, tmp_path):
     cli('embed', checkpoint, folder, '--out', tmp_path / 'good')
     (folder / '00000a.png').write_bytes(b'no picture')
     (folder / '00000b.jpg').symlink_to('nowhere')
+    odd = folder / os.fsdecode(b'z\xff.png')
+    odd.write_bytes(sources[0].read_bytes())
     result = cli('embed', checkpoint, folder, '--out', tmp_path / 'some')
     assert result.exit_code == 0, result.output
     good, some = (np.load(tmp_path / name / 'features.npz') for name in ('good', 'some'))
-    assert some['paths'].tolist() == good['paths'].tolist()
-    assert np.allclose(some['features'], good['features'])
+    assert some['paths'].tolist() == [*good['paths'].tolist(), str(odd)]
+    assert np.allclose(some['features'][:-1], good['features'])
+    assert r'z\udcff.png' in (tmp_path / 'some' / 'features.csv').read_text()
+    result = cli('neighbors', checkpoint, folder, '--out', tmp_path, '--shown', 4)
+    assert result.exit_code == 0, result.output
+    assert r'z\udcff.png' in (tmp_path / 'neighbors.html').read_text()
 
 
 def test_mistakes_are_named_in_a_line(checkpoint, digits, tmp_path):
@@ -252,6 +259,7 @@ def test_mistakes_are_named_in_a_line(checkpoint, digits, tmp_path):
         (('neighbors', checkpoint, images, '--labels', 'x.csv'), 'is neither a csv file nor'),
         (('neighbors', checkpoint, images, '--max-images', 3), '4 neighbours'),
         (('neighbors', checkpoint, images, '--queries', 0), 'must be at least 1'),
+        (('neighbors', checkpoint, images, '--max-images', 0), 'max_images=0 must be at least 1'),
         (('embed', checkpoint, images, '--out', tmp_path, '--max-images', 2), 'at least 3 images'),
     ):
         result = cli(*arguments)

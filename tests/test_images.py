@@ -51,6 +51,20 @@ def test_mistakes_in_lists_are_named(tmp_path, name, content, message):
         list_images([tmp_path / name])
 
 
+def test_files_as_windows_writes_them_are_read(scenes, tmp_path):
+    images = sorted((scenes / 'val').glob('*.png'))
+    lines = {
+        'list.txt': ''.join(f'{path}\n' for path in images),
+        'coco.json': (scenes / 'val.json').read_text(),
+        'labels.csv': 'path,label\n' + ''.join(f'{path},a\n' for path in images),
+    }
+    for name, text in lines.items():
+        (tmp_path / name).write_text(text, 'utf-8-sig')
+    assert list_images(tmp_path / 'list.txt') == images
+    assert list_images(tmp_path / 'coco.json', scenes / 'val') == images
+    assert read_labels(tmp_path / 'labels.csv', images) == ['a'] * len(images)
+
+
 def test_folders_that_link_to_themselves_are_searched_once(digits, tmp_path):
     (tmp_path / 'linked').symlink_to(digits / 'unlabelled')
     os.symlink(tmp_path, tmp_path / 'loop')
@@ -71,6 +85,12 @@ def test_labels_come_from_a_csv(digits, tmp_path):
     assert read_labels(tmp_path / 'labels.csv', images) == ['a', 'b']
     (tmp_path / 'labels.csv').write_text(f'path,label\n{images[1]},b\n')
     with pytest.raises(ValueError, match='no label for 1 of the 2 images'):
+        read_labels(tmp_path / 'labels.csv', images)
+    (tmp_path / 'labels.csv').write_text(f'path,label\n{images[1]},b\n{images[0]}\n')
+    with pytest.raises(ValueError, match='no label for 1 of the 2 images'):
+        read_labels(tmp_path / 'labels.csv', images)
+    (tmp_path / 'labels.csv').write_text(f'path,label\n{images[0]},caf\xe9\n', 'latin-1')
+    with pytest.raises(ValueError, match=r'labels\.csv must be a text in UTF-8'):
         read_labels(tmp_path / 'labels.csv', images)
     (tmp_path / 'labels.csv').write_text('file,class\n')
     with pytest.raises(ValueError, match="must have the columns 'path' and 'label'"):

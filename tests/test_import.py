@@ -160,6 +160,7 @@ def test_files_at_fault_are_named_and_run_no_code(tmp_path, capsys):
     for content, message in (
         (dict(state_dict=resnet, extra=Surprise()), 'could run code on loading'),
         ([1, 2], 'holds a list, not a state dict'),
+        ({1: torch.ones(1)}, r'holds 1 entries \(1\), not a state dict'),
         (dict(epoch=3, note='nothing'), r'holds 2 entries \(epoch, note\), not a state dict'),
         ({'backbone.conv1.weight': torch.ones(1)}, 'use it as it is'),
         ({'encoder.0.weight': torch.ones(1)}, r'holds 1 entries \(encoder.0.weight\)'),
@@ -186,6 +187,10 @@ def test_files_at_fault_are_named_and_run_no_code(tmp_path, capsys):
         import_checkpoint(tmp_path / 'none.pth', tmp_path / 'ours.pth')
     with pytest.raises(ValueError, match='overwrite the original'):
         import_checkpoint(tmp_path / 'theirs.pth', tmp_path / 'theirs.pth')
+    with pytest.raises(ValueError, match='is a folder: pass the file to write'):
+        import_checkpoint(tmp_path / 'theirs.pth', tmp_path)
+    with pytest.raises(ValueError, match="timm_model='crossvit_9_240': Only token or avg pool"):
+        import_checkpoint(tmp_path / 'theirs.pth', tmp_path / 'ours.pth', None, 'crossvit_9_240')
     assert not (tmp_path / 'ours.pth').exists()
 
 

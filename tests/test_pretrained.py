@@ -71,10 +71,12 @@ def test_a_missing_checkpoint_is_named(tmp_path):
         check_pretrained(classifier(tmp_path / 'none.pth'))
 
 
-def test_training_stops_before_it_starts(checkpoint, digits, tmp_path):
+@pytest.mark.parametrize('flags', [(), ('--resume',)], ids=['anew', 'nothing to resume'])
+def test_training_stops_before_it_starts(checkpoint, digits, tmp_path, flags):
     result = run_tool(
         'tools/train.py',
         'configs/demo/linear_digits.py',
+        *flags,
         '--work-dir',
         str(tmp_path / 'run'),
         '--cfg-options',

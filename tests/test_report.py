@@ -92,6 +92,12 @@ def test_images_and_labels_can_be_chosen(trained, digits, tmp_path):
     assert 'among 29 others' in text and 'class="same"' in text
 
 
+def test_numbers_that_show_nothing_are_refused(trained):
+    for option in ('--shown', '--queries', '--max-images'):
+        result = CliRunner().invoke(main, ['report', str(trained), option, '0'])
+        assert result.exit_code == 1 and 'must be at least 1' in result.output
+
+
 def test_a_folder_without_a_run_is_named(tmp_path):
     result = CliRunner().invoke(main, ['report', str(tmp_path)])
     assert result.exit_code == 1 and 'no log in' in result.output

@@ -70,7 +70,8 @@ def embed(
     np.savez_compressed(files.npz, **columns, projection=positions, features=features)
 
     header = [*(column[:-1] for column in columns), 'x', 'y']
-    with files.csv.open('w', newline='') as file:
+    # Names of files need not be UTF-8.
+    with files.csv.open('w', newline='', errors='backslashreplace') as file:
         writer = csv.writer(file)
         writer.writerow([*header, *(f'feature_{i}' for i in range(features.shape[1]))])
         for row in zip(*columns.values(), positions, features):

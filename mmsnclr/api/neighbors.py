@@ -41,8 +41,6 @@ def neighbors(
         FileNotFoundError: If checkpoint, images or labels are not there.
         ValueError: If they cannot be used, or there are too few images.
     """
-    if min(queries, shown) < 1:
-        raise ValueError(f'queries={queries} and shown={shown} must be at least 1')
     out = Path(checkpoint).parent if out is None else Path(out)
     cfg, model = load_run(checkpoint)
     paths = list_images(images)

@@ -33,7 +33,7 @@ class ImageList(BaseDataset):
         Returns:
             ``img_path`` and, where there are labels, ``gt_label`` of each image.
         """
-        names = Path(self.ann_file).read_text().splitlines()
+        names = Path(self.ann_file).read_text(encoding='utf-8-sig').splitlines()
         images = [dict(img_path=str(Path(self.data_root or '', name))) for name in names]
         missing = [image['img_path'] for image in images if not Path(image['img_path']).is_file()]
         if missing:
@@ -42,7 +42,7 @@ class ImageList(BaseDataset):
                 f'first {missing[0]!r}'
             )
         if self.labels is not None:
-            with open(self.labels, newline='') as file:
+            with open(self.labels, newline='', encoding='utf-8-sig') as file:
                 labels = {row['path']: row['label'] for row in csv.DictReader(file)}
             unlabelled = [name for name in names if name not in labels]
             if unlabelled:

@@ -113,8 +113,10 @@ def represent_images(
         Features and labels of those that can be read; the log names the others.
 
     Raises:
-        ValueError: If none can be read.
+        ValueError: If none can be read or is to be.
     """
+    if max_images is not None and max_images < 1:
+        raise ValueError(f'max_images={max_images} must be at least 1')
     if max_images is not None and len(paths) > max_images:
         chosen = sorted(random.Random(seed).sample(range(len(paths)), max_images))
         paths = [paths[number] for number in chosen]
@@ -176,7 +178,7 @@ def view_size(cfg: Config) -> int:
     Returns:
         Pixels; 224 if the pipeline does not tell.
     """
-    for step in _dicts(cfg.train_dataloader.dataset):
+    for step in _dicts(cfg.get('train_dataloader')):
         if step.get('type') == 'AugmentedViews':
             return step['views'][0].get('size', 224)
         if step.get('type') in ('RandomResizedCrop', 'ResizeEdge', 'CenterCrop'):

@@ -12,6 +12,7 @@ from mmpretrain.models.backbones import VisionTransformer
 from torch import Tensor, nn
 
 from ..engine.checkpoint import load_checkpoint, stored_config
+from ..evaluation.representation import view_size
 from .backbone_naming import (
     NAMINGS,
     TOLERANCE,
@@ -37,11 +38,13 @@ class Trained(NamedTuple):
         backbone: The backbone itself, in evaluation mode.
         preprocessing: ``mean``, ``std`` and ``to_rgb`` of its training, empty
             if the checkpoint does not say them.
+        edge: Of the images that it was trained with, in pixels.
     """
 
     cfg: dict
     backbone: nn.Module
     preprocessing: dict
+    edge: int
 
 
 def export_backbone(checkpoint_path: str | Path, out_path: str | Path, to: str) -> str:
@@ -57,8 +60,8 @@ def export_backbone(checkpoint_path: str | Path, out_path: str | Path, to: str) 
             ``'timm'`` a flat state dict; for ``'safetensors'`` the same in
             timm's naming, or in mmpretrain's where timm has no such model, as
             its metadata says; for ``'onnx'`` a graph from images
-            ``(N, 3, H, W)`` of any N to features ``(N, C)``, maps averaged
-            over space.
+            ``(N, 3, H, W)`` of any N, at the size of training, to features
+            ``(N, C)``, maps averaged over space.
         to: One of :data:`TARGETS`.
 
     Returns:
@@ -141,12 +144,12 @@ def read_backbone(path: str | Path) -> Trained:
     preprocessing = {key: stored[key] for key in ('mean', 'std') if key in stored}
     if preprocessing:
         preprocessing['to_rgb'] = stored.get('to_rgb', stored.get('bgr_to_rgb', False))
-    return Trained(cfg, backbone, preprocessing)
+    return Trained(cfg, backbone, preprocessing, view_size(full))
 
 
 def _convert(trained: Trained, to: str) -> tuple[str, Call, dict[str, Tensor]]:
     """Naming, the call that builds the target, and verified weights."""
-    cfg, source, _ = trained
+    cfg, source = trained.cfg, trained.backbone
     if to == 'safetensors':
         try:
             return _convert(trained, 'timm')
@@ -181,7 +184,7 @@ def _write_onnx(trained: Trained, out_path: Path) -> str:
             f"to='onnx' needs further packages ({error}): pip install onnx onnxruntime onnxscript"
         ) from error
     model = _Representation(trained.backbone).eval()
-    images = example_images(trained.backbone, trained.cfg, max(_BATCHES))
+    images = example_images(trained.backbone, trained.cfg, max(_BATCHES), trained.edge)
     # The exporter talks of operators that no backbone has.
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)
     with TemporaryDirectory() as folder, warnings.catch_warnings():

@@ -72,6 +72,8 @@ def import_backbone(
     given = f'checkpoint_path={str(checkpoint_path)!r}'
     if Path(out_path).resolve() == Path(checkpoint_path).resolve():
         raise ValueError(f'out_path={str(out_path)!r} would overwrite the original')
+    if Path(out_path).is_dir():
+        raise ValueError(f'out_path={str(out_path)!r} is a folder: pass the file to write')
     foreign = _take_apart(_load(checkpoint_path), given)
     heads = heads or _stated_heads(checkpoint_path)
     if timm_model is not None:
@@ -83,7 +85,7 @@ def import_backbone(
         found += f'with {cfg["arch"]["num_heads"]} heads' if 'arch' in cfg else str(cfg['depth'])
     try:
         backbone = build_backbone(cfg)
-    except RuntimeError as error:  # timm's, of a name that it does not know
+    except (AssertionError, RuntimeError) as error:  # timm's, of what it does not know or offer
         raise ValueError(f'timm_model={timm_model!r}: {error}') from error
     weights = _without_classifier(foreign.weights, backbone)
     names = {rename(key, backbone, naming): key for key in backbone.state_dict()}
@@ -106,7 +108,7 @@ def import_backbone(
 def _load(path: str | Path) -> dict[str, Tensor]:
     content = load_checkpoint(str(path))
     weights = weights_in(content)
-    if not weights:
+    if not weights or not all(isinstance(key, str) for key in weights):
         raise ValueError(
             f'checkpoint_path={str(path)!r} holds {_describe(content)}, not a state dict'
         )

@@ -249,10 +249,13 @@ def relative_difference(expected: Tensor, actual: Tensor) -> float:
     return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
-def example_images(source: nn.Module, cfg: dict, count: int = 2) -> Tensor:
-    """Random images of a size that the backbone takes, ``(count, C, H, W)``."""
+def example_images(source: nn.Module, cfg: dict, count: int = 2, edge: int | None = None) -> Tensor:
+    """Random images ``(count, C, H, W)`` of the one size that the backbone takes, or of an edge."""
     timm_cfg = getattr(getattr(source, 'timm_model', None), 'pretrained_cfg', None) or {}
     sizes = [getattr(module, 'img_size', None) for module in source.modules()]
-    size = next(filter(None, sizes), timm_cfg.get('input_size', (3, 224, 224))[1:])
+    if timm_cfg.get('fixed_input_size'):
+        sizes.append(timm_cfg['input_size'][1:])
+    usual = timm_cfg.get('input_size', (3, 224, 224))[1:]
+    size = next(filter(None, sizes), (edge, edge) if edge else usual)
     generator = torch.Generator().manual_seed(0)
     return torch.randn(count, cfg.get('in_channels', 3), *size, generator=generator)

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import click
 
@@ -88,7 +89,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 def _listed(source: Path, root: Path) -> list[Path]:
     """Images that a text or a COCO file lists."""
     try:
-        text = source.read_text()
+        text = source.read_text(encoding='utf-8-sig')
     except UnicodeDecodeError as error:
         raise ValueError(
             f'{source} is neither a text nor one of {" ".join(sorted(SUFFIXES))}'
@@ -139,15 +140,23 @@ def read_labels(
     if not Path(source).is_file():
         raise FileNotFoundError(f"labels={str(source)!r} is neither a csv file nor 'folders'")
     root = os.path.abspath(root or Path(source).parent)
-    with open(source, newline='') as file:
-        rows = csv.DictReader(file)
+    with open(source, newline='', encoding='utf-8-sig') as file:
+        rows = csv.DictReader(_decoded(file, source))
         if not {'path', 'label'} <= set(rows.fieldnames or ()):
             raise ValueError(f"{source} must have the columns 'path' and 'label' in its first line")
         labels = {os.path.normpath(os.path.join(root, row['path'])): row['label'] for row in rows}
-    missing = [path for path in images if str(path) not in labels]
+    missing = [path for path in images if not labels.get(str(path))]
     if missing:
         raise ValueError(
             f'{source} has no label for {len(missing)} of the {len(images)} images, such as '
             f'{str(missing[0])!r}; its paths are meant from {root}'
         )
     return [labels[str(path)] for path in images]
+
+
+def _decoded(file: TextIO, source: str | Path) -> Iterator[str]:
+    """The lines of a file, which it names if they are not UTF-8."""
+    try:
+        yield from file
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{source} must be a text in UTF-8: {error}') from error

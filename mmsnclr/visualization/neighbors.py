@@ -74,8 +74,11 @@ def find_neighbors(
         The gallery.
 
     Raises:
-        ValueError: If there are no more images than neighbours.
+        ValueError: If there are no more images than neighbours, or nothing is
+            to be shown.
     """
+    if min(queries, shown) < 1:
+        raise ValueError(f'queries={queries} and shown={shown} must be at least 1')
     keys, count = images.keys, len(images.keys)
     weighs = hasattr(model.head, 'log_weights') and model.head.neighbors > 1
     k = model.head.neighbors if weighs else shown
@@ -158,7 +161,7 @@ def write_neighbors_page(gallery: Gallery, path: str | Path, title: str, about: 
     page = render('neighbors.html', title=title, about=about, gallery=gallery_view(gallery))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page)
+    path.write_text(page, encoding='utf-8', errors='backslashreplace')
     return path
 
 
