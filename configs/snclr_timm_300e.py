@@ -1,4 +1,4 @@
-"""SNCLR with any timm model: tools/dist_train.sh configs/snclr_timm_300e.py 32
+"""SNCLR with a timm model: tools/dist_train.sh configs/snclr_timm_300e.py 32
 
 Another model: --cfg-options model.backbone.model_name=convnext_tiny
 """

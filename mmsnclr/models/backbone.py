@@ -7,12 +7,13 @@ from torch import Tensor
 
 @MODELS.register_module()
 class TIMMRepresentation(TIMMBackbone):
-    """Any timm model, pooled to one vector per image.
+    """A timm model, pooled to one vector per image.
 
     mmpretrain's ``TIMMBackbone`` returns a model's features as they are: class
     and patch tokens, or a map whose channels come first or last. Here the
     class token stands for the image where there is one (SNCLR, appendix A),
-    and the mean over patches or space where there is none.
+    and the mean over patches or space where there is none. The few models that
+    timm cannot build without their own pooling (CrossViT, CoaT) are left out.
     """
 
     @property
