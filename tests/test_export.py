@@ -253,6 +253,13 @@ def test_onnxruntime_computes_the_same_at_any_batch_size(trained, tmp_path, back
     assert json.loads(stored['mean']) == [80.0] * 3 and json.loads(stored['to_rgb']) is True
 
 
+def test_a_torch_that_is_too_old_for_onnx_is_named(trained, tmp_path, monkeypatch):
+    checkpoint, _ = trained(TIMM)
+    monkeypatch.setattr('torch.onnx.export', lambda model, args, f: None)
+    with pytest.raises(ImportError, match="to='onnx' needs a newer torch than"):
+        export(checkpoint, tmp_path / 'out.onnx', 'onnx')
+
+
 def test_packages_that_onnx_lacks_are_named(trained, tmp_path, monkeypatch):
     checkpoint, _ = trained(TIMM)
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)

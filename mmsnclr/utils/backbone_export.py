@@ -1,5 +1,6 @@
 """A pretrained backbone as a file for another library, checked before it is written."""
 
+import inspect
 import json
 import logging
 import warnings
@@ -183,6 +184,8 @@ def _write_onnx(trained: Trained, out_path: Path) -> str:
         raise ImportError(
             f"to='onnx' needs further packages ({error}): pip install onnx onnxruntime onnxscript"
         ) from error
+    if 'dynamic_shapes' not in inspect.signature(torch.onnx.export).parameters:
+        raise ImportError(f"to='onnx' needs a newer torch than {torch.__version__}: 2.9 will do")
     model = _Representation(trained.backbone).eval()
     images = example_images(trained.backbone, trained.cfg, max(_BATCHES), trained.edge)
     # The exporter talks of operators that no backbone has.
