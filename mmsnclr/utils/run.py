@@ -71,7 +71,7 @@ def relocated(cfg: Config, folder: str | Path) -> Config:
             return now + value[len(before) :]
         if isinstance(value, dict):
             return {key: moved(part) for key, part in value.items()}
-        return [moved(part) for part in value] if isinstance(value, list | tuple) else value
+        return type(value)(map(moved, value)) if isinstance(value, list | tuple) else value
 
     return Config(moved(cfg.to_dict()))
 
