@@ -13,6 +13,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 _LOOKS = 10  # within the timeout
+_LONGEST_CALL = 10.0  # seconds of the store, where rank 0 is alive
 
 
 @HOOKS.register_module()
@@ -35,6 +36,7 @@ class HeartbeatHook(Hook):
         self.timeout = timeout
         self._over = threading.Event()
         self._store = None
+        self._threads: list[threading.Thread] = []
 
     def before_train(self, runner: Runner) -> None:
         """Start beating."""
@@ -45,17 +47,23 @@ class HeartbeatHook(Hook):
             self._store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
             port = [self._store.port]
         broadcast_object_list(port)
-        self._address = host, port[0]
-        if get_rank() != 0:
-            self._store = self._connect()
+        # A thread that waits for the store holds its connection: it has one of its own.
+        own, self._watched = (
+            dist.TCPStore(host, port[0], wait_for_workers=False) for _ in range(2)
+        )
+        self._store = self._store or own
         self._beats = dict.fromkeys(range(get_world_size()), '')
         self._missed = dict.fromkeys(range(get_world_size()), 0)
         for watch in (self._exchange, self._judge):
-            threading.Thread(target=watch, args=(runner,), daemon=True).start()
+            self._threads.append(threading.Thread(target=watch, args=(runner,), daemon=True))
+            self._threads[-1].start()
 
     def leave_train(self, runner: Runner) -> None:
         """Stop beating, however training ended."""
         self._over.set()
+        for thread in self._threads:
+            # Python aborts if it ends while a thread is in the store; if rank 0 is frozen, one is.
+            thread.join(_LONGEST_CALL)
 
     def after_run(self, runner: Runner) -> None:
         """Have rank 0 serve until all ranks have stopped."""
@@ -66,12 +74,9 @@ class HeartbeatHook(Hook):
             ranks = [f'over/{rank}' for rank in range(get_world_size())]
             self._store.wait(ranks, timedelta(seconds=self.timeout))
 
-    def _connect(self) -> dist.TCPStore:
-        return dist.TCPStore(*self._address, wait_for_workers=False)
-
     def _exchange(self, runner: Runner) -> None:
         """Beat and read the others' beats; where rank 0 is frozen this waits for ever."""
-        store, count = self._connect(), 0
+        store, count = self._watched, 0
         name = f'{socket.gethostname()}, process {os.getpid()}'
         while not self._over.is_set():
             count += 1
