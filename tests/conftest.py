@@ -18,6 +18,14 @@ os.environ['CUDA_VISIBLE_DEVICES'] = ''
 torch.ones(1, requires_grad=True).backward()
 
 
+_LONG = ('test_whole_path', 'test_ranks', 'test_demo', 'test_tools', 'test_config_runs')
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, so that neither of two processes works alone at the end."""
+    items.sort(key=lambda item: item.path.stem not in _LONG)
+
+
 @pytest.fixture(autouse=True)
 def _scope():
     init_default_scope('mmpretrain')

@@ -72,7 +72,7 @@ def count_real_bytes(rank, ranks, port, variants, out):
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize('ranks', [2, 4])
+@pytest.mark.parametrize('ranks', [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_bytes_are_those_that_processes_exchange(ranks, tmp_path):
     out = str(tmp_path / 'received')
     variants = [{}, {'queue.sync': False}]
