@@ -19,6 +19,7 @@ from mmpretrain.registry import DATASETS
 from PIL import Image
 
 from mmsnclr.api.pretrain import parse_time, pretrain
+from mmsnclr.api.report import report
 from mmsnclr.cli import main
 from mmsnclr.engine import ViewSeedHook
 from mmsnclr.engine.hooks.preemption import PREEMPTED
@@ -201,6 +202,8 @@ def test_a_run_that_was_copied_is_continued_where_it_lies_now(finished, tmp_path
     for name, value in weights(copy / 'epoch_2.pth').items():
         assert torch.equal(value, weights(out / 'epoch_2.pth')[name])
     assert {path: path.stat().st_mtime_ns for path in out.rglob('*')} == before
+    moved = copy.rename(tmp_path / 'moved')
+    assert report(moved, queries=2, shown=2) == moved / 'report.html'
 
 
 def test_a_folder_of_something_else_is_not_resumed(tmp_path):
