@@ -30,13 +30,13 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmsnclr.datasets.image_id import image_id
 from mmsnclr.engine import build_runner
+from mmsnclr.engine.run import load_run
 from mmsnclr.evaluation import extract_features, knn_accuracy
 from mmsnclr.models import NeighborQueue, neighbor_scores
 from mmsnclr.models.queue import Neighbors
 from mmsnclr.models.snclr_loss import Candidates
-from mmsnclr.utils.image_id import image_id
-from mmsnclr.utils.run import load_run
 
 CONFIG = Path(__file__).parents[1] / 'configs' / 'demo' / 'snclr_cifar10.py'
 STEADY = ['airplane', 'automobile', 'frog', 'horse', 'ship']

@@ -20,10 +20,10 @@ from compare import in_turns, print_table
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmsnclr.engine.cost import PeakMemory, synthetic_peers
 from mmsnclr.models import NeighborQueue, SNCLRLoss
+from mmsnclr.models.dist import gather_rows, sum_over_ranks
 from mmsnclr.models.snclr_loss import Candidates, log_positiveness, neighbor_scores
-from mmsnclr.utils.cost import PeakMemory, synthetic_peers
-from mmsnclr.utils.dist import gather_rows, sum_over_ranks
 
 RANKS, BATCH, DIM, CENTRES, TEMPERATURE = 32, 128, 256, 1000, 0.2
 RELATIVE_ERROR = 1e-5

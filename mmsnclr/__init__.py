@@ -7,7 +7,7 @@ configs name their parents as ``mmsnclr::...``.
 import contextlib
 import io
 
-from .utils.requirements import check_requirements
+from .requirements import check_requirements
 from .version import __version__
 
 check_requirements()

@@ -1,38 +1,18 @@
-"""The `mmsnclr` command; its verbs lie in `mmsnclr.commands`."""
+"""The `mmsnclr` command: each verb is a function of `mmsnclr.api`."""
 
-from importlib import import_module
+import ast
+from typing import Any
 
 import click
 
-VERBS = {
-    'pretrain': 'Learn a backbone from unlabelled images.',
-    'neighbors': 'Draw images with their nearest neighbours.',
-    'embed': 'Write the features of images, and plot them in 2-D.',
-    'report': 'Write one HTML page about a pretraining run.',
-    'export': 'Write a backbone for another library.',
-    'import': 'Read a backbone of another library or code.',
-    'detect': 'Train a detector on a COCO-format set.',
-    'predict': 'Find objects in images with a trained detector.',
-}
+from .backbones.exporting import TARGETS
 
 
 class _Verbs(click.Group):
-    """Imports a verb's module when the verb is used."""
+    """Lists the verbs in the order of their use, and shows errors without a traceback."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in VERBS:
-            return None
-        module = import_module(
-            f'mmsnclr.commands.{name}_' if name == 'import' else f'mmsnclr.commands.{name}'
-        )
-        return module.command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section('Verbs'):
-            formatter.write_dl(list(VERBS.items()))
+        return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -41,7 +21,11 @@ class _Verbs(click.Group):
             raise click.ClickException(str(error)) from error
 
 
-@click.command(cls=_Verbs, context_settings=dict(help_option_names=['-h', '--help']))
+@click.group(
+    cls=_Verbs,
+    subcommand_metavar='VERB [ARGS]...',
+    context_settings=dict(help_option_names=['-h', '--help']),
+)
 @click.version_option(package_name='mmsnclr')
 def main() -> None:
     """A folder of images in, a better detector out.
@@ -50,3 +34,275 @@ def main() -> None:
     mmsnclr pretrain photos/ --out run/
     mmsnclr pretrain --help
     """  # noqa: D301  click wants the backspace itself
+
+
+_labels = click.option(
+    '--labels',
+    metavar='folders|CSV',
+    help='Classes of the images: the folder names, or a csv (path,label).',
+)
+_projection = click.option(
+    '--projection',
+    type=click.Choice(['pca', 'tsne']),
+    default='pca',
+    show_default=True,
+    help='How to get to two dimensions.',
+)
+_max_images = click.option(
+    '--max-images', type=int, help='If there are more, draw so many at random.'
+)
+_seed = click.option('--seed', default=0, show_default=True, help='Seed of all that is random.')
+
+
+@main.command(short_help='Learn a backbone from unlabelled images.')
+@click.argument('images', nargs=-1)
+@click.option('--out', required=True, help='Folder for config, logs and checkpoints.')
+@click.option(
+    '--backbone',
+    default='r50',
+    show_default=True,
+    metavar='NAME',
+    help='r18, r34, r50, r101, vit-s, vit-b or a timm model.',
+)
+@click.option(
+    '--init',
+    metavar='FILE',
+    help='Start from a checkpoint of torchvision, timm, mmpretrain or an earlier run.',
+)
+@click.option('--epochs', type=int, help='How often each image is seen.')
+@click.option('--time', metavar='TIME', help='Time to spend, such as 30m or 1h30m.')
+@click.option('--batch', type=int, help='Images of a step.')
+@click.option('--size', type=int, help='Edge of the views, in pixels.')
+@click.option('--workers', type=int, help='Processes that load images.')
+@_labels
+@click.option('--image-root', metavar='DIR', help='Where paths in files start, if not beside them.')
+@click.option('--min-edge', default=32, show_default=True, help='Leave smaller images out.')
+@click.option('--amp/--no-amp', default=True, help='Mixed precision, which is the default.')
+@click.option(
+    '--cfg-options',
+    metavar='KEY=VALUE',
+    multiple=True,
+    help='Override the config, as in model.head.neighbors=10; repeatable.',
+)
+@click.option('--resume', is_flag=True, help='Continue the run in --out.')
+def pretrain(cfg_options: tuple[str, ...], **arguments: Any) -> None:
+    """Learn a backbone from unlabelled images.
+
+    IMAGES are folders, searched recursively, text files with a path per line,
+    or COCO json files. All settings follow from the images unless they are
+    given; they are printed and written to OUT/config.py. Labels are for
+    evaluation in the log alone.
+
+    \b
+    mmsnclr pretrain photos/ --out run/ --time 8h
+    mmsnclr pretrain --out run/ --resume
+    """  # noqa: D301
+    from .api.pretrain import pretrain
+
+    pairs = [option.partition('=') for option in cfg_options]
+    if not all(equals for _, equals, _ in pairs):
+        raise click.UsageError('--cfg-options takes KEY=VALUE')
+    out = arguments['out']
+    try:
+        checkpoint = pretrain(
+            cfg_options={key: _value(text) for key, _, text in pairs}, **arguments
+        )
+    except (KeyboardInterrupt, SystemExit):
+        click.echo(f'interrupted; continue with: mmsnclr pretrain --out {out} --resume', err=True)
+        raise
+    click.echo(
+        f'\nThe backbone is in {checkpoint}. Next:\n'
+        f'  mmsnclr report {out}\n'
+        f'  mmsnclr neighbors {checkpoint} IMAGES\n'
+        f'  mmsnclr detect TRAIN_JSON IMAGES --backbone {checkpoint} --out DIR'
+    )
+
+
+def _value(text: str) -> Any:
+    """A Python literal, or the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+@main.command(short_help='Draw images with their nearest neighbours.')
+@click.argument('checkpoint')
+@click.argument('images', nargs=-1, required=True)
+@click.option('--out', metavar='DIR', help="Folder to write into.  [default: the checkpoint's]")
+@_labels
+@click.option('--queries', default=40, show_default=True, help='Images to look at.')
+@click.option('--shown', default=10, show_default=True, help='Neighbours of each.')
+@_max_images
+@_seed
+def neighbors(**arguments: Any) -> None:
+    """Draw images with their nearest neighbours.
+
+    Shows by which images, and how much, the model would have supported each
+    query: neighbors.html, which can be searched, and neighbors.png. IMAGES are
+    folders, searched recursively, text files with a path per line, or COCO
+    json files.
+
+    \b
+    mmsnclr neighbors run/epoch_100.pth photos/
+    mmsnclr neighbors run/epoch_100.pth photos/ --labels folders --out look/
+    """  # noqa: D301
+    from .api.neighbors import neighbors
+
+    for path in neighbors(**arguments):
+        click.echo(f'wrote {path}')
+
+
+@main.command(short_help='Write the features of images, and plot them in 2-D.')
+@click.argument('checkpoint')
+@click.argument('images', nargs=-1, required=True)
+@click.option('--out', required=True, metavar='DIR', help='Folder to write into.')
+@_labels
+@_projection
+@_max_images
+@_seed
+def embed(**arguments: Any) -> None:
+    """Write the features of images, and plot them in 2-D.
+
+    Writes features.npz (paths, features, labels, projection), features.csv (an
+    image per line) and projection.png. IMAGES are folders, searched
+    recursively, text files with a path per line, or COCO json files.
+
+    \b
+    mmsnclr embed run/epoch_100.pth photos/ --out features/
+    mmsnclr embed run/epoch_100.pth photos/ --out features/ --projection tsne
+    """  # noqa: D301
+    from .api.embed import embed
+
+    for path in embed(**arguments):
+        click.echo(f'wrote {path}')
+
+
+@main.command(short_help='Write one HTML page about a pretraining run.')
+@click.argument('run', metavar='DIR')
+@click.option(
+    '--images',
+    multiple=True,
+    help="Images for gallery and projection; repeatable.  [default: the run's]",
+)
+@_labels
+@click.option('--queries', default=12, show_default=True, help='Images in the gallery.')
+@click.option('--shown', default=8, show_default=True, help='Neighbours of each.')
+@_projection
+@click.option(
+    '--max-images', default=500, show_default=True, help='If there are more, draw so many.'
+)
+@_seed
+def report(**arguments: Any) -> None:
+    """Write one HTML page about a pretraining run.
+
+    DIR is a run's folder. DIR/report.html has a verdict in words, the curves
+    of loss and health, a gallery of neighbours, a projection of the features,
+    settings and environment. It opens without a network.
+
+    \b
+    mmsnclr report run/
+    mmsnclr report run/ --images photos/val --labels folders
+    """  # noqa: D301
+    from .api.report import report
+
+    click.echo(f'wrote {report(**arguments)}')
+
+
+@main.command(short_help='Write a backbone for another library.')
+@click.argument('checkpoint')
+@click.argument('out')
+@click.option('--to', type=click.Choice(TARGETS), required=True, help='What is to load OUT.')
+def export(**arguments: Any) -> None:
+    """Write the backbone in CHECKPOINT to the file OUT for another library.
+
+    The file is written only if the library's model, loaded with it, gives the
+    same output. The line that is printed says how to load it.
+
+    \b
+    mmsnclr export run/epoch_100.pth backbone.pth --to timm
+    mmsnclr export run/epoch_100.pth backbone.onnx --to onnx
+    """  # noqa: D301
+    from .api.export import export
+
+    click.echo(export(**arguments))
+
+
+@main.command('import', short_help='Read a backbone of another library or code.')
+@click.argument('checkpoint')
+@click.argument('out')
+@click.option('--heads', type=int, help="Attention heads of a ViT. [default: its origin's]")
+@click.option('--timm-model', metavar='NAME', help='The timm model that the weights are of.')
+def import_(**arguments: Any) -> None:
+    """Read a backbone of another library or code, write a checkpoint to start from.
+
+    CHECKPOINT may be of SNCLR's released code, of MoCo v3, or a ResNet or ViT
+    of torchvision or timm (.pth or .safetensors); which, its keys tell. Any
+    other model of timm is read if it is named. OUT suits `--init` and
+    `--backbone` of the other verbs, and `init_cfg` of a config.
+
+    \b
+    mmsnclr import vit-s-300ep.pth.tar snclr_vit-s.pth
+    mmsnclr import model.safetensors convnext.pth --timm-model convnext_tiny
+    """  # noqa: D301
+    from .api.import_ import import_checkpoint
+
+    click.echo(import_checkpoint(**arguments))
+
+
+@main.command(short_help='Train a detector on a COCO-format set.')
+@click.argument('train_json')
+@click.argument('images')
+@click.option('--backbone', metavar='CHECKPOINT', required=True, help='Checkpoint with a ResNet.')
+@click.option('--out', metavar='DIR', required=True, help='Where results go.')
+@click.option('--val', 'val_json', metavar='JSON', help='Validate on this, not on a fifth.')
+@click.option('--val-images', metavar='DIR', help='Images of --val. [default: IMAGES]')
+@click.option('--compare', metavar='CHECKPOINT', help='Train the same from it, or from "random".')
+@click.option('--size', type=int, help="Longer side in pixels. [default: the images']")
+@click.option('--iterations', type=int, help='Training steps. [default: by number of images]')
+@click.option('--epochs', type=float, help='The same in passes over the images.')
+@click.option('--batch', type=int, default=4, show_default=True, help='Images in a step.')
+@click.option('--lr', type=float, help='Learning rate. [default: by batch]')
+@click.option('--flip/--no-flip', default=True, help='Mirror images at random; not for text.')
+@click.option('--skip-bad', is_flag=True, help='Leave wrong images and annotations out.')
+@click.option('--workers', type=int, default=2, show_default=True, help='Loading processes.')
+@_seed
+@click.option('--resume', is_flag=True, help='Continue; the rest of the command as before.')
+def detect(**options: Any) -> None:
+    """Train Mask R-CNN on a COCO-format set, from a pretrained backbone.
+
+    File names in TRAIN_JSON start from the folder IMAGES. Without masks it is
+    Faster R-CNN. Mistakes in the json are listed first. DIR/summary.md has the
+    result; tools/train.py DIR/config.py --work-dir ELSEWHERE trains it again.
+
+    \b
+    mmsnclr detect my.json photos/ --backbone epoch_100.pth --out detector/
+    mmsnclr detect my.json photos/ --backbone epoch_100.pth --out both/ \\
+        --val val.json --compare random
+    """  # noqa: D301
+    from .api.detect import detect
+
+    detect(**options)
+
+
+@main.command(short_help='Find objects in images with a trained detector.')
+@click.argument('checkpoint')
+@click.argument('images', nargs=-1, required=True)
+@click.option('--out', metavar='DIR', required=True, help='Where pictures and results go.')
+@click.option(
+    '--threshold', type=float, default=0.3, show_default=True, help='Lowest score to keep.'
+)
+def predict(**arguments: Any) -> None:
+    """Find objects in IMAGES by the detector in CHECKPOINT.
+
+    IMAGES are image files, folders, searched recursively, text files with a
+    path per line, or COCO json files.
+    DIR receives predictions.json, in COCO's result format with file names,
+    and pictures/ with boxes and masks drawn.
+
+    \b
+    mmsnclr predict detector/training/iter_2000.pth photos/ --out found/
+    """  # noqa: D301
+    from .api.predict import predict
+
+    predict(**arguments)

@@ -34,6 +34,31 @@ def small_model(**options) -> dict:
     return config.model
 
 
+METHODS = {
+    'snclr': {},
+    'nnclr': {'type': 'NNCLR', 'head.neighbors': 1, 'momentum_coefficient': 0.0},
+    'sce': {'type': 'SCE', 'head': dict(type='SCEHead', _delete_=True)},
+    'sce, symmetric': {
+        'type': 'SCE',
+        'symmetric': True,
+        'head': dict(type='SCEHead', _delete_=True),
+    },
+}
+
+
+def config_of(method: str) -> dict:
+    """:func:`small_model` of one of :data:`METHODS`."""
+    model = small_model()
+    for key, value in METHODS[method].items():
+        if key == 'head':
+            model.head = {k: v for k, v in value.items() if k != '_delete_'}
+        elif '.' in key:
+            model.head[key.partition('.')[2]] = value
+        else:
+            model[key] = value
+    return model
+
+
 def small_run(digits: Path, work_dir: Path, **options) -> Config:
     """Config of a run over the small pictures: 6 steps an epoch, 3 epochs."""
     config = Config.fromfile(ROOT / 'configs/demo/snclr_digits.py')

@@ -16,7 +16,8 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
-from mmsnclr.engine import build_runner, load_checkpoint
+from mmsnclr.checkpoints import load_checkpoint
+from mmsnclr.engine import build_runner
 from mmsnclr.engine.hooks import checkpoint as checkpoint_hook
 
 STEPS = 18

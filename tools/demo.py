@@ -17,9 +17,9 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmsnclr.datasets.digits import write_digits
+from mmsnclr.engine.run import load_run
 from mmsnclr.evaluation import evaluate_knn
 from mmsnclr.evaluation.representation import represent
-from mmsnclr.utils.run import load_run
 from mmsnclr.visualization import draw_neighbors, find_neighbors
 
 ROOT = Path(__file__).resolve().parents[1]

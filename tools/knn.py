@@ -3,7 +3,7 @@
 import argparse
 
 from mmsnclr.evaluation import evaluate_knn
-from mmsnclr.utils.cli import add_config_arguments, load_config
+from mmsnclr.tool_arguments import add_config_arguments, load_config
 
 
 def main() -> None:

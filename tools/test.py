@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from mmsnclr.engine import build_runner
-from mmsnclr.utils.cli import add_common_arguments, load_config
+from mmsnclr.tool_arguments import add_common_arguments, load_config
 
 
 def main() -> None:

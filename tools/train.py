@@ -6,7 +6,8 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmsnclr.engine import build_runner
-from mmsnclr.utils.cli import add_common_arguments, load_config, set_amp
+from mmsnclr.engine.optim import set_amp
+from mmsnclr.tool_arguments import add_common_arguments, load_config
 
 
 def parse_args() -> argparse.Namespace:

@@ -7,21 +7,22 @@ from typing import NamedTuple
 
 from mmengine.config import Config
 
-from ..datasets.coco_check import Mistake, check_coco, describe_mistakes, split_coco
+from ..backbones.exporting import read_backbone
+from ..console import Setting, only_progress, settings_table
+from ..datasets.coco import Mistake, check_coco, describe_mistakes, split_coco
 from ..engine import build_runner
-from ..evaluation.coco import CocoAP, evaluate_coco, plot_precision_recall
-from ..evaluation.detection_summary import ap_advice, ap_table, detection_summary
-from ..utils.backbone_export import read_backbone
-from ..utils.console import Setting, only_progress, settings_table
-from ..utils.detection_config import (
+from ..evaluation.coco import CocoAP, evaluate_coco
+from ..recipes.detection import (
     Backbone,
     config_text,
     derive_schedule,
     detector_backbone,
     detector_config,
 )
-from ..utils.requirements import check_detection_requirements
+from ..requirements import check_detection_requirements
+from ..visualization.detection_summary import ap_advice, ap_table, detection_summary
 from ..visualization.detections import draw_detections
+from ..visualization.precision_recall import plot_precision_recall
 
 _VAL_SHARE = 0.2
 _PICTURES, _THRESHOLD = 12, 0.3

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..datasets.listing import list_images, read_labels
+from ..engine.run import load_run
 from ..evaluation.representation import represent_images
-from ..utils.images import list_images, read_labels
-from ..utils.run import load_run
 from ..visualization import draw_projection, project
 
 

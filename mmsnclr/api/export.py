@@ -1,6 +1,6 @@
 """Write a backbone for another library."""
 
-from ..utils.backbone_export import TARGETS
-from ..utils.backbone_export import export_backbone as export
+from ..backbones.exporting import TARGETS
+from ..backbones.exporting import export_backbone as export
 
 __all__ = ['TARGETS', 'export']

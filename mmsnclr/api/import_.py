@@ -1,5 +1,5 @@
 """Read a backbone of another library or code."""
 
-from ..utils.backbone_import import import_backbone as import_checkpoint
+from ..backbones.importing import import_backbone as import_checkpoint
 
 __all__ = ['import_checkpoint']

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..datasets.listing import list_images, read_labels
+from ..engine.run import load_run
 from ..evaluation.representation import represent_images
-from ..utils.images import list_images, read_labels
-from ..utils.run import load_run
 from ..visualization import draw_neighbors, find_neighbors, write_neighbors_page
 
 

@@ -9,10 +9,10 @@ import cv2
 import torch
 from mmcv import imread
 
-from ..engine.checkpoint import load_checkpoint, stored_config
-from ..utils.console import track
-from ..utils.images import list_images
-from ..utils.requirements import check_detection_requirements
+from ..checkpoints.reading import load_checkpoint, stored_config
+from ..console import track
+from ..datasets.listing import list_images
+from ..requirements import check_detection_requirements
 from ..visualization.detections import draw_detections
 
 

@@ -16,17 +16,17 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from torch import nn
 
+from ..backbones.starting import initialize_backbone
+from ..checkpoints.choosing import newest_checkpoint
+from ..console import Setting, only_progress, settings_table
+from ..datasets.listing import list_images, read_labels
 from ..datasets.scan import Scan, scan_images
+from ..datasets.views import view_size
 from ..engine import build_runner
-from ..engine.checkpoint import newest_checkpoint
-from ..evaluation.representation import view_size
-from ..utils.backbone_init import initialize_backbone
-from ..utils.cli import set_amp
-from ..utils.console import Setting, only_progress, settings_table
-from ..utils.cost import seconds_per_step
-from ..utils.images import list_images, read_labels
-from ..utils.recipe import fit_to_epochs, fit_to_images, load_recipe, set_size
-from ..utils.run import relocated
+from ..engine.cost import seconds_per_step
+from ..engine.optim import set_amp
+from ..engine.run import relocated
+from ..recipes.pretraining import fit_to_epochs, fit_to_images, load_recipe, set_size
 
 _UNITS = dict(d=86_400, h=3600, m=60, s=1)
 # Settings that are arguments, and those that are shown.

@@ -12,9 +12,9 @@ import mmpretrain
 import torch
 from mmengine.config import Config
 
+from ..datasets.listing import list_images, read_labels
+from ..engine.run import latest_checkpoint, load_run, read_log, relocated, training_images
 from ..evaluation.representation import represent_images
-from ..utils.images import list_images, read_labels
-from ..utils.run import latest_checkpoint, load_run, read_log, relocated, training_images
 from ..version import __version__
 from ..visualization import draw_projection, find_neighbors, project, write_report
 

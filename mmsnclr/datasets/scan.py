@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 from PIL import Image, UnidentifiedImageError
 
-from .loading import to_rgb
+from .decoding import to_rgb
 
 # Images that are handed to the threads at once; bounds the memory of what waits.
 _CHUNK = 1024

@@ -12,7 +12,7 @@ from mmcv.transforms import BaseTransform
 from mmpretrain.datasets.transforms import MultiView
 from mmpretrain.registry import TRANSFORMS
 
-from ..utils.image_id import image_id
+from .image_id import image_id
 
 
 def transforms_of(dataset) -> Iterator[BaseTransform]:

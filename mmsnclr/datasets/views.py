@@ -1,6 +1,7 @@
 """BYOL's two groups of augmentations, fast: one decode, cropped before all else."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random
 
@@ -8,10 +9,11 @@ import cv2
 import numpy as np
 import torch
 from mmengine import fileio
+from mmengine.config import Config
 from mmpretrain.registry import TRANSFORMS
 from torch.nn import functional as F
 
-from .loading import decode, decode_any, plain_header
+from .decoding import decode, decode_any, plain_header
 from .transforms import SeededTransform
 
 
@@ -272,3 +274,31 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
 def solarize(image: np.ndarray) -> np.ndarray:
     """Invert every value from 128 on."""
     return cv2.LUT(image, _SOLARIZE)
+
+
+def view_size(cfg: Config) -> int:
+    """Edge of the views that a model was trained with.
+
+    Args:
+        cfg: The config of the training.
+
+    Returns:
+        Pixels; 224 if the pipeline does not tell.
+    """
+    for step in _dicts(cfg.get('train_dataloader')):
+        if step.get('type') == 'AugmentedViews':
+            return step['views'][0].get('size', 224)
+        if step.get('type') in ('RandomResizedCrop', 'ResizeEdge', 'CenterCrop'):
+            size = step.get('scale') or step.get('crop_size')
+            return size if isinstance(size, int) else size[0]
+    return 224
+
+
+def _dicts(node) -> Iterable[dict]:
+    """All dictionaries in a config, in order."""
+    if isinstance(node, dict):
+        yield node
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        for child in node:
+            yield from _dicts(child)

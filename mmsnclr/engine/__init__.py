@@ -1,6 +1,7 @@
 """Training around the method: hooks, checkpoints, optimisers, the runner."""
 
-from .checkpoint import load_checkpoint, stored_config
+from ..backbones.starting import check_pretrained
+from ..checkpoints.reading import load_checkpoint, stored_config
 from .hooks import (
     AtomicCheckpointHook,
     HealthHook,
@@ -14,7 +15,6 @@ from .hooks import (
 )
 from .loops import ResumableTrainLoop
 from .optim import BFloat16OptimWrapper
-from .pretrained import check_pretrained
 from .runner import build_runner
 
 __all__ = [

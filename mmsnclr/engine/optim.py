@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 
 import torch
+from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS
 from timm.optim import Lars
@@ -31,3 +32,23 @@ class BFloat16OptimWrapper(OptimWrapper):
         device = next(model.parameters()).device.type
         with super().optim_context(model), torch.autocast(device, dtype=torch.bfloat16):
             yield
+
+
+def set_amp(cfg: Config) -> None:
+    """Train in mixed precision: float16 on CUDA, bfloat16 on a CPU.
+
+    Args:
+        cfg: A full config; changed in place.
+
+    Raises:
+        ValueError: If the config is a detector's and there is no CUDA device.
+    """
+    if torch.cuda.is_available():
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+        return
+    if cfg.get('default_scope') == 'mmdet':
+        raise ValueError(
+            "--amp: mmcv's operators have no bfloat16 on a CPU; leave --amp out for detection"
+        )
+    cfg.optim_wrapper.type = 'BFloat16OptimWrapper'

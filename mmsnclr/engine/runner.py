@@ -23,8 +23,10 @@ from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from .checkpoint import check_bytes, check_resumable, load_checkpoint, newest_checkpoint, replacing
-from .pretrained import check_pretrained
+from ..backbones.starting import check_pretrained
+from ..checkpoints.choosing import check_bytes, check_resumable, newest_checkpoint
+from ..checkpoints.reading import load_checkpoint
+from ..checkpoints.writing import replacing
 
 _MMENGINES_HOOKS = [
     'runtime_info',
@@ -280,7 +282,24 @@ def build_runner(cfg: Config) -> Runner:
         device.
     """
     os.environ.setdefault('LOCAL_RANK', '0')
+    _set_collate(cfg)
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
     runner = ResumableRunner if torch.cuda.is_available() else CPURunner
     return runner.from_cfg(cfg)
+
+
+def _set_collate(cfg: Config) -> None:
+    """Have every loader stack tensors, as mmpretrain's models want it.
+
+    Also drops the scope that ``_base_ = 'mmpretrain::...'`` puts into an
+    inherited ``collate_fn``, as mmengine would pass it to the function.
+    """
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(name)
+        if loader is None:
+            continue
+        if cfg.get('default_scope') != 'mmdet':
+            loader.setdefault('collate_fn', dict(type='default_collate'))
+        if isinstance(loader.get('collate_fn'), dict):
+            loader.collate_fn.pop('_scope_', None)

@@ -1,6 +1,7 @@
 """How good a representation is."""
 
-from .coco import evaluate_coco, plot_precision_recall
+from ..visualization.precision_recall import plot_precision_recall
+from .coco import evaluate_coco
 from .features import extract_features
 from .knn import evaluate_knn, knn_accuracy
 

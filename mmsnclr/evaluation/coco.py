@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 
 class ClassAP(NamedTuple):
@@ -94,43 +93,3 @@ def evaluate_coco(
 def _percent(precision: np.ndarray) -> float:
     known = precision[~np.isnan(precision)]
     return 100 * float(known.mean()) if known.size else float('nan')
-
-
-def plot_precision_recall(results: dict[str, dict[str, CocoAP]], path: str | Path) -> Path:
-    """Plot precision over recall at IoU 0.50.
-
-    A bold line is the mean over the annotated classes of a run; the thin ones
-    are the classes of the first run.
-
-    Args:
-        results: For each run, by name, its average precision of each kind
-            (``'bbox'``, ``'segm'``).
-        path: Picture to write.
-
-    Returns:
-        The picture's path.
-    """
-    kinds = list(next(iter(results.values())))
-    figure = Figure((5 * len(kinds), 4.2), layout='constrained')
-    recall = np.linspace(0, 1, 101)
-    for axis, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds):
-        for number, (name, by_kind) in enumerate(results.items()):
-            known = by_kind[kind].precision
-            known = known[:, ~np.isnan(known).any(axis=0)]
-            if number == 0:
-                axis.plot(recall, known, color='0.8', linewidth=0.8)
-                axis.plot([], [], color='0.8', linewidth=0.8, label=f'{name}: each class')
-            if known.size:
-                label = f'{name}: AP50 {by_kind[kind].ap50:.1f}'
-                mean = known.mean(axis=1)
-                axis.plot(recall, mean, color=f'C{number}', linewidth=2.5, label=label)
-        axis.set(
-            title={'bbox': 'Boxes', 'segm': 'Masks'}[kind],
-            xlabel='recall',
-            ylabel='precision at IoU 0.50',
-            xlim=(0, 1),
-            ylim=(0, 1.02),
-        )
-        axis.legend(loc='upper right')
-    figure.savefig(path, dpi=120)
-    return Path(path)

@@ -12,7 +12,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..engine.pretrained import check_pretrained
+from ..backbones.starting import check_pretrained
 from .features import extract_features
 
 

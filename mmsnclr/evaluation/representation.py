@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,8 @@ from mmpretrain.registry import TRANSFORMS
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..datasets.loading import read_image
+from ..datasets.decoding import read_image
+from ..datasets.views import view_size
 from ..models import SNCLR
 from .features import extract_features
 
@@ -167,31 +168,3 @@ def represent(
     keys, projections, features = found.split([dim, dim, found.size(1) - 2 * dim], dim=1)
     paths = [loader.dataset.get_data_info(i)['img_path'] for i in range(len(loader.dataset))]
     return Representations(paths, names, features, keys, projections)
-
-
-def view_size(cfg: Config) -> int:
-    """Edge of the views that a model was trained with.
-
-    Args:
-        cfg: The config of the training.
-
-    Returns:
-        Pixels; 224 if the pipeline does not tell.
-    """
-    for step in _dicts(cfg.get('train_dataloader')):
-        if step.get('type') == 'AugmentedViews':
-            return step['views'][0].get('size', 224)
-        if step.get('type') in ('RandomResizedCrop', 'ResizeEdge', 'CenterCrop'):
-            size = step.get('scale') or step.get('crop_size')
-            return size if isinstance(size, int) else size[0]
-    return 224
-
-
-def _dicts(node) -> Iterable[dict]:
-    """All dictionaries in a config, in order."""
-    if isinstance(node, dict):
-        yield node
-        node = list(node.values())
-    if isinstance(node, list | tuple):
-        for child in node:
-            yield from _dicts(child)

@@ -14,9 +14,9 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..utils.dist import gather_rows, sum_over_ranks
-from ..utils.image_id import image_id
+from ..datasets.image_id import image_id
 from .backbone import TIMMRepresentation
+from .dist import gather_rows, sum_over_ranks
 from .queue import Neighbors
 from .snclr_loss import Candidates
 

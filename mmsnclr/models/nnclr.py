@@ -4,8 +4,8 @@ import torch
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from ..utils.dist import gather_rows_with_gradient
 from .algorithm import SNCLR, Diagnostics
+from .dist import gather_rows_with_gradient
 
 
 @MODELS.register_module()

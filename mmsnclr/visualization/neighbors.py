@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..datasets.loading import read_image
+from ..datasets.decoding import read_image
 from ..evaluation.representation import Representations
 from ..models import SNCLR, NeighborQueue
 from ..models.snclr_loss import Candidates

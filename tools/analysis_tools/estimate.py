@@ -21,9 +21,9 @@ from mmpretrain.structures import DataSample
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mmsnclr.utils.cli import add_common_arguments, load_config
-from mmsnclr.utils.cost import PeakMemory, ring_bytes, synthetic_peers
-from mmsnclr.utils.dist import gather_rows
+from mmsnclr.engine.cost import PeakMemory, ring_bytes, synthetic_peers
+from mmsnclr.models.dist import gather_rows
+from mmsnclr.tool_arguments import add_common_arguments, load_config
 
 IMAGENET_IMAGES = 1_281_167
 

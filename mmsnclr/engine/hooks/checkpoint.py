@@ -13,10 +13,10 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from ...utils.dist import sum_over_ranks
-from ...utils.random_state import get_random_state, set_random_state
+from ...checkpoints.writing import TEMPORARY, replacing
+from ...models.dist import sum_over_ranks
+from ...random_state import get_random_state, set_random_state
 from ...version import __version__
-from ..checkpoint import TEMPORARY, replacing
 
 
 @HOOKS.register_module()

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...evaluation import health
 from ...evaluation.knn import vote
 from ...models.algorithm import SNCLR
-from .neighbor_queue import unwrap
+from ...models.dist import unwrap
 
 _RECOVERED = dict(
     diverged='Features are finite again.',

@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..checkpoint import load_checkpoint, rank_file, replacing
+from ...checkpoints.reading import load_checkpoint
+from ...checkpoints.writing import rank_file, replacing
+from ...models.dist import unwrap
 
 
 @HOOKS.register_module()
@@ -127,8 +127,3 @@ class NeighborQueueHook(Hook):
                 unwrap(runner.model).forget_step()
             else:
                 unwrap(runner.model).after_optimizer_step((runner.iter + 1) / runner.max_iters)
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The model itself, where a wrapper trains it on several processes."""
-    return model.module if is_model_wrapper(model) else model

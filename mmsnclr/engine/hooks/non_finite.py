@@ -11,8 +11,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...utils.dist import sum_over_ranks
-from .neighbor_queue import unwrap
+from ...models.dist import sum_over_ranks, unwrap
 
 
 @HOOKS.register_module()

@@ -1,0 +1,13 @@
+"""Backbones in every library's naming: what they start from, imported, exported."""
+
+from .exporting import export_backbone, read_backbone
+from .importing import import_backbone
+from .starting import check_pretrained, initialize_backbone
+
+__all__ = [
+    'check_pretrained',
+    'export_backbone',
+    'import_backbone',
+    'initialize_backbone',
+    'read_backbone',
+]

@@ -1,0 +1,157 @@
+"""A pretraining run as it lies on the disk: its model, its settings, its log."""
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import DATASETS, MODELS
+
+from ..checkpoints.choosing import newest_checkpoint
+from ..checkpoints.reading import load_checkpoint, stored_config
+from ..models import SNCLR
+
+
+def load_run(checkpoint: str | Path) -> tuple[Config, SNCLR]:
+    """Build the model of a checkpoint with its weights.
+
+    Args:
+        checkpoint: Checkpoint of a training by SNCLR, NNCLR or SCE.
+
+    Returns:
+        The run's config, and the model in evaluation mode, on the GPU if there
+        is one.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint.
+        ValueError: If it is not one of such a training.
+    """
+    stored = load_checkpoint(str(checkpoint))
+    cfg = stored_config(stored)
+    if cfg is None or 'state_dict' not in stored:
+        raise ValueError(f'{checkpoint} is no checkpoint of a training: pass one that it saved')
+    init_default_scope('mmpretrain')
+    settings = cfg.model.to_dict() | dict(pretrained=None, init_cfg=None)
+    kind = settings.get('type', 'backbone')
+    if not issubclass(MODELS.get(kind) or object, SNCLR):
+        raise ValueError(
+            f'{checkpoint} holds a {kind}, not an SNCLR, NNCLR or SCE: pass a '
+            'checkpoint of pretraining'
+        )
+    settings['compile_backbone'] = False  # it would take minutes
+    # The checkpoint has all weights: nothing is downloaded first.
+    for key in ('pretrained', 'init_cfg', 'checkpoint_path'):
+        settings['backbone'].pop(key, None)
+    model = revert_sync_batchnorm(MODELS.build(settings))
+    missing, _ = model.load_state_dict(stored['state_dict'], strict=False)
+    if missing:
+        raise ValueError(f'{checkpoint} lacks {", ".join(missing[:3])} of its own config')
+    model.to('cuda' if torch.cuda.is_available() else 'cpu')
+    model.eval()  # returns nothing in mmpretrain
+    return cfg, model
+
+
+def relocated(cfg: Config, folder: str | Path) -> Config:
+    """A run's config with the paths as they are after its folder was moved or copied.
+
+    Args:
+        cfg: The config, whose ``work_dir`` is where the folder was.
+        folder: Where it is now.
+
+    Returns:
+        A new config.
+    """
+    before, now = cfg.work_dir, os.path.abspath(folder)
+
+    def moved(value):
+        if isinstance(value, str) and (value == before or value.startswith(f'{before}{os.sep}')):
+            return now + value[len(before) :]
+        if isinstance(value, dict):
+            return {key: moved(part) for key, part in value.items()}
+        return type(value)(map(moved, value)) if isinstance(value, list | tuple) else value
+
+    return Config(moved(cfg.to_dict()))
+
+
+def latest_checkpoint(folder: str | Path) -> Path:
+    """Find the newest checkpoint of a run, also after the folder was moved.
+
+    Args:
+        folder: The run's work directory.
+
+    Returns:
+        Its path.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    path, _ = newest_checkpoint(str(folder))
+    if path is None:
+        raise FileNotFoundError(
+            f'no checkpoint in {str(folder)!r}: pass the folder of a run that has saved one'
+        )
+    return Path(path)
+
+
+def read_log(folder: str | Path) -> list[dict[str, float]]:
+    """Read the training's log lines, of all parts of a run that was resumed.
+
+    Args:
+        folder: The run's work directory.
+
+    Returns:
+        Logged values by name, for rising ``step``; where a resumed part
+        repeats steps, its own lines count.
+
+    Raises:
+        FileNotFoundError: If nothing was logged.
+    """
+    lines: dict[int, dict] = {}
+    for path in sorted(Path(folder).glob('*/vis_data/scalars.json')):
+        part = [line for line in map(_parse, path.read_text().splitlines()) if 'loss' in line]
+        if part:
+            lines = {step: line for step, line in lines.items() if step < part[0]['step']}
+            lines |= {line['step']: line for line in part}
+    if not lines:
+        raise FileNotFoundError(
+            f'no log in {str(folder)!r} (*/vis_data/scalars.json): pass the folder of a run'
+        )
+    return [lines[step] for step in sorted(lines)]
+
+
+def _parse(line: str) -> dict:
+    """The values of a line; none of one that was not written to its end."""
+    with suppress(ValueError):
+        return json.loads(line)
+    return {}
+
+
+def training_images(cfg: Config) -> tuple[list[Path], list[str] | None]:
+    """The images that a run is trained on, and their labels if it was told some.
+
+    Args:
+        cfg: The run's config.
+
+    Returns:
+        Paths, and class names or ``None``.
+
+    Raises:
+        FileNotFoundError: If they are no longer where the config says.
+    """
+    try:
+        dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    except (FileNotFoundError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"the run's training images cannot be read, pass others as --images: {error}"
+        ) from error
+    infos = [dataset.get_data_info(number) for number in range(len(dataset))]
+    paths = [Path(info['img_path']) for info in infos]
+    if any('gt_label' not in info for info in infos):
+        return paths, None
+    classes = dataset.metainfo.get('classes')
+    names = [int(info['gt_label']) for info in infos]
+    return paths, [classes[name] if classes else str(name) for name in names]

@@ -1,0 +1,65 @@
+"""The two collectives of a training step.
+
+Everything that ranks exchange passes through here; with one process both
+functions return their input, and so does what is built on them.
+"""
+
+import torch
+from mmengine.dist import all_gather, all_reduce, get_rank, get_world_size
+from mmengine.model import is_model_wrapper
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def gather_rows(rows: Tensor) -> Tensor:
+    """Concatenate the rows of all ranks in rank order.
+
+    Args:
+        rows: Shape ``(N, ...)``, the same on every rank.
+
+    Returns:
+        Shape ``(N * world size, ...)``.
+    """
+    return rows if get_world_size() == 1 else torch.cat(all_gather(rows.contiguous()))
+
+
+@torch.no_grad()
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Sum a tensor over all ranks.
+
+    Args:
+        values: Any shape, the same on every rank. Overwritten by the sum.
+
+    Returns:
+        The sum, the same on every rank.
+    """
+    all_reduce(values)
+    return values
+
+
+def gather_rows_with_gradient(rows: Tensor) -> Tensor:
+    """:func:`gather_rows`, through which gradients return to the rank of each row.
+
+    Args:
+        rows: Shape ``(N, D)``, the same on every rank.
+
+    Returns:
+        Shape ``(N * world size, D)``.
+    """
+    return rows if get_world_size() == 1 else _GatherRows.apply(rows)
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows):
+        return gather_rows(rows)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        count = len(grad_output) // get_world_size()
+        return sum_over_ranks(grad_output.clone()).split(count)[get_rank()]
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model itself, where a wrapper trains it on several processes."""
+    return model.module if is_model_wrapper(model) else model

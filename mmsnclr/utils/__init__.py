@@ -1,1 +1,0 @@
-"""Helpers that no parent library offers."""

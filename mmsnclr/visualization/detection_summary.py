@@ -1,0 +1,124 @@
+"""What came of training detectors, in markdown."""
+
+import math
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+
+from ..console import Setting
+from ..evaluation.coco import CocoAP
+
+_KINDS = dict(bbox='box', segm='mask')
+
+
+def _row(*cells: object) -> str:
+    shown = [f'{c:.1f}' if isinstance(c, float) and not math.isnan(c) else c for c in cells]
+    return f'| {" | ".join("" if isinstance(c, float) else str(c) for c in shown)} |\n'
+
+
+def ap_table(results: dict[str, dict[str, CocoAP]]) -> str:
+    """Average precision of each run, and the difference, as a markdown table.
+
+    Args:
+        results: For each run, by name, its average precision of each kind.
+    """
+    runs = list(results)
+    difference = ['difference'] if len(runs) > 1 else []
+    table = _row('', *runs, *difference)
+    table += _row('---', *['---:'] * (len(runs) + len(difference)))
+    for kind, name in _KINDS.items():
+        for field in ('ap', 'ap50', 'ap75') if kind in results[runs[0]] else ():
+            values = [getattr(results[run][kind], field) for run in runs]
+            change = [f'{values[0] - values[1]:+.1f}'] if difference else []
+            table += _row(f'{name} {field.upper()}', *values, *change)
+    return table
+
+
+def ap_advice(results: dict[str, dict[str, CocoAP]]) -> str:
+    """What to do if no run has learned to find objects, a line of markdown; else nothing.
+
+    Args:
+        results: For each run, by name, its average precision of each kind.
+    """
+    if any(kind.ap >= 1 for kinds in results.values() for kind in kinds.values()):
+        return ''
+    return (
+        '\nAn AP below 1 is of no use yet, and tells nothing of the backbone: train longer '
+        '(`--iterations`), annotate more images, or pretrain from trained weights '
+        '(`mmsnclr pretrain --init`).\n'
+    )
+
+
+def _class_table(results: dict[str, dict[str, CocoAP]]) -> str:
+    """Average precision of each annotated class."""
+    columns = [(run, kind) for run in results for kind in results[run]]
+    table = _row('class', 'objects', *(f'{_KINDS[kind]} AP, {run}' for run, kind in columns))
+    table += _row('---', '---:', *['---:'] * len(columns))
+    by_class = zip(*(results[run][kind].classes for run, kind in columns))
+    rows = [(c[0].objects, c[0].name, [one.ap for one in c]) for c in by_class]
+    for objects, name, values in sorted(rows, key=lambda row: (-row[0], row[1])):
+        if not np.isnan(values).all():
+            table += _row(name, objects, *values)
+    return table
+
+
+def detection_summary(
+    results: dict[str, dict[str, CocoAP]],
+    choices: list[Setting],
+    checkpoints: dict[str, Path],
+    starts: dict[str, str],
+    sets: list[dict],
+    pictures: list[Path],
+    threshold: float,
+    out: Path,
+) -> str:
+    """What `mmsnclr detect` has to tell, in markdown.
+
+    Args:
+        results: For each run, by name, its average precision of each kind.
+        choices: The settings, the detector's name first.
+        checkpoints: The trained detector of each run.
+        starts: What each run started from.
+        sets: The training and the validation set in COCO's format.
+        pictures: Predictions beside the truth.
+        threshold: Lowest score of what the pictures show.
+        out: Folder that the paths are to be relative to.
+    """
+    train, val = (f'{len(s["images"])} images, {len(s["annotations"])} annotations' for s in sets)
+    setting = ''.join(_row(*choice) for choice in choices)
+    runs = ''.join(
+        _row(run, starts[run], path.relative_to(out)) for run, path in checkpoints.items()
+    )
+    chance = (
+        '\nEach was trained once, with the same seed: differences of a point or so, on few images '
+        'more, may be chance.\n'
+    )
+    once = chance if len(results) > 1 else ''
+    shown = '\n'.join(f'![]({quote(path.relative_to(out).as_posix())})' for path in pictures)
+    return f"""# {choices[0].value} on {len(sets[0]['categories'])} classes
+
+Trained on {train}; measured on {val}.
+Average precision in percent, by pycocotools:
+
+{ap_table(results)}{ap_advice(results)}{once}
+![Precision and recall](precision_recall.png)
+
+| setting | value | why |
+| --- | --- | --- |
+{setting}
+| backbone | from | detector |
+| --- | --- | --- |
+{runs}
+`mmsnclr predict {checkpoints['pretrained']} IMAGES --out DIR` finds objects in other images;
+`python tools/train.py {out / 'config.py'} --work-dir ELSEWHERE` trains it again.
+
+## Classes
+
+{_class_table(results)}
+## Pictures
+
+The truth on the left, on the right what was found with a score of {threshold:.2f} or more:
+
+{shown}
+"""

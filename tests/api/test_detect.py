@@ -1,0 +1,370 @@
+"""A COCO-format set in, a detector and its measured quality out."""
+
+import copy
+import json
+import math
+import os
+import re
+import signal
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from helpers import run_ranks, run_tool, small_model
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmpretrain.registry import MODELS
+from PIL import Image
+
+from mmsnclr.api.detect import detect
+from mmsnclr.api.predict import predict
+from mmsnclr.backbones import check_pretrained
+from mmsnclr.backbones.exporting import read_backbone
+from mmsnclr.cli import main
+from mmsnclr.evaluation.coco import evaluate_coco
+from mmsnclr.recipes.detection import derive_schedule, detector_backbone
+
+RESNET = dict(type='ResNet', depth=18, stem_channels=16, base_channels=16)
+QUICK = dict(size=64, iterations=2, batch=2, workers=0)
+
+
+def pretrained(path, **backbone):
+    """A checkpoint as pretraining saves it."""
+    model = small_model()
+    model.backbone = RESNET | backbone
+    torch.manual_seed(0)
+    weights = MODELS.build(copy.deepcopy(model)).state_dict()
+    meta = dict(cfg=Config(dict(model=model)).pretty_text)
+    torch.save(dict(state_dict=weights, meta=meta), path)
+    return path
+
+
+def comparison(scenes, folder):
+    """Arguments of `detect` for a pretrained backbone and a random one."""
+    return dict(
+        train_json=scenes / 'train.json',
+        images=scenes / 'train',
+        backbone=folder / 'snclr.pth',
+        val_json=scenes / 'val.json',
+        val_images=scenes / 'val',
+        compare='random',
+        **QUICK,
+    )
+
+
+@pytest.fixture(scope='module')
+def run(scenes, tmp_path_factory):
+    """A detector of a few steps, and what was said."""
+    out = tmp_path_factory.mktemp('run')
+    pretrained(out / 'snclr.pth', norm_cfg=dict(type='SyncBN'))
+    said = []
+    detection = detect(**comparison(scenes, out), out=out / 'detector', say=said.append)
+    return detection, out / 'detector', said
+
+
+def test_both_backbones_are_measured_and_everything_is_written(run):
+    detection, out, said = run
+    summary = detection.summary.read_text()
+    assert '| | pretrained | random | difference |' in summary.replace('|  |', '| |')
+    for kind in ('bbox', 'segm'):
+        by_run = [detection.results[name][kind] for name in ('pretrained', 'random')]
+        assert [len(result.classes) for result in by_run] == [10, 10]
+        assert all(0 <= result.ap <= 100 for result in by_run)
+    assert ('An AP below 1 is of no use yet' in summary) == all(
+        kind.ap < 1 for kinds in detection.results.values() for kind in kinds.values()
+    )
+    assert '![Precision and recall](precision_recall.png)' in summary
+    assert (out / 'precision_recall.png').stat().st_size > 10_000
+    pictures = sorted((out / 'pictures').iterdir())
+    assert len(pictures) == 4 and all(f'pictures/{p.name}' in summary for p in pictures)
+    assert Image.open(pictures[0]).size == (256, 128)  # the truth and, beside it, what was found
+    assert detection.checkpoint.is_file() and (out / 'random/training/iter_2.pth').is_file()
+    text = '\n'.join(said)
+    for setting in (
+        r'detector +Mask R-CNN +all',
+        r'size +64 +as asked for',
+        r'anchors +scale',
+        r"lr +\S+ +mmdet's 0.02 for 16 images",
+    ):
+        assert re.search(setting, text) and setting.partition(' ')[0] in summary
+
+
+def test_the_detector_starts_from_the_checkpoint_and_the_other_does_not(run):
+    _, out, _ = run
+    start = torch.load(out.parent / 'snclr.pth')['state_dict']['backbone.conv1.weight']
+    distance = {}
+    for name, folder in (('pretrained', out), ('random', out / 'random')):
+        weights = torch.load(folder / 'training/iter_2.pth', weights_only=False)['state_dict']
+        distance[name] = (weights['backbone.conv1.weight'] - start).abs().mean()
+    assert distance['pretrained'] < 0.1 * distance['random']
+
+
+def test_the_config_says_why_and_differs_in_the_backbone_only(run):
+    _, out, _ = run
+    text = (out / 'config.py').read_text()
+    assert 'anchors: scale' in text.partition('_base_')[0]
+    configs = [Config.fromfile(path / 'config.py') for path in (out, out / 'random')]
+    assert configs[0].model.backbone.pop('init_cfg').prefix == 'backbone.'
+    assert configs[1].model.backbone.pop('init_cfg') is None
+    assert configs[0].model == configs[1].model
+    assert configs[0].train_dataloader == configs[1].train_dataloader
+    assert configs[0].model.data_preprocessor.mean == [80.0] * 3
+    assert configs[0].train_dataloader.dataset.pipeline[3] == dict(type='RandomFlip', prob=0.5)
+    assert configs[0].model.roi_head.mask_head.num_classes == 10
+
+
+def test_what_was_interrupted_is_continued(run, scenes, tmp_path):
+    whole, folder, _ = run
+    arguments = comparison(scenes, folder.parent) | dict(out=tmp_path)
+
+    def die_in_the_second_validation():
+        from mmdet.evaluation import CocoMetric
+
+        validate, done = CocoMetric.evaluate, []
+
+        def evaluate(*args):
+            if done:
+                os.kill(os.getpid(), signal.SIGKILL)
+            done.append(validate(*args))
+            return done[0]
+
+        CocoMetric.evaluate = evaluate
+        detect(**arguments)
+
+    assert run_ranks(die_in_the_second_validation, 1) == [-signal.SIGKILL]
+    first = (tmp_path / 'training/iter_2.pth').stat().st_mtime_ns
+    with pytest.raises(ValueError, match=r'config\.py was written with other .*--resume'):
+        detect(**(arguments | dict(lr=0.1)), resume=True)
+    detection = detect(**arguments, resume=True)
+    assert (tmp_path / 'training/iter_2.pth').stat().st_mtime_ns == first
+    assert detection.summary.is_file()
+    for name, kinds in detection.results.items():
+        assert kinds['segm'].ap == pytest.approx(whole.results[name]['segm'].ap, abs=0.01)
+
+
+def test_predictions_have_file_names_and_are_drawn(run, scenes, tmp_path):
+    detection, *_ = run
+    folder = tmp_path / 'images'
+    (folder / 'sub').mkdir(parents=True)
+    pixels = Image.open(scenes / 'val/00000.png')
+    pixels.save(folder / 'sub/a.png')
+    pixels.resize((90, 60)).save(folder / 'b.jpg')
+    (folder / 'broken.png').write_bytes(b'nothing')
+    (folder / 'empty.jpg').touch()
+    Image.new('RGB', (3000, 10)).save(folder / 'narrow.png')  # of no height at the detector's size
+    (folder / 'gone.png').symlink_to('nowhere')
+    said = []
+    found = predict(
+        detection.checkpoint, str(folder), tmp_path / 'found', threshold=0, say=said.append
+    )
+    names = ('broken.png', 'empty.jpg', 'gone.png', 'narrow.png')
+    broken = ', '.join(str(folder / name) for name in names)
+    assert said[0] == f'4 of 6 images cannot be read and were left out: {broken}'
+    assert said[1].startswith(f'{len(found)} objects with a score of 0 or more, in 2 of 6 images')
+    assert json.loads((tmp_path / 'found/predictions.json').read_text()) == found
+    assert {(d['image_id'], d['file_name']) for d in found} == {(0, 'b.jpg'), (5, 'sub/a.png')}
+    assert all(d['category'] == '0123456789'[d['category_id'] - 1] for d in found)
+    assert {tuple(d['segmentation']['size']) for d in found} == {(60, 90), (128, 128)}
+    assert Image.open(tmp_path / 'found/pictures/sub/a.png.jpg').size == (128, 128)
+
+    arguments = ['predict', str(detection.checkpoint), str(folder / 'b.jpg'), '--threshold', '1']
+    result = CliRunner().invoke(main, [*arguments, '--out', str(tmp_path / 'none')])
+    assert result.exit_code == 0, result.output
+    assert '0 objects with a score of 1.0 or more, in 0 of 1 images' in result.stdout
+    assert json.loads((tmp_path / 'none/predictions.json').read_text()) == []
+
+
+def test_the_threshold_replaces_the_detectors_own(run, scenes, tmp_path):
+    stored = torch.load(run[0].checkpoint, weights_only=False)
+    assert 'score_thr=0.05' in stored['meta']['cfg']
+    stored['meta']['cfg'] = stored['meta']['cfg'].replace('score_thr=0.05', 'score_thr=0.99')
+    torch.save(stored, tmp_path / 'strict.pth')
+    assert predict(tmp_path / 'strict.pth', scenes / 'val/00000.png', tmp_path, threshold=0)
+
+
+def test_what_cannot_be_predicted_is_named(run, scenes, tmp_path):
+    detection, out, _ = run
+    used = tmp_path / 'used'
+    used.mkdir()
+    (used / 'predictions.json').touch()
+    for arguments, error, message in (
+        ((out.parent / 'snclr.pth', [scenes / 'val'], tmp_path), ValueError, 'is not a detector'),
+        ((tmp_path / 'none.pth', [scenes / 'val'], tmp_path), FileNotFoundError, 'none.pth'),
+        ((detection.checkpoint, [tmp_path / 'none'], tmp_path), FileNotFoundError, 'no folder'),
+        ((detection.checkpoint, [scenes / 'val'], tmp_path, 30), ValueError, 'threshold=30'),
+        ((detection.checkpoint, [scenes / 'val'], used), ValueError, 'holds predictions already'),
+    ):
+        with pytest.raises(error, match=message):
+            predict(*arguments)
+
+
+def test_without_masks_it_is_faster_rcnn_and_a_drawn_fifth_validates(content, scenes, tmp_path):
+    for annotation in content['annotations']:
+        del annotation['segmentation']
+    (tmp_path / 'boxes.json').write_text(json.dumps(content))
+    arguments = [tmp_path / 'boxes.json', scenes / 'train', '--out', tmp_path / 'out']
+    arguments += ['--backbone', pretrained(tmp_path / 'snclr.pth'), '--size', '64']
+    arguments += ['--iterations', '2', '--batch', '2', '--workers', '0']
+    result = CliRunner().invoke(main, ['detect', *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    assert '2 of the images were drawn to validate on (seed 0)' in result.stdout
+    assert (
+        re.search('detector +Faster R-CNN', result.stdout) and 'Iter(train) [2/2]' in result.stdout
+    )
+    config = Config.fromfile(tmp_path / 'out/config.py')
+    assert config.model.type == 'FasterRCNN' and config.val_evaluator.metric == ['bbox']
+    result = CliRunner().invoke(main, ['detect', *map(str, arguments)])
+    assert result.exit_code == 1 and 'holds a run already' in result.stderr
+    other = tmp_path / 'pretraining'
+    other.mkdir()
+    (other / 'config.py').write_text("default_scope = 'mmpretrain'")
+    arguments += ['--out', other, '--resume']
+    result = CliRunner().invoke(main, ['detect', *map(str, arguments)])
+    assert result.exit_code == 1 and 'holds no detector' in result.stderr
+    assert [path.name for path in other.iterdir()] == ['config.py']
+
+
+@pytest.mark.slow
+def test_the_tool_repeats_the_training_by_the_written_config(run, tmp_path):
+    _, out, _ = run
+    result = run_tool('tools/train.py', str(out / 'config.py'), '--work-dir', str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    losses = []
+    for folder in (out / 'training', tmp_path):
+        (log,) = folder.glob('*/vis_data/scalars.json')
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        losses.append([line['loss'] for line in lines if 'loss' in line])
+    assert losses[0] == pytest.approx(losses[1]) and len(losses[0]) == 2
+
+
+@pytest.mark.slow
+def test_a_detector_learns_the_digits(tmp_path):
+    from mmsnclr.datasets.digits import write_digits
+
+    scenes = write_digits(tmp_path, unlabelled=0, labelled=(0, 0), scenes=(200, 40)) / 'scenes'
+    detection = detect(
+        scenes / 'train.json',
+        scenes / 'train',
+        pretrained(tmp_path / 'snclr.pth'),
+        tmp_path / 'detector',
+        val_json=scenes / 'val.json',
+        val_images=scenes / 'val',
+        iterations=300,
+        lr=0.02,
+        flip=False,
+        workers=0,
+    )
+    assert detection.results['pretrained']['bbox'].ap50 > 20
+
+
+def test_mistakes_stop_the_training_unless_they_are_left_out(content, scenes, tmp_path):
+    for number in range(len(content['annotations'])):
+        content['annotations'][number]['bbox'] = [500, 500, 10, 10]
+    path, checkpoint = tmp_path / 'bad.json', pretrained(tmp_path / 'snclr.pth')
+    path.write_text(json.dumps(content))
+    arguments = (path, scenes / 'train', checkpoint, tmp_path / 'out')
+    with pytest.raises(ValueError, match='box outside the image, annotation 1,') as caught:
+        detect(*arguments, **QUICK)
+    count = len(content['annotations'])
+    assert f'annotations: {count},' in str(caught.value) and '--skip-bad' in str(caught.value)
+    lines = (tmp_path / 'out/mistakes.csv').read_text().splitlines()
+    assert len(lines) == 1 + count and lines[1].startswith('bad.json,box outside the image,1,')
+    with pytest.raises(ValueError, match='0 images have annotations, too few'):
+        detect(*arguments, skip_bad=True, **QUICK)
+
+
+def test_backbones_and_settings_at_fault_are_named(scenes, tmp_path):
+    vit = dict(type='VisionTransformer', arch='deit-tiny', img_size=32, patch_size=8)
+    model = small_model()
+    model.backbone = vit
+    weights = {f'backbone.{k}': v for k, v in MODELS.build(dict(vit)).state_dict().items()}
+    meta = dict(cfg=Config(dict(model=dict(backbone=vit))).pretty_text)
+    torch.save(dict(state_dict=weights, meta=meta), tmp_path / 'vit.pth')
+    good = pretrained(tmp_path / 'snclr.pth')
+    source = (scenes / 'train.json', scenes / 'train')
+    for checkpoint, options, message in (
+        (tmp_path / 'vit.pth', {}, 'VisionTransformer .* built on ResNets'),
+        (good, dict(compare=tmp_path / 'vit.pth'), 'VisionTransformer .* built on ResNets'),
+        (good, dict(val_images=scenes / 'val'), 'without val_json'),
+        (good, dict(batch=1), 'batch=1 must be at least 2'),
+        (good, dict(epochs=2, iterations=2), 'say the same'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            detect(*source, checkpoint, tmp_path / 'out', **options)
+    for name in ('images', 'val_images'):
+        folders = dict(images=scenes / 'train', val_images=scenes / 'val') | {name: tmp_path / 'no'}
+        with pytest.raises(FileNotFoundError, match=f"{name}='.*no' is not a folder"):
+            detect(source[0], backbone=good, out=tmp_path, val_json=scenes / 'val.json', **folders)
+    val = json.loads((scenes / 'val.json').read_text())
+    val['categories'][0]['name'] = 'zero'
+    (tmp_path / 'val.json').write_text(json.dumps(val))
+    options = dict(val_json=tmp_path / 'val.json', val_images=scenes / 'val')
+    with pytest.raises(ValueError, match=r"other categories .*'0'.*'zero'"):
+        detect(*source, good, tmp_path / 'out', **options)
+
+
+@torch.no_grad()
+def test_a_resnet_of_timm_suits_a_detector_too(tmp_path):
+    from mmdet.registry import MODELS as MMDET_MODELS
+
+    model = small_model()
+    model.backbone = dict(type='TIMMRepresentation', model_name='resnet18')
+    model.neck.in_channels = 512
+    theirs = MODELS.build(copy.deepcopy(model))
+    meta = dict(cfg=Config(dict(model=model)).pretty_text)
+    torch.save(dict(state_dict=theirs.state_dict(), meta=meta), tmp_path / 'timm.pth')
+    trained = read_backbone(tmp_path / 'timm.pth')
+    start = detector_backbone(trained.cfg, trained.preprocessing, tmp_path / 'timm.pth')
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        ours = MMDET_MODELS.build(start.config | dict(init_cfg=start.init_cfg))
+        check_pretrained(torch.nn.ModuleDict(dict(backbone=ours)))
+        ours.init_weights()
+    images = torch.randn(2, 3, 64, 64)
+    ours.eval()
+    actual = ours(images)[-1].mean(dim=(2, 3))
+    assert torch.allclose(actual, trained.backbone(images)[-1], atol=1e-5)
+
+
+def test_the_schedule_and_anchors_follow_the_set():
+    def of(count, box):
+        images = [dict(id=i, width=640, height=480) for i in range(count)]
+        boxes = [dict(image_id=i, iscrowd=0, bbox=[0, 0, *box]) for i in range(count)]
+        return derive_schedule(dict(images=images, annotations=boxes))
+
+    small, choices = of(100, (20, 40))
+    assert small['size'] == 640 and small['ratios'] == [2.0]
+    assert small['iterations'] == 12 * 10 * 100 / 4  # ten times COCO's epochs for a hundredth
+    assert small['lr'] == 0.02 * 4 / 16 and small['regions'] == 256
+    assert [choice.name for choice in choices] == [
+        'size',
+        'anchors',
+        'regions',
+        'iterations',
+        'backbone',
+        'batch',
+        'lr',
+    ]
+    # An anchor of one of the levels is of the boxes' size.
+    sides = small['scale'] * np.array([4, 8, 16, 32, 64])
+    assert min(abs(np.log2(sides / np.sqrt(20 * 40)))) < 0.1
+    large, _ = of(20_000, (200, 200))
+    assert large['iterations'] == 12 * 20_000 / 4 and large['ratios'] in ([1.0], [0.5, 1.0, 2.0])
+
+
+def test_average_precision_is_per_class_and_knows_perfect_and_empty(content, scenes):
+    path = scenes / 'train.json'
+    perfect = [dict(a, score=0.9) for a in content['annotations']]
+    present = {a['category_id'] for a in perfect}
+    for kind in ('bbox', 'segm'):
+        result = evaluate_coco(path, perfect, kind)
+        assert (result.ap, result.ap50, result.ap75) == pytest.approx((100, 100, 100))
+        for number, one in enumerate(result.classes, start=1):
+            assert one.objects == sum(a['category_id'] == number for a in perfect)
+            assert one.ap == pytest.approx(100) if number in present else math.isnan(one.ap)
+        assert evaluate_coco(path, [], kind).ap == 0
+    first = min(present)
+    without = [d for d in perfect if d['category_id'] != first]
+    result = evaluate_coco(path, without)
+    assert result.classes[first - 1].ap == 0
+    assert result.ap == pytest.approx(100 * (len(present) - 1) / len(present))

@@ -1,0 +1,235 @@
+"""Every shipped config builds, and is the recipe that it says it is."""
+
+import pytest
+import torch
+from helpers import ROOT, images
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import HOOKS, init_default_scope
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
+from mmpretrain.registry import MODELS
+from paper_recipes import RECIPES, load
+from torch.nn.modules.batchnorm import _BatchNorm
+
+DEMO = [f'demo/{path.name}' for path in (ROOT / 'configs/demo').glob('*.py')]
+CONFIGS = sorted([*RECIPES, *DEMO])
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_the_model_and_the_pipelines_build(name):
+    config = load(name)
+    init_default_scope(config.default_scope)
+    model = ROOT_MODELS.build(config.model)
+    assert sum(p.numel() for p in model.parameters()) > 10_000
+    for loader in ('train_dataloader', 'val_dataloader'):
+        for transform in config.get(loader, {}).get('dataset', {}).get('pipeline', ()):
+            assert ROOT_TRANSFORMS.build(transform) is not None
+    assert config.custom_imports.imports == ['mmsnclr']
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_configs_can_be_inherited_from_other_projects(tmp_path, name):
+    load(name)
+    path = tmp_path / 'mine.py'
+    path.write_text(f"_base_ = 'mmsnclr::_base_/../{name}'\n")
+    config = Config.fromfile(path)
+    init_default_scope(config.default_scope)
+    for hook in config.get('custom_hooks', ()):
+        hook.pop('priority', None)
+        assert HOOKS.build(hook) is not None
+    for transform in config.train_dataloader.dataset.pipeline:
+        assert ROOT_TRANSFORMS.build(transform) is not None
+
+
+@pytest.mark.parametrize('name', [n for n in RECIPES if n.startswith(('snclr_', 'ablations/'))])
+def test_models_are_the_recipes(name):
+    model = load(name).model
+    change = name.removesuffix('.py').partition('_300e_')[2]
+    expected = dict(
+        k=30, length=128_000, t=0.2, form='log_sum', where='both', positiveness='attention'
+    )
+    expected |= {
+        'uniform': dict(positiveness='uniform'),
+        'positives': dict(where='positives'),
+        'negatives': dict(where='negatives'),
+        'sum-log': dict(form='sum_log'),
+        'released': dict(form='sum_log'),
+        **{f'k{k}': dict(k=k) for k in (10, 20, 40, 50)},
+        **{f'length-{n}k': dict(length=1000 * n) for n in (16, 32, 64)},
+    }.get(change, {})
+    assert expected == dict(
+        k=model.head.neighbors,
+        length=model.queue.length,
+        t=model.head.loss.temperature,
+        form=model.head.loss.get('form', 'log_sum'),
+        where=model.head.loss.get('neighbors_in', 'both'),
+        positiveness=model.head.get('positiveness', 'attention'),
+    )
+    assert model.queue.dim == model.neck.out_channels == 256
+    assert model.neck.hid_channels == model.head.predictor.hid_channels == 4096
+    batch = RECIPES[name]['batch']
+    assert model.momentum_coefficient == pytest.approx(0.99 ** (batch / 4096))
+    hooks = load(name).custom_hooks
+    assert [hook.type for hook in hooks] == ['NeighborQueueHook', 'ViewSeedHook']
+    warmup = {'released': 0, 'no-neighbors': 301}.get(change, RECIPES[name]['warmup'])
+    assert hooks[0].warmup_epochs == warmup
+
+
+def test_the_released_variant_is_the_released_code():
+    model = load('snclr_vit-s_300e_released.py').model
+    assert model.queue.sync is False and model.end_momentum_coefficient == 1.0
+    built = MODELS.build(model)
+    assert built.head.loss_module.loss_weight == pytest.approx(2 * 0.2)
+    assert built.backbone.layers[0].attn.num_heads == 12
+    assert not built.backbone.pos_embed.requires_grad
+    assert not built.backbone.patch_embed.projection.weight.requires_grad
+    norms = [m for m in built.neck.modules() if isinstance(m, _BatchNorm)]
+    assert len(norms) == 3 and norms[-1].weight is None
+    predictor = [m for m in built.head.predictor.modules() if isinstance(m, _BatchNorm)]
+    assert len(predictor) == 2 and predictor[-1].weight is None
+
+
+@pytest.mark.parametrize(('size', 'width', 'heads'), [('s', 384, 6), ('b', 768, 12)])
+def test_vits_are_deits(size, width, heads):
+    backbone = MODELS.build(load(f'snclr_vit-{size}_300e.py').model).backbone
+    assert (backbone.embed_dims, len(backbone.layers)) == (width, 12)
+    assert backbone.layers[0].attn.num_heads == heads
+    assert backbone(torch.zeros(1, 3, 224, 224))[0].shape == (1, width)
+
+
+def test_any_timm_model_by_one_option():
+    config = load('snclr_timm_300e.py')
+    config.model.backbone.model_name = 'resnet10t'
+    model = MODELS.build(config.model)
+    assert model.neck(model.backbone(torch.zeros(2, 3, 64, 64)))[0].shape == (2, 256)
+
+
+def test_lars_takes_plain_steps_for_norms_and_biases_and_adapts_the_rest():
+    config = load('snclr_r50_800e.py')
+    model = MODELS.build(config.model)
+    optimizer = build_optim_wrapper(model, config.optim_wrapper).optimizer
+    excluded = {
+        f'{path}.{name}'
+        for path, module in model.named_modules()
+        for name, _ in module.named_parameters(recurse=False)
+        if isinstance(module, _BatchNorm) or name == 'bias'
+    }
+    generator = torch.Generator().manual_seed(0)
+    before = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+            before[name] = parameter.detach().clone()
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            plain = torch.allclose(before[name] - 4.8 * parameter.grad, parameter, atol=1e-5)
+            assert plain == (name in excluded), name
+            if not plain:
+                norm = before[name].norm()
+                step = (before[name] - parameter).norm()
+                torch.testing.assert_close(step, 4.8 * 0.001 * norm, rtol=1e-2, atol=1e-6)
+
+
+def test_linear_evaluation_freezes_the_backbone():
+    config = load('linear_r50_in1k.py')
+    config.model.backbone.init_cfg = None
+    model = MODELS.build(config.model).train()
+    before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    views, samples = images(2, seed=0)
+    for sample in samples:
+        sample.set_gt_label(1)
+    model.loss(views[0], samples)['loss'].backward()
+    optimizer.step()
+    assert all(torch.equal(before[n], v) for n, v in model.backbone.state_dict().items())
+    assert config.optim_wrapper.optimizer.lr == pytest.approx(0.1 * 4096 / 256)
+    assert config.train_dataloader.batch_size * 8 == 4096
+
+
+def test_mask_rcnn_is_mmdets_but_for_the_backbones_weights(tmp_path):
+    pytest.importorskip('mmdet')
+    parent = tmp_path / 'parent.py'
+    parent.write_text("_base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'\n")
+    ours, parent = load('maskrcnn_snclr_1x_coco.py'), Config.fromfile(parent)
+    init_cfg = ours.model.backbone.pop('init_cfg')
+    assert (init_cfg.type, init_cfg.prefix) == ('Pretrained', 'backbone.')
+    parent.model.backbone.pop('init_cfg')
+    assert ours.model.to_dict() == parent.model.to_dict()
+    assert ours.optim_wrapper.to_dict() == parent.optim_wrapper.to_dict()
+    assert ours.train_dataloader.batch_size * 8 == 16
+    assert ours.train_cfg.max_epochs == 12
+
+
+@pytest.mark.parametrize(
+    ('name', 'base_rate'), [('r50', 0.1), ('vit-s', 3), ('vit-b', 3), ('vit-s_released', 3)]
+)
+def test_linear_evaluation_is_the_papers_protocol(name, base_rate):
+    config = load(f'linear_{name}_in1k.py')
+    batch = config.train_dataloader.batch_size * 8
+    assert batch == config.auto_scale_lr.base_batch_size == 4096
+    optimizer = config.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.momentum, optimizer.weight_decay) == ('SGD', 0.9, 0)
+    assert optimizer.lr == pytest.approx(base_rate * batch / 256)
+    assert config.train_cfg.max_epochs == config.param_scheduler[0].T_max == 90
+    pretrained = config.model.backbone.init_cfg
+    pretraining = load(pretrained.checkpoint.split('/')[1] + '.py')
+    assert pretrained.checkpoint.endswith(f'epoch_{pretraining.train_cfg.max_epochs}.pth')
+    assert pretraining.model.backbone.get('arch') == config.model.backbone.get('arch')
+
+
+@pytest.mark.parametrize('backbone', ['r50', 'vit-s'])
+@pytest.mark.parametrize('percent', [1, 10])
+def test_fine_tuning_moves_the_backbone_slowly_and_the_classifier_fast(backbone, percent):
+    config = load(f'semisup_{backbone}_{percent}pct.py')
+    assert config.train_dataloader.batch_size * 8 == 256
+    assert config.train_dataloader.dataset.ann_file == f'meta/train_{percent}percent.txt'
+    assert config.train_cfg.max_epochs == config.param_scheduler[0].T_max == 20
+    config.model.backbone.init_cfg = None
+    model = MODELS.build(config.model).train()
+    assert all(p.requires_grad for p in model.parameters())
+    assert all(m.training for m in model.backbone.modules() if isinstance(m, _BatchNorm))
+    groups = build_optim_wrapper(model, config.optim_wrapper).optimizer.param_groups
+    rates = {id(p): group['lr'] for group in groups for p in group['params']}
+    for name, parameter in model.named_parameters():
+        expected = 0.5 if name.startswith('head.') else 0.002
+        assert rates[id(parameter)] == pytest.approx(expected), name
+
+
+@pytest.mark.parametrize('row', ['snclr', 'supervised', 'random'])
+@pytest.mark.parametrize('setting', ['', '_syncbn'])
+def test_detection_rows_differ_as_they_say(row, setting):
+    pytest.importorskip('mmdet')
+    config = load(f'maskrcnn_{row}{setting}_1x_coco.py')
+    backbone = config.model.backbone
+    assert config.train_cfg.max_epochs == 12
+    start = backbone.init_cfg and backbone.init_cfg.checkpoint
+    expected = {'snclr': 'work_dirs/snclr_r50_800e/epoch_800.pth', 'random': None}
+    assert start == expected.get(row, 'torchvision://resnet50')
+    frozen = not setting and row != 'random'
+    assert (backbone.frozen_stages, backbone.norm_eval) == ((1, True) if frozen else (-1, False))
+    assert (backbone.norm_cfg.type == 'SyncBN') == (not frozen)
+    assert ('norm_cfg' in config.model.neck) == bool(setting)
+    assert ('norm_cfg' in config.model.roi_head.mask_head) == bool(setting)
+    assert load('maskrcnn_snclr_2x_coco.py').train_cfg.max_epochs == 24
+
+
+def test_swav_runs_on_32_gpus_as_at_a_batch_of_4096():
+    config = load('baselines/swav_r50_200e.py')
+    hook = config.custom_hooks[0]
+    assert hook.batch_size == config.train_dataloader.batch_size == 128
+    assert hook.queue_length == 0
+    assert hook.frozen_layers_cfg.prototypes == -(-1_281_167 // 4096)
+
+
+@pytest.mark.parametrize('name', [n for n in RECIPES if n.startswith('baselines/')])
+def test_baselines_have_snclrs_network_data_and_optimiser(name):
+    ours, theirs = load('snclr_r50_200e.py'), load(name)
+    assert theirs.model.backbone == ours.model.backbone
+    data = [dict(config.train_dataloader.dataset, _scope_=None) for config in (ours, theirs)]
+    for setting in ('batch_size', 'num_workers', 'persistent_workers', 'pin_memory'):
+        assert theirs.train_dataloader[setting] == ours.train_dataloader[setting]
+    assert data[0] == data[1]
+    assert theirs.optim_wrapper.optimizer == ours.optim_wrapper.optimizer
+    assert theirs.param_scheduler == ours.param_scheduler

@@ -1,0 +1,48 @@
+"""What every config is by its paper: images, batch, epochs, rates."""
+
+import pytest
+from helpers import ROOT
+from mmengine.config import Config
+
+CONFIGS = sorted(
+    path.relative_to(ROOT / 'configs').as_posix()
+    for path in (ROOT / 'configs').rglob('*.py')
+    if not {'_base_', 'demo'} & set(path.parts)
+)
+# Images, GPUs, batch of all of them, epochs, warm-up, optimiser, peak learning rate, weight decay.
+PRETRAINING = dict(images=1_281_167, gpus=32, batch=4096, start=1e-6)
+R50 = dict(PRETRAINING, warmup=10, optimizer='Lars', peak=0.3 * 4096 / 256, decay=1.5e-6)
+VIT = dict(PRETRAINING, warmup=40, optimizer='AdamW', peak=1.5e-4 * 4096 / 256, decay=0.1)
+SGD = dict(gpus=8, optimizer='SGD')
+LINEAR = dict(SGD, images=1_281_167, batch=4096, epochs=90, warmup=0, decay=0)
+FEW_LABELS = dict(SGD, batch=256, epochs=20, warmup=0, peak=0.002, decay=0)
+# mmdet's: the images with objects, 500 steps of warm-up, falls after 2/3 and 11/12.
+COCO = dict(SGD, images=117_266, batch=16, start=2e-5, peak=0.02, decay=1e-4, epochs=12)
+RECIPES = {
+    **{f'snclr_r50_{e}e.py': dict(R50, epochs=e) for e in (100, 200, 400, 800)},
+    **{f'snclr_vit-{v}_{e}e.py': dict(VIT, epochs=e) for e in (100, 200, 300) for v in 'sb'},
+    'snclr_timm_300e.py': dict(VIT, epochs=300),
+    'snclr_vit-s_300e_released.py': dict(VIT, epochs=300, peak=1.5e-5 * 4096 / 256),
+    'snclr_r50_8xb128_200e.py': dict(R50, epochs=200, gpus=8, batch=1024, peak=0.3 * 4),
+    'snclr_r50_1xb256_200e.py': dict(R50, epochs=200, gpus=1, batch=256, peak=0.3),
+    **{f'{m}_r50_{e}e.py': dict(R50, epochs=e) for m in ('nnclr', 'sce') for e in (100, 200)},
+    'sce_r50_200e_multicrop.py': dict(R50, epochs=200),
+    **{n: dict(VIT, epochs=300) for n in CONFIGS if n.startswith('ablations/')},
+    **{n: dict(R50, epochs=200) for n in CONFIGS if n.startswith('baselines/')},
+    'linear_r50_in1k.py': dict(LINEAR, peak=0.1 * 4096 / 256),
+    **{
+        f'linear_vit-{v}_in1k.py': dict(LINEAR, peak=3 * 4096 / 256)
+        for v in ('s', 'b', 's_released')
+    },
+    **{f'semisup_{b}_1pct.py': dict(FEW_LABELS, images=12_811) for b in ('r50', 'vit-s')},
+    **{f'semisup_{b}_10pct.py': dict(FEW_LABELS, images=128_116) for b in ('r50', 'vit-s')},
+    **{n: COCO for n in CONFIGS if n.endswith('1x_coco.py')},
+    'retinanet_snclr_1x_coco.py': dict(COCO, start=1e-5, peak=0.01),
+    'maskrcnn_snclr_2x_coco.py': dict(COCO, epochs=24),
+}
+
+
+def load(name):
+    if 'coco' in name:
+        pytest.importorskip('mmdet')
+    return Config.fromfile(ROOT / 'configs' / name)

@@ -1,0 +1,57 @@
+"""The settings that follow from the number of images."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from helpers import ROOT
+from mmengine.config import Config
+from mmpretrain.registry import MODELS
+
+from mmsnclr.recipes.pretraining import fit_to_epochs, fit_to_images, load_recipe
+
+
+def test_at_imagenets_size_the_settings_are_the_recipes():
+    recipe = Config.fromfile(ROOT / 'configs' / 'snclr_r50_1xb256_200e.py')
+    cfg = load_recipe('r50')
+    fit_to_images(cfg, 1_281_167, 400, batch=256)
+    fit_to_epochs(cfg, 1_281_167, step_seconds=0.5)
+    assert cfg.model.queue.length == pytest.approx(recipe.model.queue.length, rel=0.01)
+    assert cfg.model.head.neighbors == recipe.model.head.neighbors
+    assert (cfg.model.head.loss.form, recipe.model.head.loss.get('form')) == ('sum_log', None)
+    assert cfg.model.momentum_coefficient == pytest.approx(recipe.model.momentum_coefficient)
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(recipe.optim_wrapper.optimizer.lr)
+    assert cfg.train_cfg.max_epochs == recipe.train_cfg.max_epochs
+    assert cfg.custom_hooks[0].warmup_epochs == recipe.custom_hooks[0].warmup_epochs
+    for ours, theirs in zip(cfg.param_scheduler, recipe.param_scheduler):
+        assert ours.end == theirs.end
+
+
+@pytest.fixture(scope='module')
+def recipe():
+    return load_recipe('r50')
+
+
+@pytest.mark.parametrize('images', [32, 33, 100, 1000, 5000, 100_000])
+@pytest.mark.parametrize('epochs', [None, 1, 2, 15])
+def test_settings_are_usable_at_every_size(recipe, images, epochs):
+    cfg = copy.deepcopy(recipe)
+    fit_to_images(cfg, images, 300)
+    fit_to_epochs(cfg, images, epochs)
+    length, batch = cfg.model.queue.length, cfg.train_dataloader.batch_size
+    assert cfg.model.head.neighbors < length <= images and 4 * batch <= images
+    max_epochs, m = cfg.train_cfg.max_epochs, cfg.custom_hooks[0].warmup_epochs
+    assert 0 <= m < max_epochs and cfg.param_scheduler[-1].T_max >= 1
+    assert 0.9 < cfg.model.momentum_coefficient < 1
+    steps = images // batch
+    assert 1 <= cfg.default_hooks.logger.interval <= steps
+    assert 1 <= cfg.default_hooks.checkpoint.interval <= max_epochs
+
+
+@pytest.mark.parametrize('name', ['vit_tiny_patch16_224', 'resnet18'])
+def test_a_timm_model_learns_at_the_size_of_the_images(name):
+    cfg = load_recipe(name)
+    fit_to_images(cfg, 100, 64)
+    features = MODELS.build(cfg.model.backbone)(torch.zeros(1, 3, 64, 64))
+    assert features[-1].shape == (1, timm.create_model(name).num_features)

@@ -1,0 +1,385 @@
+"""The command-line tools, run as a user runs them."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT, run_tool
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from sklearn.neighbors import KNeighborsClassifier
+from torch.nn import functional as F
+
+from mmsnclr import requirements
+from mmsnclr.evaluation import knn_accuracy
+
+SMALL = (
+    'train_dataloader.batch_size=16',
+    'train_dataloader.num_workers=0',
+    'train_dataloader.persistent_workers=False',
+    'train_cfg.max_epochs=1',
+    'default_hooks.logger.interval=1',
+    'custom_hooks.0.warmup_epochs=0',
+    'model.queue.length=64',
+    'model.head.neighbors=4',
+)
+
+
+def last_values(work_dir):
+    (log,) = work_dir.glob('*/vis_data/scalars.json')
+    return json.loads(log.read_text().splitlines()[-1])
+
+
+def test_two_processes_train_by_gloo_and_batch_norm_is_said(digits, tmp_path):
+    data = f'train_dataloader.dataset.data_root={digits / "unlabelled"}'
+    result = run_tool(
+        'tools/dist_train.sh',
+        'configs/demo/snclr_digits.py',
+        '2',
+        '--work-dir',
+        str(tmp_path),
+        '--cfg-options',
+        *SMALL,
+        data,
+    )
+    assert result.returncode == 0, result.stderr
+    assert 'joined by gloo' in result.stderr
+    assert 'SyncBN layers became BN' in result.stdout + result.stderr
+    values = last_values(tmp_path)
+    assert values['step'] == 3  # 96 images, 2 x 16 in a batch
+    assert 'neighbor_similarity' in values  # 32 keys after the first step
+
+
+def test_ranks_with_unequal_shares_are_refused(digits, tmp_path):
+    result = run_tool(
+        'tools/dist_train.sh',
+        'configs/demo/snclr_digits.py',
+        '2',
+        '--work-dir',
+        str(tmp_path),
+        '--cfg-options',
+        *SMALL,
+        f'train_dataloader.dataset.data_root={digits / "unlabelled"}',
+        'train_dataloader.dataset.indices=95',
+        'train_dataloader.sampler.round_up=False',
+    )
+    assert result.returncode != 0
+    assert '95 images do not divide among 2 ranks' in result.stderr
+
+
+@pytest.mark.parametrize(
+    ('gpus', 'env', 'message'),
+    [
+        ('3', dict(NNODES='2'), 'set NNODES to a divisor'),
+        ('none', {}, 'GPUS must be a positive number'),
+        ('2', dict(NNODES='0'), 'NNODES must be a positive number'),
+    ],
+)
+def test_wrong_numbers_of_gpus_are_refused(gpus, env, message):
+    result = run_tool('tools/dist_train.sh', 'configs/snclr_r50_800e.py', gpus, **env)
+    assert result.returncode == 2 and message in result.stderr
+
+
+@pytest.mark.parametrize('wrong', ['PATH[$(touch {})0]', '08', '-1', '1.5'])
+@pytest.mark.parametrize(
+    ('tool', 'setting'),
+    [
+        ('dist', 'GPUS'),
+        ('dist', 'NNODES'),
+        ('dist', 'NODE_RANK'),
+        ('dist', 'MAX_RESTARTS'),
+        ('slurm', 'GPUS'),
+        ('slurm', 'GPUS_PER_NODE'),
+    ],
+)
+def test_a_setting_that_is_no_number_is_named_and_not_evaluated(tmp_path, tool, setting, wrong):
+    (tmp_path / 'srun').write_text('#!/bin/sh\n')
+    (tmp_path / 'srun').chmod(0o755)
+    wrong = wrong.format(tmp_path / 'ran')
+    env = dict(GPUS='8', MAX_RESTARTS='1') | {setting: wrong}
+    first = ('part', 'job') if tool == 'slurm' else ()
+    result = run_tool(
+        f'tools/{tool}_train.sh',
+        *(*first, 'configs/snclr_r50_800e.py', env.pop('GPUS')),
+        **env,
+        PYTHON=fake_python(tmp_path, 8),
+        PATH=f'{tmp_path}:{os.environ["PATH"]}',
+    )
+    assert result.returncode == 2
+    assert f'{setting} must be a' in result.stderr and wrong in result.stderr
+    assert not (tmp_path / 'ran').exists()
+
+
+def fake_python(folder, devices):
+    """A python that reports some CUDA devices and prints what else it is asked to run."""
+    path = folder / 'python'
+    path.write_text(f'#!/bin/sh\nif [ "$1" = -c ]; then echo {devices}; else echo "$@"; fi\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_the_number_of_gpus_is_the_total_over_all_nodes(tmp_path):
+    env = dict(NNODES='4', NODE_RANK='3', MASTER_ADDR='10.0.0.1', PORT='1234')
+    result = run_tool(
+        'tools/dist_train.sh',
+        'configs/snclr_r50_800e.py',
+        '32',
+        '--amp',
+        **env,
+        PYTHON=fake_python(tmp_path, 8),
+    )
+    for flag in (
+        '--nnodes=4',
+        '--node-rank=3',
+        '--nproc-per-node=8',
+        '--master-addr=10.0.0.1',
+        '--master-port=1234',
+        'snclr_r50_800e.py --launcher pytorch --amp',
+    ):
+        assert flag in result.stdout
+
+
+def test_dist_test_takes_the_checkpoint_before_the_number_of_gpus(tmp_path):
+    result = run_tool(
+        'tools/dist_test.sh',
+        'configs/linear_r50_in1k.py',
+        'epoch_90.pth',
+        '8',
+        PYTHON=fake_python(tmp_path, 8),
+    )
+    assert '--nproc-per-node=8' in result.stdout
+    assert 'linear_r50_in1k.py --launcher pytorch epoch_90.pth' in result.stdout
+
+
+def test_more_gpus_than_the_node_has_are_refused(tmp_path):
+    result = run_tool(
+        'tools/dist_train.sh',
+        'configs/snclr_r50_800e.py',
+        '32',
+        PYTHON=fake_python(tmp_path, 8),
+    )
+    assert result.returncode == 2
+    assert 'this node has 8: set NNODES' in result.stderr
+
+
+@pytest.fixture
+def install(tmp_path):
+    """Run the installer with a python and a df of our own, into a new folder."""
+
+    def run(python='exit 0', free=100):
+        for name, script in (('python', python), ('df', f'printf "h\\n- - - {free << 20}\\n"')):
+            (tmp_path / name).write_text(f'#!/bin/sh\n{script}\n')
+            (tmp_path / name).chmod(0o755)
+        path = f'{tmp_path}:{os.environ["PATH"]}'
+        env = dict(PATH=path, PYTHON=str(tmp_path / 'python'), VENV=str(tmp_path / 'venv'))
+        return run_tool('tools/install.sh', **env)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ('machine', 'message'),
+    [
+        (dict(python='case "$2" in *version_info*) exit 1;; *) echo Python 3.8.1;; esac'), '3.8.1'),
+        (dict(python='case "$2" in *venv*) exit 1;; esac'), 'apt install python3-venv'),
+        (dict(free=3), '3 GiB free here, 10 needed'),
+    ],
+    ids=['old_python', 'no_venv', 'little_disk'],
+)
+def test_the_installer_says_in_one_line_what_is_missing(install, machine, message):
+    result = install(**machine)
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith('install: ') and message in result.stderr
+
+
+@pytest.mark.parametrize('missing', ['compiler', 'headers'])
+def test_the_installer_needs_a_compiler_where_no_wheel_fits(
+    install, tmp_path, missing, monkeypatch
+):
+    # A virtual environment in which pip succeeds but mmcv's operators never import.
+    bin_folder = tmp_path / 'venv' / 'bin'
+    bin_folder.mkdir(parents=True)
+    script = f'case "$2" in *mmcv.ops*) exit 1;; *sysconfig*) echo {tmp_path}/none;; esac'
+    (bin_folder / 'python').write_text(f'#!/bin/sh\n{script}\n')
+    (bin_folder / 'python').chmod(0o755)
+    monkeypatch.setenv('CXX', 'no-such-compiler' if missing == 'compiler' else 'true')
+    result = install()
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    package = dict(compiler='apt install g++', headers='apt install python3-dev')[missing]
+    assert 'no wheel of onedl-mmcv' in line and package in line
+
+
+def test_slurm_gets_the_total_and_the_share_of_a_node(tmp_path):
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/bin/sh\necho "$@"\n')
+    srun.chmod(0o755)
+    path = f'{tmp_path}:{os.environ["PATH"]}'
+    result = run_tool(
+        'tools/slurm_train.sh', 'part', 'job', 'configs/snclr_r50_800e.py', '32', PATH=path
+    )
+    assert '--ntasks=32 --ntasks-per-node=8' in result.stdout
+    assert '--launcher slurm' in result.stdout
+    result = run_tool('tools/slurm_train.sh', 'part', 'job', 'c.py', '12', PATH=path)
+    assert result.returncode == 2 and 'GPUS_PER_NODE' in result.stderr
+
+
+@pytest.mark.parametrize('code', [75, 1])
+def test_slurm_requeues_a_batch_job_that_saved_and_left(tmp_path, code):
+    for name, script in (('srun', f'exit {code}'), ('scontrol', 'echo scontrol "$@"')):
+        (tmp_path / name).write_text(f'#!/bin/sh\n{script}\n')
+        (tmp_path / name).chmod(0o755)
+    # Slurm runs a copy of the script.
+    shutil.copy(ROOT / 'tools/slurm_train.sh', tmp_path / 'slurm_script')
+    result = run_tool(
+        str(tmp_path / 'slurm_script'),
+        *('part', 'job', 'configs/snclr_r50_800e.py', '32'),
+        PATH=f'{tmp_path}:{os.environ["PATH"]}',
+        SLURM_JOB_ID='123',
+    )
+    assert result.returncode == code
+    assert result.stdout == ('scontrol requeue 123\n' if code == 75 else '')
+
+
+def test_train_test_and_knn_work_on_one_checkpoint(digits, tmp_path):
+    root = digits / 'labelled'
+    data = [f'{part}_dataloader.dataset.data_root={root}' for part in ('train', 'val', 'test')]
+    result = run_tool(
+        'tools/train.py',
+        'configs/demo/linear_digits.py',
+        '--work-dir',
+        str(tmp_path / 'linear'),
+        '--amp',
+        '--cfg-options',
+        'model.backbone.init_cfg=None',
+        'train_cfg.max_epochs=1',
+        'train_cfg.val_interval=1',
+        *data,
+    )
+    assert result.returncode == 0, result.stderr
+    accuracy = last_values(tmp_path / 'linear')['accuracy/top1']
+    checkpoint = str(tmp_path / 'linear' / 'epoch_1.pth')
+    common = ['--cfg-options', 'model.backbone.init_cfg=None', *data]
+    result = run_tool(
+        'tools/test.py',
+        'configs/demo/linear_digits.py',
+        checkpoint,
+        '--work-dir',
+        str(tmp_path / 'test'),
+        *common,
+    )
+    assert f'accuracy/top1: {accuracy:.4f}' in result.stdout + result.stderr
+    command = ['tools/knn.py', 'configs/demo/linear_digits.py', checkpoint]
+    result = run_tool(*command, '-k', '20', '5', *common)
+    assert result.returncode == 0, result.stderr
+    assert 'k-NN top-1 (k = 20):' in result.stdout and '(k = 5):' in result.stdout
+
+
+def test_test_names_a_missing_checkpoint():
+    result = run_tool('tools/test.py', 'configs/demo/linear_digits.py', 'none.pth')
+    assert result.returncode == 2 and "no checkpoint at 'none.pth'" in result.stderr
+
+
+def test_auto_scale_lr_needs_the_intended_batch_size(tmp_path):
+    result = run_tool(
+        'tools/train.py',
+        'configs/demo/snclr_digits.py',
+        '--auto-scale-lr',
+        '--work-dir',
+        str(tmp_path),
+    )
+    assert result.returncode != 0 and 'auto_scale_lr.base_batch_size' in result.stderr
+
+
+def test_knn_agrees_with_scikit_learn():
+    generator = torch.Generator().manual_seed(0)
+    bank, queries = (torch.randn(n, 8, generator=generator) for n in (200, 50))
+    labels, truth = (torch.randint(5, (n,), generator=generator) for n in (200, 50))
+    expected = {}
+    for k in (5, 20):
+        reference = KNeighborsClassifier(
+            k, metric='cosine', algorithm='brute', weights=lambda d: np.exp(-d / 0.07)
+        )
+        reference.fit(F.normalize(bank, dim=1).numpy(), labels.numpy())
+        expected[k] = 100 * reference.score(queries.numpy(), truth.numpy())
+    assert knn_accuracy(bank, labels, queries, truth, (5, 20), chunk=7) == pytest.approx(expected)
+    with pytest.raises(ValueError, match='k=20'):
+        knn_accuracy(bank[:5], labels[:5], queries, truth)
+
+
+def test_requirements_name_what_is_missing_or_out_of_range():
+    with pytest.raises(ImportError, match=r'nonexistent >= 1\.0.*mmengine >= 99.*\.\[onedl\]'):
+        requirements.check_requirements(
+            {'nonexistent': ('1.0', '2.0'), 'mmengine': ('99.0.0', '100.0.0')}
+        )
+
+
+def test_ci_pins_all_that_it_installs():
+    def read(name):
+        lines = (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()
+        return [Requirement(line) for line in lines if not line.startswith('#')]
+
+    def key(requirement):
+        return canonicalize_name(requirement.name)
+
+    pins = {key(pin): str(pin.specifier).removeprefix('==') for pin in read('ci')}
+    assert all(re.fullmatch(r'[\d.]+', version) for version in pins.values())
+    for requirement in read('torch') + read('onedl') + read('runtime') + read('tests'):
+        assert pins[key(requirement)] in requirement.specifier
+
+
+def test_pretraining_needs_neither_mmdet_nor_operators(tmp_path):
+    # A finder that hides what an ops-free machine lacks.
+    program = """
+import sys
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] == 'mmdet' or name == 'mmcv._ext':
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Hide())
+import mmsnclr
+from mmsnclr.requirements import check_detection_requirements
+print('imported', mmsnclr.__version__)
+check_detection_requirements()
+"""
+    result = subprocess.run(
+        [sys.executable, '-c', program], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert 'imported' in result.stdout
+    assert "mmsnclr: detection needs mmcv's compiled operators" in result.stderr
+
+
+def test_the_wheel_holds_configs_and_tools(tmp_path):
+    names = ('mmsnclr', 'configs', 'tools', 'requirements', 'setup.cfg', 'pyproject.toml')
+    (tmp_path / 'source').mkdir()
+    for name in (*names, 'README.md', 'LICENSE', 'model-index.yml'):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / 'source' / name)
+    command = [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '-q']
+    subprocess.run([*command, '-w', str(tmp_path), str(tmp_path / 'source')], check=True)
+    (wheel,) = tmp_path.glob('mmsnclr-*.whl')
+    names = zipfile.ZipFile(wheel).namelist()
+    for name in (
+        'mmsnclr/models/algorithm.py',
+        'mmsnclr/.mim/configs/snclr_r50_800e.py',
+        'mmsnclr/.mim/configs/_base_/snclr_r50.py',
+        'mmsnclr/.mim/tools/train.py',
+        'mmsnclr/.mim/tools/dist_train.sh',
+        'mmsnclr/.mim/model-index.yml',
+    ):
+        assert name in names
+    metadata = zipfile.ZipFile(wheel).read(
+        next(name for name in names if name.endswith('METADATA'))
+    )
+    required = [line for line in metadata.decode().splitlines() if line.startswith('Requires-Dist')]
+    family = re.compile(r'\b(onedl-)?mm(cv|det|engine|pretrain)')
+    assert sum(bool(family.search(line)) for line in required) == 8  # four in each extra
+    assert not any(family.search(line) for line in required if 'extra ==' not in line)
