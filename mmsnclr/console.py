@@ -1,9 +1,5 @@
-"""What a user sees of long work."""
+"""What a user sees of long work; a training's log is mmengine's."""
 
-import contextlib
-import io
-import re
-import sys
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
@@ -11,49 +7,26 @@ import click
 
 _T = TypeVar('_T')
 
-_COLOR = re.compile(r'\x1b\[[0-9;]*m')
-_NOISE = re.compile(r'deprecated|is the alias of|skipped since its requires_grad')
-_PROGRESS = re.compile(r'(Iter|Epoch)\((train|val)\)')
+
+def say(text: str, err: bool = False) -> None:
+    """Tell the user something.
+
+    Args:
+        text: One or more lines.
+        err: Whether it goes to the error stream, beside results.
+    """
+    click.echo(text, err=err)
 
 
-class _Filter(io.TextIOBase):
-    """Passes a training's progress, warnings and errors on."""
-
-    def __init__(self, stream: io.TextIOBase) -> None:
-        self.stream = stream
-
-    def write(self, text: str) -> int:
-        line = _COLOR.sub('', text)
-        message = line.partition(' - INFO - ')[2]
-        if _PROGRESS.match(message):
-            self.stream.write(f'    {message}')
-        elif re.search(' - (WARNING|ERROR) - ', line) and not _NOISE.search(line):
-            self.stream.write(line)
-        return len(text)
-
-    def flush(self) -> None:
-        self.stream.flush()
-
-
-@contextlib.contextmanager
-def only_progress() -> Iterator[None]:
-    """Show progress, warnings and errors of mmengine's log; its file has everything."""
-    with contextlib.redirect_stdout(_Filter(sys.stdout)):
-        yield
-
-
-def track(items: Iterable[_T], label: str, progress: bool = True) -> Iterator[_T]:
+def track(items: Iterable[_T], label: str, length: int | None = None) -> Iterator[_T]:
     """Yield items, with a progress bar where there is a terminal.
 
     Args:
         items: What is worked through.
         label: What the work is.
-        progress: Whether to show anything.
+        length: How many items there are, if they do not say it.
     """
-    if not progress:
-        yield from items
-        return
-    with click.progressbar(items, label=label) as bar:
+    with click.progressbar(items, length=length, label=label, show_pos=True) as bar:
         yield from bar
 
 

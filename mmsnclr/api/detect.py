@@ -1,17 +1,18 @@
 """Train a detector on a COCO-format set."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from mmengine.config import Config
 
-from ..backbones.exporting import read_backbone
-from ..console import Setting, only_progress, settings_table
+from ..backbones import read_backbone
+from ..checkpoints import Stored
+from ..console import Setting, say, settings_table
 from ..datasets.coco import Mistake, check_coco, describe_mistakes, split_coco
 from ..engine import build_runner
 from ..evaluation.coco import CocoAP, evaluate_coco
+from ..parents import only_progress
 from ..recipes.detection import (
     Backbone,
     config_text,
@@ -62,7 +63,6 @@ def detect(
     workers: int = 2,
     seed: int = 0,
     resume: bool = False,
-    say: Callable[[str], None] = print,
 ) -> Detection:
     """Train Mask R-CNN from a pretrained backbone, and measure it.
 
@@ -94,7 +94,6 @@ def detect(
         seed: Seed of the split and the training.
         resume: Whether to continue what is in ``out`` after an interruption; the
             other arguments are those that it was started with.
-        say: Takes each line for the user.
 
     Returns:
         Where the detector is and how good it is.
@@ -127,7 +126,7 @@ def detect(
     for name, folder in dict(images=images, val_images=val_images).items():
         if not folder.is_dir():
             raise FileNotFoundError(f'{name}={str(folder)!r} is not a folder')
-    sets = _read_sets(train_json, images, val_json, val_images, out, skip_bad, say)
+    sets = _read_sets(train_json, images, val_json, val_images, out, skip_bad)
     if val_json is None:
         sets += split_coco(sets.pop(), _VAL_SHARE, seed)
         count = len(sets[1]['images'])
@@ -172,7 +171,7 @@ def detect(
 
 
 def _start(checkpoint: str | Path) -> Backbone:
-    trained = read_backbone(checkpoint)
+    trained = read_backbone(Stored.read(checkpoint))
     return detector_backbone(trained.cfg, trained.preprocessing, checkpoint)
 
 
@@ -183,7 +182,6 @@ def _read_sets(
     val_images: Path,
     out: Path,
     skip_bad: bool,
-    say: Callable[[str], None],
 ) -> list[dict]:
     """The training set and, if there is one, the validation set, checked."""
     sets: list[dict] = []

@@ -1,4 +1,4 @@
-"""Write a backbone for another library."""
+"""`mmsnclr export`: write a backbone for another library."""
 
 from ..backbones.exporting import TARGETS
 from ..backbones.exporting import export_backbone as export

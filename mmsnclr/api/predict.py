@@ -2,15 +2,15 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import torch
 from mmcv import imread
 
-from ..checkpoints.reading import load_checkpoint, stored_config
-from ..console import track
+from ..checkpoints import Stored, at_hand
+from ..console import say, track
 from ..datasets.listing import list_images
 from ..requirements import check_detection_requirements
 from ..visualization.detections import draw_detections
@@ -21,8 +21,6 @@ def predict(
     images: str | Path | Sequence[str | Path],
     out: str | Path,
     threshold: float = 0.3,
-    progress: bool = True,
-    say: Callable[[str], None] = print,
 ) -> list[dict]:
     """Find objects, and write them down and into pictures.
 
@@ -33,8 +31,6 @@ def predict(
             with file names from the folder that all images share, and
             ``pictures/``.
         threshold: Lowest score of what is kept, 0 to 1.
-        progress: Whether to show a progress bar.
-        say: Takes a line for the user.
 
     Returns:
         The predictions. ``image_id`` counts the images; those of a folder are sorted.
@@ -62,7 +58,7 @@ def predict(
     meta = model.dataset_meta
     classes = dict(zip(meta['category_ids'], meta['classes']))
     predictions, unreadable = [], []
-    for image_id, path in enumerate(track(paths, 'Finding objects', progress)):
+    for image_id, path in enumerate(track(paths, 'Finding objects')):
         name = path.relative_to(root)
         try:
             pixels = imread(path)
@@ -93,18 +89,16 @@ def predict(
 
 
 def _load(path: Path, threshold: float) -> torch.nn.Module:
-    given = f'checkpoint={str(path)!r}'
-    if not path.is_file():
-        raise FileNotFoundError(f'{given} is not a file: pass a detector that `detect` trained')
-    stored = load_checkpoint(str(path))
-    cfg = stored_config(stored)
-    if cfg is None or 'category_ids' not in stored['meta'].get('dataset_meta', {}):
-        raise ValueError(f'{given} is not a detector that `detect` trained')
+    stored = Stored.read(path)
+    cfg = stored.config
+    if cfg is None or 'category_ids' not in stored.meta.get('dataset_meta', {}):
+        raise ValueError(f'checkpoint={str(path)!r} is not a detector that `detect` trained')
     from mmdet.apis import init_detector
 
     cfg.model.test_cfg.rcnn.score_thr = threshold
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    return init_detector(cfg, str(path), palette='random', device=device)
+    with at_hand(stored):
+        return init_detector(cfg, str(path), palette='random', device=device)
 
 
 def _as_coco(found, image_id: int, name: Path, classes: dict[int, str]) -> list[dict]:

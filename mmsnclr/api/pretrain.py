@@ -9,7 +9,6 @@ import time as clock
 from collections.abc import Sequence
 from pathlib import Path
 
-import click
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -18,7 +17,7 @@ from torch import nn
 
 from ..backbones.starting import initialize_backbone
 from ..checkpoints.choosing import newest_checkpoint
-from ..console import Setting, only_progress, settings_table
+from ..console import Setting, say, settings_table
 from ..datasets.listing import list_images, read_labels
 from ..datasets.scan import Scan, scan_images
 from ..datasets.views import view_size
@@ -26,6 +25,7 @@ from ..engine import build_runner
 from ..engine.cost import seconds_per_step
 from ..engine.optim import set_amp
 from ..engine.run import relocated
+from ..parents import only_progress
 from ..recipes.pretraining import fit_to_epochs, fit_to_images, load_recipe, set_size
 
 _UNITS = dict(d=86_400, h=3600, m=60, s=1)
@@ -120,9 +120,9 @@ def pretrain(
         newest, _ = newest_checkpoint(str(out))
         last = out / f'epoch_{cfg.train_cfg.max_epochs}.pth'
         if newest == str(last):
-            click.echo(f'the run in {out} is at its end already')
+            say(f'the run in {out} is at its end already')
             return last
-        click.echo(
+        say(
             f'no checkpoint in {out} yet: starting from the beginning'
             if newest is None
             else f'continuing from {newest}'
@@ -167,7 +167,7 @@ def pretrain(
         network = _build_backbone(cfg.model.backbone, backbone, view_size(cfg), init)
         cfg.model.backbone.init_cfg = _init_cfg(network, init, out / 'init')
 
-    click.echo('Measuring the speed of training ...')
+    say('Measuring the speed of training ...')
     try:
         with only_progress():
             step = seconds_per_step(cfg, min(5.0, budget / 20) if budget else 5.0)
@@ -202,7 +202,7 @@ def pretrain(
     duration = _duration(cfg.train_cfg.max_epochs * epoch)
     speed = f'here, at {batch / step:,.3g} images/s; --time sets a budget'
     settings.append(Setting('duration', duration, speed))
-    click.echo(f'{settings_table(settings)}\n  all of it is in {config}')
+    say(f'{settings_table(settings)}\n  all of it is in {config}')
     cfg.settings = {s.name: f'{s.value}, {s.reason}' for s in settings}
     cfg.arguments = arguments
     cfg.dump(config)
@@ -265,7 +265,7 @@ def _scan(
     """Scan the images and write what was found into the run's folder."""
     paths = list_images(images, image_root)
     label_of = dict(zip(paths, read_labels(labels, paths, image_root) or ()))
-    click.echo(f'{len(paths):,} images found')
+    say(f'{len(paths):,} images found')
     scan = scan_images(paths, min_edge)
     (out / 'images.txt').write_text(''.join(f'{path}\n' for path in scan.accepted))
     _write_csv(out / 'left_out.csv', ('path', 'reason'), scan.left_out)
@@ -273,7 +273,7 @@ def _scan(
         rows = [(path, label_of[path]) for path in scan.accepted]
         _write_csv(out / 'labels.csv', ('path', 'label'), rows)
     left_out = f'{len(scan.left_out):,} left out, see {out / "left_out.csv"}'
-    click.echo(f'{len(scan.accepted):,} are usable, {left_out}')
+    say(f'{len(scan.accepted):,} are usable, {left_out}')
     return scan
 
 

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import logging
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,8 +11,10 @@ import torch
 from mmpretrain.models.backbones import VisionTransformer
 from torch import Tensor, nn
 
-from ..checkpoints.reading import load_checkpoint, stored_config
+from ..checkpoints import Stored
 from ..datasets.views import view_size
+from ..models.backbone import pooled
+from ..parents import quiet
 from .naming import (
     NAMINGS,
     TOLERANCE,
@@ -48,15 +49,16 @@ class Trained(NamedTuple):
     edge: int
 
 
-def export_backbone(checkpoint_path: str | Path, out_path: str | Path, to: str) -> str:
+@quiet()
+def export_backbone(checkpoint: str | Path, out: str | Path, to: str) -> str:
     """Write a checkpoint's online backbone for another library.
 
     Nothing is written unless the library's own model, loaded with the
     converted weights, represents a random batch as the backbone does.
 
     Args:
-        checkpoint_path: Checkpoint of a training, as mmengine saves it.
-        out_path: File to write. For ``'mmpretrain'`` and ``'mmdet'``
+        checkpoint: Checkpoint of a training, as mmengine saves it.
+        out: File to write. For ``'mmpretrain'`` and ``'mmdet'``
             ``{'state_dict': ..., 'meta': ...}``; for ``'torchvision'`` and
             ``'timm'`` a flat state dict; for ``'safetensors'`` the same in
             timm's naming, or in mmpretrain's where timm has no such model, as
@@ -76,63 +78,58 @@ def export_backbone(checkpoint_path: str | Path, out_path: str | Path, to: str) 
     """
     if to not in TARGETS:
         raise ValueError(f'to={to!r} must be one of {", ".join(TARGETS)}')
-    out_path = Path(out_path)
-    if out_path.resolve() == Path(checkpoint_path).resolve():
-        raise ValueError(f'out_path={str(out_path)!r} would overwrite the training checkpoint')
-    trained = read_backbone(checkpoint_path)
+    out = Path(out)
+    if out.resolve() == Path(checkpoint).resolve():
+        raise ValueError(f'out={str(out)!r} would overwrite the training checkpoint')
+    trained = read_backbone(Stored.read(checkpoint))
     if to == 'onnx':
-        return _write_onnx(trained, out_path)
+        return _write_onnx(trained, out)
     naming, call, weights = _convert(trained, to)
-    out_path.parent.mkdir(parents=True, exist_ok=True)
-    wrote = f'wrote {out_path} for {to}, verified; load it with'
-    meta = dict(source=Path(checkpoint_path).name, architecture=str(call), naming=naming)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    wrote = f'wrote {out} for {to}, verified; load it with'
+    meta = dict(source=Path(checkpoint).name, architecture=str(call), naming=naming)
     if to == 'safetensors':
         from safetensors.torch import save_file
 
         meta |= dict(format='pt', **_as_text(trained.preprocessing))
         if isinstance(trained.backbone, VisionTransformer):  # weights do not tell it
             meta['num_heads'] = str(trained.backbone.arch_settings['num_heads'])
-        save_file({key: value.contiguous() for key, value in weights.items()}, out_path, meta)
+        save_file({key: value.contiguous() for key, value in weights.items()}, out, meta)
         model = call if naming == 'timm' else f'mmpretrain.registry.MODELS.build({call})'
-        load = f'safetensors.torch.load_file({str(out_path)!r})'
+        load = f'safetensors.torch.load_file({str(out)!r})'
         return f'{wrote} model = {model}; model.load_state_dict({load}, strict=False)'
     if to in ('mmpretrain', 'mmdet'):
-        torch.save({'state_dict': weights, 'meta': meta}, out_path)
-        init_cfg = dict(type='Pretrained', checkpoint=str(out_path))
+        torch.save({'state_dict': weights, 'meta': meta}, out)
+        init_cfg = dict(type='Pretrained', checkpoint=str(out))
         return f'{wrote} backbone={Call("dict", (), call.kwargs | dict(init_cfg=init_cfg))}'
-    torch.save(weights, out_path)
-    load = f'model.load_state_dict(torch.load({str(out_path)!r}), strict=False)'
+    torch.save(weights, out)
+    load = f'model.load_state_dict(torch.load({str(out)!r}), strict=False)'
     return f'{wrote} model = {call}; {load}'
 
 
-def read_backbone(path: str | Path) -> Trained:
+def read_backbone(stored: Stored) -> Trained:
     """The backbone of a checkpoint, by the config that is stored in it.
 
     Args:
-        path: Checkpoint of a training, or one that was imported.
+        stored: Checkpoint of a training, or one that was imported.
 
     Raises:
-        FileNotFoundError: If there is no checkpoint.
         ValueError: If it has no backbone, or no config, or they do not fit.
     """
-    given = f'checkpoint_path={str(path)!r}'
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'{given} is not a file: pass a checkpoint that training saved')
-    checkpoint = load_checkpoint(str(path))
     prefix = 'backbone.'
     weights = {
         key.removeprefix(prefix): value
-        for key, value in checkpoint.get('state_dict', {}).items()
+        for key, value in stored.weights.items()
         if key.startswith(prefix)
     }
     if not weights:
         raise ValueError(
-            f'{given} has no {prefix}* keys: pass a checkpoint that training saved, or make one '
-            'of a foreign file by `mmsnclr import`'
+            f'{stored.path} has no {prefix}* keys: pass a checkpoint that training saved, or make '
+            'one of a foreign file by `mmsnclr import`'
         )
-    full = stored_config(checkpoint)
+    full = stored.config
     if full is None:
-        raise ValueError(f"{given} lacks meta['cfg']: pass a checkpoint that training saved")
+        raise ValueError(f"{stored.path} lacks meta['cfg']: pass a checkpoint that training saved")
     cfg = full.model.backbone.to_dict()
     for key in ('_scope_', 'init_cfg', 'pretrained', 'checkpoint_path'):
         cfg.pop(key, None)
@@ -140,11 +137,13 @@ def read_backbone(path: str | Path) -> Trained:
     try:
         backbone.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f'{given}: its backbone is not that of its own config: {error}') from error
-    stored = full.model.get('data_preprocessor') or full.get('data_preprocessor') or {}
-    preprocessing = {key: stored[key] for key in ('mean', 'std') if key in stored}
+        raise ValueError(
+            f'{stored.path}: its backbone is not that of its own config: {error}'
+        ) from error
+    settings = full.model.get('data_preprocessor') or full.get('data_preprocessor') or {}
+    preprocessing = {key: settings[key] for key in ('mean', 'std') if key in settings}
     if preprocessing:
-        preprocessing['to_rgb'] = stored.get('to_rgb', stored.get('bgr_to_rgb', False))
+        preprocessing['to_rgb'] = settings.get('to_rgb', settings.get('bgr_to_rgb', False))
     return Trained(cfg, backbone, preprocessing, view_size(full))
 
 
@@ -170,12 +169,11 @@ class _Representation(nn.Module):
         self.backbone = backbone
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.backbone(images)[-1]
-        return features.mean(dim=(2, 3)) if features.ndim == 4 else features
+        return pooled(self.backbone(images))
 
 
 @torch.no_grad()
-def _write_onnx(trained: Trained, out_path: Path) -> str:
+def _write_onnx(trained: Trained, out: Path) -> str:
     try:
         import onnx
         import onnxruntime
@@ -188,8 +186,6 @@ def _write_onnx(trained: Trained, out_path: Path) -> str:
         raise ImportError(f"to='onnx' needs a newer torch than {torch.__version__}: 2.9 will do")
     model = _Representation(trained.backbone).eval()
     images = example_images(trained.backbone, trained.cfg, max(_BATCHES), trained.edge)
-    # The exporter talks of operators that no backbone has.
-    logging.getLogger('torch.onnx').setLevel(logging.ERROR)
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter('ignore')
         path = Path(folder) / 'backbone.onnx'
@@ -216,12 +212,12 @@ def _write_onnx(trained: Trained, out_path: Path) -> str:
                 f"to='onnx': onnxruntime represents {batch} images differently, by "
                 f'{difference:.1e} relative, so nothing was written'
             )
-    out_path.parent.mkdir(parents=True, exist_ok=True)
-    out_path.write_bytes(content)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(content)
     shape = ', '.join(map(str, images.shape[1:]))
     return (
-        f'wrote {out_path} for onnx, verified at batches of {_BATCHES}; run it with '
-        f'session = onnxruntime.InferenceSession({str(out_path)!r}); '
+        f'wrote {out} for onnx, verified at batches of {_BATCHES}; run it with '
+        f'session = onnxruntime.InferenceSession({str(out)!r}); '
         f"session.run(None, {{'images': images}}) on float32 images of shape (N, {shape})"
     )
 

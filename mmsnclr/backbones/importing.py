@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
-from safetensors import safe_open
 from torch import Tensor, nn
 
-from ..checkpoints.reading import load_checkpoint, weights_in
-from .naming import Call, build_backbone, equivalent, rename, verify
+from ..checkpoints import Stored
+from ..parents import quiet
+from .naming import Call, build_backbone, classifiers, equivalent, rename, timm_facts, verify
+from .starting import stated_heads
 
 # Heads of the usual ViTs by width; a file of weights does not tell their number.
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
@@ -24,7 +25,6 @@ _RESNET_BLOCKS = {
     (True, (3, 4, 23, 3)): 101,
     (True, (3, 8, 36, 3)): 152,
 }
-_CLASSIFIERS = ('head', 'heads', 'fc')
 _IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 
 
@@ -36,9 +36,10 @@ class _Foreign(NamedTuple):
     weights: dict[str, Tensor]
 
 
+@quiet()
 def import_backbone(
-    checkpoint_path: str | Path,
-    out_path: str | Path,
+    checkpoint: str | Path,
+    out: str | Path,
     heads: int | None = None,
     timm_model: str | None = None,
 ) -> str:
@@ -52,12 +53,12 @@ def import_backbone(
     is timm's for a named model, else by ImageNet's mean and deviation.
 
     Args:
-        checkpoint_path: ``.safetensors``, or what ``torch.save`` wrote.
-        out_path: File to write. ``init_cfg=dict(type='Pretrained',
-            checkpoint=out_path, prefix='backbone.')`` fills a backbone from
+        checkpoint: ``.safetensors``, or what ``torch.save`` wrote.
+        out: File to write. ``init_cfg=dict(type='Pretrained',
+            checkpoint=out, prefix='backbone.')`` fills a backbone from
             it; ``meta['cfg']`` has the backbone's config.
         heads: Number of a ViT's attention heads, which weights do not tell; by
-            default what a file of :func:`~.backbone_export.export_backbone`
+            default what a file of :func:`~.exporting.export_backbone`
             notes, else what is usual for its origin and width.
         timm_model: Name of the timm model that the weights are of, for any
             other architecture.
@@ -69,13 +70,14 @@ def import_backbone(
         FileNotFoundError: If there is no such file.
         ValueError: If the format is not known, says what was found.
     """
-    given = f'checkpoint_path={str(checkpoint_path)!r}'
-    if Path(out_path).resolve() == Path(checkpoint_path).resolve():
-        raise ValueError(f'out_path={str(out_path)!r} would overwrite the original')
-    if Path(out_path).is_dir():
-        raise ValueError(f'out_path={str(out_path)!r} is a folder: pass the file to write')
-    foreign = _take_apart(_load(checkpoint_path), given)
-    heads = heads or _stated_heads(checkpoint_path)
+    given = f'checkpoint={str(checkpoint)!r}'
+    if Path(out).resolve() == Path(checkpoint).resolve():
+        raise ValueError(f'out={str(out)!r} would overwrite the original')
+    if Path(out).is_dir():
+        raise ValueError(f'out={str(out)!r} is a folder: pass the file to write')
+    stored = Stored.read(checkpoint)
+    foreign = _take_apart(stored, given)
+    heads = heads or stated_heads(stored)
     if timm_model is not None:
         found, naming = f'{timm_model} of timm', 'timm'
         cfg = dict(type='TIMMRepresentation', model_name=timm_model)
@@ -87,46 +89,30 @@ def import_backbone(
         backbone = build_backbone(cfg)
     except (AssertionError, RuntimeError) as error:  # timm's, of what it does not know or offer
         raise ValueError(f'timm_model={timm_model!r}: {error}') from error
-    weights = _without_classifier(foreign.weights, backbone)
+    names = classifiers(backbone)
+    weights = {key: v for key, v in foreign.weights.items() if not key.startswith(names)}
     names = {rename(key, backbone, naming): key for key in backbone.state_dict()}
     ours = {names.get(key, key): value for key, value in weights.items()}
     _fill(backbone, ours, f'{given} ({found})')
     verify(backbone, cfg, weights, equivalent(backbone, cfg, naming), naming)
 
     full = dict(model=dict(backbone=cfg, data_preprocessor=_preprocessing(backbone)))
-    meta = dict(source=Path(checkpoint_path).name, cfg=Config(full).pretty_text)
-    stored = {f'backbone.{key}': value for key, value in backbone.state_dict().items()}
-    Path(out_path).parent.mkdir(parents=True, exist_ok=True)
-    torch.save(dict(state_dict=stored, meta=meta), out_path)
-    init_cfg = dict(type='Pretrained', checkpoint=str(out_path), prefix='backbone.')
+    meta = dict(source=Path(checkpoint).name, cfg=Config(full).pretty_text)
+    weights = {f'backbone.{key}': value for key, value in backbone.state_dict().items()}
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    torch.save(dict(state_dict=weights, meta=meta), out)
+    init_cfg = dict(type='Pretrained', checkpoint=str(out), prefix='backbone.')
     return (
-        f'found {found}; wrote {out_path}, verified; start from it with '
+        f'found {found}; wrote {out}, verified; start from it with '
         f'backbone={Call("dict", (), cfg | dict(init_cfg=init_cfg))}'
     )
 
 
-def _load(path: str | Path) -> dict[str, Tensor]:
-    content = load_checkpoint(str(path))
-    weights = weights_in(content)
-    if not weights or not all(isinstance(key, str) for key in weights):
-        raise ValueError(
-            f'checkpoint_path={str(path)!r} holds {_describe(content)}, not a state dict'
-        )
-    return weights
-
-
-def _stated_heads(path: str | Path) -> int | None:
-    """The number of heads that :func:`~.backbone_export.export_backbone` noted."""
-    if Path(path).suffix != '.safetensors':
-        return None
-    with safe_open(path, 'pt') as file:
-        heads = (file.metadata() or {}).get('num_heads', '')
-    return int(heads) if heads.isdecimal() else None
-
-
-def _take_apart(weights: dict[str, Tensor], given: str) -> _Foreign:
+def _take_apart(stored: Stored, given: str) -> _Foreign:
     """The backbone among a file's weights, and in which format it is."""
-    weights = {key.removeprefix('module.'): value for key, value in weights.items()}
+    weights = stored.weights
+    if not weights or not all(isinstance(key, str) for key in weights):
+        raise ValueError(f'{given} holds {_describe(stored.content)}, not a state dict')
     if any(key.startswith('backbone.') for key in weights):
         raise ValueError(
             f'{given} has backbone.* keys, which are those of this toolkit and of OpenMMLab: '
@@ -213,18 +199,6 @@ def _count(weights: dict[str, Tensor], pattern: str) -> int:
     return len({match[1] for match in map(re.compile(pattern).match, weights) if match})
 
 
-def _without_classifier(weights: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
-    names = _timm_facts(backbone).get('classifier') or _CLASSIFIERS
-    names = (names,) if isinstance(names, str) else names
-    starts = tuple(f'{name}.' for name in names)
-    return {key: value for key, value in weights.items() if not key.startswith(starts)}
-
-
-def _timm_facts(backbone: nn.Module) -> dict:
-    """What timm says of its own model; empty for other backbones."""
-    return getattr(getattr(backbone, 'timm_model', None), 'pretrained_cfg', None) or {}
-
-
 def _fill(backbone: nn.Module, weights: dict[str, Tensor], given: str) -> None:
     expected = backbone.state_dict()
     missing = [key for key in expected if key not in weights]
@@ -245,7 +219,7 @@ def _fill(backbone: nn.Module, weights: dict[str, Tensor], given: str) -> None:
 
 def _preprocessing(backbone: nn.Module) -> dict:
     """How images are to be normalised: as timm says, else by ImageNet's statistics."""
-    stated = _timm_facts(backbone)
+    stated = timm_facts(backbone)
     if 'mean' not in stated or 'std' not in stated:
         return _IMAGENET
     return dict(

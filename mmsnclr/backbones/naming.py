@@ -11,6 +11,7 @@ from mmpretrain.models.backbones import ResNet, TIMMBackbone, VisionTransformer
 from mmpretrain.models.selfsup import MoCoV3ViT
 from torch import Tensor, nn
 
+from ..models.backbone import pooled
 from ..requirements import check_detection_requirements
 
 NAMINGS = ('mmpretrain', 'mmdet', 'torchvision', 'timm')
@@ -194,6 +195,22 @@ def rename(key: str, source: nn.Module, to: str) -> str:
     return key.removeprefix('timm_model.')
 
 
+def unwrapped(backbone: nn.Module) -> nn.Module:
+    """The model of timm in mmpretrain's wrapper of it; other backbones as they are."""
+    return getattr(backbone, 'timm_model', backbone)
+
+
+def timm_facts(model: nn.Module) -> dict:
+    """What timm says of its own model, wrapped or not; empty for others."""
+    return getattr(unwrapped(model), 'pretrained_cfg', None) or {}
+
+
+def classifiers(model: nn.Module) -> tuple[str, ...]:
+    """How the names of a classifier's weights begin, which no backbone has."""
+    names = timm_facts(model).get('classifier') or ('fc', 'head', 'heads')
+    return tuple(f'{name}.' for name in ([names] if isinstance(names, str) else names))
+
+
 @torch.no_grad()
 def verify(source: nn.Module, cfg: dict, weights: dict[str, Tensor], call: Call, to: str) -> None:
     """Compare the backbone's output with that of another library's model.
@@ -215,15 +232,13 @@ def verify(source: nn.Module, cfg: dict, weights: dict[str, Tensor], call: Call,
         missing, unexpected = target.load_state_dict(weights, strict=False)
     except (AssertionError, RuntimeError) as error:
         raise ValueError(f'to={to!r}: {call} cannot take the backbone: {error}') from error
-    names = (getattr(target, 'pretrained_cfg', None) or {}).get('classifier') or ('fc', 'heads')
-    names = [names] if isinstance(names, str) else names
-    missing = [key for key in missing if not key.startswith(tuple(f'{name}.' for name in names))]
+    missing = [key for key in missing if not key.startswith(classifiers(target))]
     if missing or unexpected:
         raise ValueError(
             f'to={to!r}: {call} has other weights than the backbone: {missing[:3]} are missing '
             f'from the backbone and {unexpected[:3]} are not in the model'
         )
-    backbone = getattr(source, 'timm_model', source)
+    backbone = unwrapped(source)
     if to == 'torchvision':
         setattr(target, 'fc' if type(source) is ResNet else 'heads', nn.Identity())
     elif hasattr(target, 'reset_classifier'):  # the wrapper of timm's models removes the pooling
@@ -232,8 +247,8 @@ def verify(source: nn.Module, cfg: dict, weights: dict[str, Tensor], call: Call,
     images = example_images(source, cfg)
     expected, actual = backbone(images), target(images)
     expected, actual = (out if isinstance(out, Tensor) else out[-1] for out in (expected, actual))
-    if expected.ndim == 4 and actual.ndim == 2:
-        expected = expected.mean(dim=(2, 3))
+    if actual.ndim == 2:
+        expected = pooled([expected])
     difference = relative_difference(expected, actual)
     if not difference <= TOLERANCE:  # nan is no match either
         raise ValueError(
@@ -251,7 +266,7 @@ def relative_difference(expected: Tensor, actual: Tensor) -> float:
 
 def example_images(source: nn.Module, cfg: dict, count: int = 2, edge: int | None = None) -> Tensor:
     """Random images ``(count, C, H, W)`` of the one size that the backbone takes, or of an edge."""
-    timm_cfg = getattr(getattr(source, 'timm_model', None), 'pretrained_cfg', None) or {}
+    timm_cfg = timm_facts(source)
     sizes = [getattr(module, 'img_size', None) for module in source.modules()]
     if timm_cfg.get('fixed_input_size'):
         sizes.append(timm_cfg['input_size'][1:])

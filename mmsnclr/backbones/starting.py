@@ -1,7 +1,8 @@
 """What a backbone starts from: filled from any naming, and checked to be filled in full."""
 
-import re
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from os.path import exists
 from pathlib import Path
 
@@ -11,11 +12,14 @@ from mmpretrain.models.backbones import VisionTransformer
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from ..checkpoints.reading import load_checkpoint, weights_in
+from ..checkpoints import Stored
 from .naming import rename
 
+# MoCoV3ViT adds its own architecture to these only when it is built.
+_ARCHITECTURES = {'mocov3-small': dict(num_heads=12)} | VisionTransformer.arch_zoo
 
-def initialize_backbone(backbone: nn.Module, path: str | Path) -> None:
+
+def initialize_backbone(backbone: nn.Module, stored: Stored) -> None:
     """Fill a backbone from a checkpoint of torchvision, timm, mmpretrain or mmsnclr.
 
     Naming and prefix are found by trying; positions of another image size are
@@ -23,40 +27,70 @@ def initialize_backbone(backbone: nn.Module, path: str | Path) -> None:
 
     Args:
         backbone: Its weights are overwritten.
-        path: The checkpoint.
+        stored: The checkpoint.
 
     Raises:
-        FileNotFoundError: If there is no checkpoint.
         ValueError: If it fills fewer than all weights of the backbone, or its
             attention has another number of heads.
     """
-    checkpoint = load_checkpoint(str(path))
-    check_heads(backbone, checkpoint, f'init={str(path)!r}')
-    stored = weights_in(checkpoint)
+    given = f'init={str(stored.path)!r}'
+    check_heads(backbone, stored, given)
     wanted = backbone.state_dict()
     best, prefix_of_best = {}, ''
     for naming in ('mmpretrain', 'torchvision', 'timm'):
-        names = {key: rename(key, backbone, naming) for key in wanted}
-        first = next(iter(names.values()))
-        for prefix in [key.removesuffix(first) for key in stored if key.endswith(first)]:
-            filled = {k: stored[prefix + n] for k, n in names.items() if prefix + n in stored}
-            filled = {k: _fit(k, v, wanted[k], backbone) for k, v in filled.items()}
-            filled = {k: v for k, v in filled.items() if v.shape == wanted[k].shape}
-            if len(filled) > len(best):
-                best, prefix_of_best = filled, prefix
+        keys = {rename(key, backbone, naming): key for key in wanted}
+
+        def fitted(name: str, value: Tensor, keys=keys) -> Tensor | None:
+            value = _resampled(keys[name], value, wanted[keys[name]], backbone)
+            return value if value.shape == wanted[keys[name]].shape else None
+
+        prefix, count = find_prefix(keys, stored.weights, lambda *x: fitted(*x) is not None)
+        if count > len(best):
+            found = {keys[n]: fitted(n, v) for n, v in _below(prefix, keys, stored.weights)}
+            best = {key: value for key, value in found.items() if value is not None}
+            prefix_of_best = prefix
     # Counters, which are integers, may be missing: old checkpoints have none.
     missing = [key for key in wanted if key not in best and wanted[key].is_floating_point()]
     if missing:
         raise ValueError(
-            f'init={str(path)!r} fills {len(best)} of the {len(wanted)} weights of the backbone, '
+            f'{given} fills {len(best)} of the {len(wanted)} weights of the backbone, '
             f'under prefix {prefix_of_best!r}; missing, or of another shape: '
             f'{", ".join(missing[:3])}. Pass a checkpoint of the same architecture'
         )
     backbone.load_state_dict(best, strict=False)
 
 
-def _fit(key: str, value: Tensor, wanted: Tensor, backbone: nn.Module) -> Tensor:
-    """Resample position embeddings to the backbone's grid."""
+def find_prefix(
+    names: Iterable[str], weights: Mapping[str, Tensor], fits: Callable[[str, Tensor], bool]
+) -> tuple[str, int]:
+    """The prefix under which a checkpoint holds most of the names.
+
+    Args:
+        names: What is looked for.
+        weights: The checkpoint's weights.
+        fits: Whether a weight can be that of a name.
+
+    Returns:
+        The prefix, its dot included, and how many names it has; ``''`` and 0 if none is there.
+    """
+    hits = Counter(
+        key.removesuffix(name)
+        for name in names
+        for key, value in weights.items()
+        if (key == name or key.endswith(f'.{name}')) and fits(name, value)
+    )
+    return hits.most_common(1)[0] if hits else ('', 0)
+
+
+def _below(
+    prefix: str, names: Iterable[str], weights: Mapping[str, Tensor]
+) -> Iterable[tuple[str, Tensor]]:
+    """Those of the names that are there under a prefix, with their weights."""
+    return ((name, weights[prefix + name]) for name in names if prefix + name in weights)
+
+
+def _resampled(key: str, value: Tensor, wanted: Tensor, backbone: nn.Module) -> Tensor:
+    """Position embeddings on the backbone's grid; all else as it is."""
     if not key.endswith('pos_embed') or value.shape == wanted.shape or value.ndim != 3:
         return value
     extra = getattr(getattr(backbone, 'timm_model', None), 'num_prefix_tokens', 1)
@@ -67,14 +101,17 @@ def _fit(key: str, value: Tensor, wanted: Tensor, backbone: nn.Module) -> Tensor
         return resample_abs_pos_embed(value, [int(edge)] * 2, num_prefix_tokens=extra)
 
 
-def check_pretrained(model: nn.Module) -> None:
+def check_pretrained(model: nn.Module) -> list[Stored]:
     """Check every ``Pretrained`` initialisation of a model.
 
     mmengine logs the keys that a checkpoint lacks and trains on, so that a
     wrong prefix means a randomly initialised backbone.
 
     Args:
-        model: A model whose weights have not been initialised yet.
+        model: A model, not wrapped, whose weights have not been initialised yet.
+
+    Returns:
+        The checkpoints, for :func:`~mmsnclr.checkpoints.at_hand`.
 
     Raises:
         FileNotFoundError: If a checkpoint is not there.
@@ -82,81 +119,94 @@ def check_pretrained(model: nn.Module) -> None:
             module, in which case the first missing keys and the prefix to try
             are named, or is of a ViT with another number of heads.
     """
-    if hasattr(model, 'module'):
-        model = model.module
+    read: dict[str, Stored] = {}
     checked = set()
     for name, module in model.named_modules():
         init_cfg = getattr(module, 'init_cfg', None)
         for cfg in [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []:
-            source = (cfg.get('checkpoint'), cfg.get('prefix'), type(module))
-            if cfg.get('type') == 'Pretrained' and source not in checked:
-                checked.add(source)
-                _check(name or type(module).__name__, module, *source[:2])
+            checkpoint, prefix = cfg.get('checkpoint'), cfg.get('prefix')
+            if cfg.get('type') != 'Pretrained' or (checkpoint, prefix, type(module)) in checked:
+                continue
+            checked.add((checkpoint, prefix, type(module)))
+            setting = f'model.{name}.init_cfg' if name else 'model.init_cfg'
+            if not checkpoint or ('://' not in checkpoint and not exists(checkpoint)):
+                raise FileNotFoundError(
+                    f'no checkpoint at {checkpoint!r}: set {setting}.checkpoint to a pretrained '
+                    'backbone'
+                )
+            if checkpoint not in read:
+                content = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+                if 'state_dict' not in content:  # where else mmengine looks: on top
+                    content = dict(state_dict=content)
+                read[checkpoint] = Stored(Path(checkpoint), content)
+            check_heads(module, read[checkpoint], checkpoint)
+            _check_filled(module, name or type(module).__name__, setting, read[checkpoint], prefix)
+    return list(read.values())
 
 
-def _check(name: str, module: nn.Module, checkpoint: str, prefix: str | None) -> None:
-    setting = f'model.{name}.init_cfg' if name != type(module).__name__ else 'model.init_cfg'
-    if not checkpoint or ('://' not in checkpoint and not exists(checkpoint)):
-        raise FileNotFoundError(
-            f'no checkpoint at {checkpoint!r}: set {setting}.checkpoint to a pretrained backbone'
-        )
-    stored = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
-    check_heads(module, stored, checkpoint)
-    stored = stored.get('state_dict', stored)
-    stored = {key.removeprefix('module.'): value.shape for key, value in stored.items()}
+def _check_filled(
+    module: nn.Module, name: str, setting: str, stored: Stored, prefix: str | None
+) -> None:
+    """Check that a checkpoint has all parameters of a module under a prefix."""
     start = f'{prefix.rstrip(".")}.' if prefix else ''
     wanted = {key: parameter.shape for key, parameter in module.named_parameters()}
-    missing = [key for key, shape in wanted.items() if stored.get(start + key) != shape]
+    there = {key: value.shape for key, value in _below(start, wanted, stored.weights)}
+    missing = [key for key, shape in wanted.items() if there.get(key) != shape]
     if not missing:
         return
+    best, count = find_prefix(wanted, stored.weights, lambda key, x: x.shape == wanted[key])
+    if not count:
+        advice = 'None of its keys fits: the checkpoint is of another network.'
+    elif best == start:
+        advice = 'No other prefix fits better: the checkpoint lacks them.'
+    else:
+        fit = 'all' if count == len(wanted) else f'{count}'
+        advice = f'Under prefix {best!r} {fit} would fit: set {setting}.prefix={best!r}.'
     raise ValueError(
-        f'{checkpoint} fills {len(wanted) - len(missing)} of the {len(wanted)} parameters of '
+        f'{stored.path} fills {len(wanted) - len(missing)} of the {len(wanted)} parameters of '
         f'{name} ({type(module).__name__}) with prefix {prefix!r}; missing, or of another shape: '
-        f'{", ".join(missing[:3])}, ... {_advice(setting, start, wanted, stored)} If the rest is '
+        f'{", ".join(missing[:3])}, ... {advice} If the rest is '
         'meant to be trained from scratch, pass --allow-partial-pretrained to tools/train.py.'
     )
 
 
-def _advice(setting: str, prefix: str, wanted: dict, stored: dict) -> str:
-    """The prefix under which most of the wanted keys are stored."""
-    hits = Counter(
-        key.removesuffix(name)
-        for name, shape in wanted.items()
-        for key in stored
-        if (key == name or key.endswith(f'.{name}')) and stored[key] == shape
-    )
-    if not hits:
-        return 'None of its keys fits: the checkpoint is of another network.'
-    best, count = hits.most_common(1)[0]
-    if best == prefix:
-        return 'No other prefix fits better: the checkpoint lacks them.'
-    fit = 'all' if count == len(wanted) else f'{count}'
-    return f'Under prefix {best!r} {fit} would fit: set {setting}.prefix={best!r}.'
-
-
-def check_heads(backbone: nn.Module, checkpoint: object, source: str) -> None:
+def check_heads(backbone: nn.Module, stored: Stored, source: str) -> None:
     """Compare a backbone's number of attention heads with a checkpoint's.
 
     Args:
         backbone: What the checkpoint is to fill; other networks than ViTs pass.
-        checkpoint: What was loaded; without a config of its own it passes.
+        stored: The checkpoint; one that does not say its heads passes.
         source: What to call the checkpoint.
 
     Raises:
         ValueError: If the numbers differ.
     """
-    meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
-    text = meta.get('cfg') if isinstance(meta, dict) else None
-    if not isinstance(backbone, VisionTransformer) or not isinstance(text, str):
+    if not isinstance(backbone, VisionTransformer):
         return
-    arch = re.search(r"\barch='([\w-]+)'", text)
-    heads = re.search(r'\bnum_heads=(\d+)', text)
-    # MoCoV3ViT adds its own architecture to these only when it is built.
-    known = {'mocov3-small': dict(num_heads=12)} | VisionTransformer.arch_zoo
-    theirs = int(heads[1]) if heads else known.get(arch and arch[1], {}).get('num_heads')
-    ours = backbone.arch_settings['num_heads']
+    theirs, ours = stated_heads(stored), backbone.arch_settings['num_heads']
     if theirs not in (None, ours):
         raise ValueError(
             f'{source} is a ViT with {theirs} heads, the backbone has {ours}: its weights would '
             'fit and compute something else. Give model.backbone.arch as the checkpoint has it'
         )
+
+
+def stated_heads(stored: Stored) -> int | None:
+    """The number of a ViT's attention heads, which no weight's shape tells.
+
+    Args:
+        stored: A checkpoint.
+
+    Returns:
+        What the checkpoint's config or, of an exported file, a note beside the
+        weights says; ``None`` if neither does.
+    """
+    if str(stored.meta.get('num_heads', '')).isdecimal():
+        return int(stored.meta['num_heads'])
+    config = None
+    with suppress(ValueError):  # of another library, and more than plain values
+        config = stored.config
+    model = (config or {}).get('model') or {}
+    arch = (model.get('backbone') or {}).get('arch')
+    settings = arch if isinstance(arch, dict) else _ARCHITECTURES.get(arch, {})
+    return settings.get('num_heads')

@@ -1,14 +1,17 @@
 """Checkpoints: read without running what they hold, written whole or not at all, chosen."""
 
-from .choosing import check_resumable, newest_checkpoint
-from .reading import load_checkpoint, stored_config, weights_in
-from .writing import replacing
+from .choosing import check_bytes, check_resumable, newest_checkpoint
+from .reading import Stored, at_hand, load_checkpoint
+from .writing import TEMPORARY, rank_file, replacing
 
 __all__ = [
+    'TEMPORARY',
+    'Stored',
+    'at_hand',
+    'check_bytes',
     'check_resumable',
     'load_checkpoint',
     'newest_checkpoint',
+    'rank_file',
     'replacing',
-    'stored_config',
-    'weights_in',
 ]

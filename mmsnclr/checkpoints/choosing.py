@@ -4,13 +4,14 @@ import os
 import zlib
 from contextlib import suppress
 from glob import escape, glob
+from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
 from mmengine.config import Config
 from torch import nn
 
 from ..version import __version__
-from .reading import load_checkpoint, stored_config
+from .reading import Stored, load_checkpoint
 from .writing import TEMPORARY, rank_file
 
 _PROGRESS = ('epoch', 'iter')
@@ -131,7 +132,7 @@ def check_resumable(path: str, checkpoint: dict, model: nn.Module, config: Confi
         if shapes.get(name) != stored.get(name):
             there, here = (x.get(name, 'missing') for x in (stored, shapes))
             differences.append(f'{name} is {there} in the checkpoint, {here} in the model')
-    before = stored_config(checkpoint)
+    before = Stored(Path(path), checkpoint).config
     if before is not None:
         there, here = (
             ((x.get('optim_wrapper') or {}).get('optimizer') or {}).get('type')

@@ -1,62 +1,96 @@
-"""Checkpoints: written whole or not at all, read without running what they hold."""
+"""Checkpoints, read without running what they hold, and once."""
 
 import ast
-import codecs
 import os
-import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
-from pickle import UnpicklingError
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from zipfile import is_zipfile
 
-import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.logging import HistoryBuffer
-from mmengine.runner import CheckpointLoader
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-UNSAFE = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
-_SAFE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+from ..parents import refusing, unsafe_allowed
+
+# What `at_hand` was given, by absolute path.
+_AT_HAND: dict[str, object] = {}
 
 
-def _method(owner: type, name: str) -> Callable:
-    """Stand-in for the ``getattr`` by which mmengine's logs name their statistics."""
-    if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
-        raise UnpicklingError(f'Unsupported global: GLOBAL builtins.getattr of {name}')
-    return getattr(owner, name)
+@dataclass(frozen=True)
+class Stored:
+    """What a checkpoint file holds, of this or another library.
+
+    Attributes:
+        path: The file.
+        content: What was saved.
+    """
+
+    path: Path
+    content: object
+
+    @classmethod
+    def read(cls, path: str | Path) -> 'Stored':
+        """Read a file as :func:`load_checkpoint` does."""
+        return cls(Path(path), load_checkpoint(str(path)))
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """The tensors of ``state_dict`` or ``model`` or, if it has neither, of the content itself.
+
+        None if it is no dictionary; names without a wrapper's ``module.``.
+        """
+        part = self.content
+        for name in ('state_dict', 'model'):
+            if isinstance(part, dict) and isinstance(part.get(name), dict):
+                part = part[name]
+        if not isinstance(part, dict):
+            return {}
+        return {
+            key.removeprefix('module.') if isinstance(key, str) else key: value
+            for key, value in part.items()
+            if isinstance(value, Tensor)
+        }
+
+    @cached_property
+    def meta(self) -> dict:
+        """What was noted beside the weights."""
+        meta = self.content.get('meta') if isinstance(self.content, dict) else None
+        return meta if isinstance(meta, dict) else {}
+
+    @cached_property
+    def config(self) -> Config | None:
+        """The config of the training, read as data: unlike mmengine's reader it runs nothing.
+
+        ``None`` if there is none.
+
+        Raises:
+            ValueError: If it is more than assignments of plain values.
+        """
+        text = self.meta.get('cfg')
+        return _config(text) if isinstance(text, str) else None
 
 
-def _allow_training_state() -> None:
-    """Allow, by name, the classes that mmengine's training state is made of."""
-    array = np.zeros(1)
-    rebuild, scalar = array.__reduce__()[0], array[0].__reduce__()[0]
-    classes = [HistoryBuffer, np.ndarray, np.dtype, _named('builtins', 'getattr', _method)]
-    classes.append(codecs.encode)  # of numpy's bytes; torch before 2.5 does not know it
-    # numpy 2 moved these two; checkpoints of either numpy are read by both.
-    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
-        classes += [_named(module, f.__name__, f) for f in (rebuild, scalar)]
-    classes += [type(np.dtype(name)) for name in ('bool', 'int32', 'int64', 'float32', 'float64')]
-    if hasattr(torch.serialization, 'add_safe_globals'):  # torch >= 2.4
-        torch.serialization.add_safe_globals(classes)
+@contextmanager
+def at_hand(*files: Stored) -> Iterator[None]:
+    """Have whoever loads one of these files meanwhile get what was read, mmengine included.
+
+    Args:
+        *files: Files that were read.
+    """
+    _AT_HAND.update((os.path.abspath(file.path), file.content) for file in files)
+    try:
+        yield
+    finally:
+        for file in files:
+            _AT_HAND.pop(os.path.abspath(file.path), None)
 
 
-def _named(module: str, name: str, function: Callable) -> Callable:
-    """A function under the name that checkpoints use for it."""
-
-    def call(*args):
-        return function(*args)
-
-    # torch before 2.7 goes by the name, later ones by the qualified name.
-    call.__module__, call.__name__, call.__qualname__ = module, name, name
-    return call
-
-
-def load_checkpoint(path: str, map_location: str = 'cpu', mmap: bool = False) -> dict:
+def load_checkpoint(path: str, map_location: str | None = 'cpu', mmap: bool = False) -> dict:
     """Read a checkpoint file: tensors, plain values and mmengine's logs, nothing else.
 
     The one way in which mmsnclr reads checkpoints; mmengine reads local files
@@ -70,27 +104,31 @@ def load_checkpoint(path: str, map_location: str = 'cpu', mmap: bool = False) ->
         mmap: Leave the tensors on the disk until they are used.
 
     Returns:
-        What was saved.
+        What was saved; of safetensors ``state_dict`` and ``meta``.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is damaged, or holds what could run code.
     """
     path = os.path.expanduser(path)
+    if os.path.abspath(path) in _AT_HAND:
+        return _AT_HAND[os.path.abspath(path)]
     if not os.path.isfile(path):
         raise FileNotFoundError(f'no checkpoint at {path!r}')
     damaged = ValueError(f'{path} is damaged or was not written to its end')
     if path.endswith('.safetensors'):
         try:
-            return load_file(path, map_location or 'cpu')
+            with safe_open(path, 'pt', device=map_location or 'cpu') as file:
+                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return dict(state_dict=weights, meta=file.metadata() or {})
         except SafetensorError as error:
             raise damaged from error
     if mmap and not is_zipfile(path):
         raise damaged
-    with _refusing(path):
+    with refusing(path):
         try:
             return torch.load(
-                path, map_location=map_location, mmap=mmap, weights_only=not _unsafe()
+                path, map_location=map_location, mmap=mmap, weights_only=not unsafe_allowed()
             )
         except EOFError as error:
             raise damaged from error
@@ -102,92 +140,8 @@ def load_checkpoint(path: str, map_location: str = 'cpu', mmap: bool = False) ->
             raise
 
 
-def weights_in(checkpoint: object) -> dict[str, Tensor]:
-    """The weights in a checkpoint of this or another library.
-
-    Args:
-        checkpoint: What :func:`load_checkpoint` returned.
-
-    Returns:
-        The tensors of its ``state_dict`` or ``model`` or, if it has neither, of
-        itself; none if it is no dictionary.
-    """
-    for name in ('state_dict', 'model'):
-        if isinstance(checkpoint, dict) and isinstance(checkpoint.get(name), dict):
-            checkpoint = checkpoint[name]
-    if not isinstance(checkpoint, dict):
-        return {}
-    return {key: value for key, value in checkpoint.items() if isinstance(value, Tensor)}
-
-
-def _unsafe() -> bool:
-    return os.environ.get(UNSAFE) in ('1', 'y', 'yes', 'true')
-
-
-@contextmanager
-def _refusing(name: str) -> Iterator[None]:
-    """Say which object was refused, and how to allow it."""
-    try:
-        yield
-    except UnpicklingError as error:
-        found = re.search(r'(?:GLOBAL|Unsupported class) ([\w.]+)', str(error))
-        if found is None:
-            raise ValueError(f'{name} is not a checkpoint of torch') from error
-        raise ValueError(
-            f'{name} holds a {found[1]}, which could run code on loading. If you trust whoever '
-            f'wrote the file, set the environment variable {UNSAFE}=1'
-        ) from error
-
-
-def _weights_only(loader):
-    """Have a loader of mmengine, such as that of https://, read weights only."""
-
-    @wraps(loader)
-    def load(filename: str, map_location: str | None = None) -> dict:
-        if _unsafe():
-            return loader(filename, map_location)
-        before = os.environ.get(_SAFE)
-        os.environ[_SAFE] = '1'
-        try:
-            with _refusing(filename):
-                return loader(filename, map_location)
-        finally:
-            if before is None:
-                del os.environ[_SAFE]
-            else:
-                os.environ[_SAFE] = before
-
-    return load
-
-
-def load_from_local(filename: str, map_location: str | None = None) -> dict:
-    """:func:`load_checkpoint` as mmengine's loader of local files."""
-    return load_checkpoint(filename, map_location)
-
-
-_allow_training_state()
-for _prefix, _loader in list(CheckpointLoader._schemes.items()):
-    CheckpointLoader.register_scheme(
-        _prefix, _weights_only(_loader) if _prefix else load_from_local, force=True
-    )
-
-
-def stored_config(checkpoint: dict) -> Config | None:
-    """The config in a checkpoint, read as data: unlike mmengine's reader it runs nothing.
-
-    Args:
-        checkpoint: What :func:`load_checkpoint` returned.
-
-    Returns:
-        The config, or ``None`` if the checkpoint has none.
-
-    Raises:
-        ValueError: If the config is more than assignments of plain values.
-    """
-    meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
-    text = meta.get('cfg') if isinstance(meta, dict) else None
-    if not isinstance(text, str):
-        return None
+def _config(text: str) -> Config:
+    """A config's text, read as assignments of plain values."""
     try:
         return Config({line.targets[0].id: _value(line.value) for line in ast.parse(text).body})
     # Whatever a damaged text leads the parser and Config into.

@@ -37,9 +37,7 @@ class Mistake(NamedTuple):
     fatal: bool = True
 
 
-def check_coco(
-    ann_file: str | Path, images: str | Path, progress: bool = True
-) -> tuple[dict, list[Mistake]]:
+def check_coco(ann_file: str | Path, images: str | Path) -> tuple[dict, list[Mistake]]:
     """Check a COCO-format annotation file against its images.
 
     Every image's header is read and every mask rasterised. Checked are: ids
@@ -50,7 +48,6 @@ def check_coco(
     Args:
         ann_file: The json file.
         images: Folder that its file names start from.
-        progress: Whether to show a progress bar.
 
     Returns:
         The content without what is wrong, sizes and areas filled in, and the
@@ -65,9 +62,9 @@ def check_coco(
         raise FileNotFoundError(f'images={str(images)!r} is not a folder')
     checker = _Checker(Path(ann_file).name, Path(images), content)
     name = Path(ann_file).name
-    listed = track(content['images'], f'Checking the images of {name}', progress)
+    listed = track(content['images'], f'Checking the images of {name}')
     good_images = checker.check_images(listed)
-    annotations = track(content['annotations'], f'Checking the annotations of {name}', progress)
+    annotations = track(content['annotations'], f'Checking the annotations of {name}')
     good = checker.check_annotations(annotations)
     content = dict(images=good_images, annotations=good, categories=content['categories'])
     return content, checker.mistakes

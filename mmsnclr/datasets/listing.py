@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-import click
+from ..console import say
 
 # fmt: off
 SUFFIXES = frozenset([
@@ -66,7 +66,7 @@ def list_images(
             + (f', found {kinds}; convert these to one of them' if kinds else '')
         )
     if kinds:
-        click.echo(f'{others.total():,} files of other kinds are not looked at: {kinds}', err=True)
+        say(f'{others.total():,} files of other kinds are not looked at: {kinds}', err=True)
     return list(paths)
 
 

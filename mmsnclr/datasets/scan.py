@@ -9,9 +9,9 @@ from io import BytesIO
 from itertools import chain
 from pathlib import Path
 
-import click
 from PIL import Image, UnidentifiedImageError
 
+from ..console import track
 from .decoding import to_rgb
 
 # Images that are handed to the threads at once; bounds the memory of what waits.
@@ -49,14 +49,11 @@ def scan_images(paths: Sequence[Path], min_edge: int = 32, workers: int | None =
     """
     scan, first = Scan(), {}
     workers = workers or len(os.sched_getaffinity(0))
-    with (
-        ThreadPoolExecutor(workers) as pool,
-        click.progressbar(length=len(paths), label='Scanning', show_pos=True) as progress,
-    ):
+    with ThreadPoolExecutor(workers) as pool:
         chunks = (paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK))
         examined = chain.from_iterable(pool.map(_examine, chunk) for chunk in chunks)
-        for path, (digest, edge, problem) in zip(paths, examined):
-            progress.update(1)
+        for path, found in track(zip(paths, examined), 'Scanning', len(paths)):
+            digest, edge, problem = found
             problem = _name_problem(path) or problem
             if not problem and edge < min_edge:
                 problem = f'tiny: its shorter edge is {edge} pixels, less than {min_edge}'

@@ -1,7 +1,5 @@
-"""Training around the method: hooks, checkpoints, optimisers, the runner."""
+"""Training around the method: hooks, loops, optimisers, the runner."""
 
-from ..backbones.starting import check_pretrained
-from ..checkpoints.reading import load_checkpoint, stored_config
 from .hooks import (
     AtomicCheckpointHook,
     HealthHook,
@@ -30,7 +28,4 @@ __all__ = [
     'UnreadableImagesHook',
     'ViewSeedHook',
     'build_runner',
-    'check_pretrained',
-    'load_checkpoint',
-    'stored_config',
 ]

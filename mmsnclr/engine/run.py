@@ -11,8 +11,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import DATASETS, MODELS
 
-from ..checkpoints.choosing import newest_checkpoint
-from ..checkpoints.reading import load_checkpoint, stored_config
+from ..checkpoints import Stored, newest_checkpoint
 from ..models import SNCLR
 
 
@@ -30,9 +29,9 @@ def load_run(checkpoint: str | Path) -> tuple[Config, SNCLR]:
         FileNotFoundError: If there is no checkpoint.
         ValueError: If it is not one of such a training.
     """
-    stored = load_checkpoint(str(checkpoint))
-    cfg = stored_config(stored)
-    if cfg is None or 'state_dict' not in stored:
+    stored = Stored.read(checkpoint)
+    cfg = stored.config
+    if cfg is None or not stored.weights:
         raise ValueError(f'{checkpoint} is no checkpoint of a training: pass one that it saved')
     init_default_scope('mmpretrain')
     settings = cfg.model.to_dict() | dict(pretrained=None, init_cfg=None)
@@ -47,7 +46,7 @@ def load_run(checkpoint: str | Path) -> tuple[Config, SNCLR]:
     for key in ('pretrained', 'init_cfg', 'checkpoint_path'):
         settings['backbone'].pop(key, None)
     model = revert_sync_batchnorm(MODELS.build(settings))
-    missing, _ = model.load_state_dict(stored['state_dict'], strict=False)
+    missing, _ = model.load_state_dict(stored.weights, strict=False)
     if missing:
         raise ValueError(f'{checkpoint} lacks {", ".join(missing[:3])} of its own config')
     model.to('cuda' if torch.cuda.is_available() else 'cpu')

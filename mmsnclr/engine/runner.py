@@ -3,10 +3,7 @@
 import copy
 import logging
 import os
-import signal
-from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,17 +13,25 @@ from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process, master_only
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_sync_batchnorm
+from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..backbones.starting import check_pretrained
-from ..checkpoints.choosing import check_bytes, check_resumable, newest_checkpoint
-from ..checkpoints.reading import load_checkpoint
-from ..checkpoints.writing import replacing
+from ..backbones import check_pretrained
+from ..checkpoints import (
+    Stored,
+    at_hand,
+    check_bytes,
+    check_resumable,
+    load_checkpoint,
+    newest_checkpoint,
+    replacing,
+)
+from ..models.dist import unwrap
+from ..parents import detach_loader, survive_full_disk
 
 _MMENGINES_HOOKS = [
     'runtime_info',
@@ -50,6 +55,7 @@ class ResumableRunner(Runner):
 
     def __init__(self, *args, experiment_name: str | None = None, **kwargs) -> None:
         self.run_id = uuid4().hex
+        self._pretrained: list[Stored] = []
         # Runners that mmengine names alike, by the second, would share log, values and pictures.
         name = experiment_name or Path(getattr(kwargs.get('cfg'), 'filename', None) or 'run').stem
         super().__init__(*args, experiment_name=f'{name}_{self.run_id[:8]}', **kwargs)
@@ -76,9 +82,7 @@ class ResumableRunner(Runner):
     def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
         """Build the visualizer, without which training goes on where a disk is full."""
         visualizer = super().build_visualizer(visualizer)
-        for backend in visualizer._vis_backends.values():
-            backend.add_scalars = partial(_try_to_write, backend.add_scalars)
-            backend.close = partial(_try_to_write, backend.close)
+        survive_full_disk(visualizer)
         return visualizer
 
     @staticmethod
@@ -88,8 +92,7 @@ class ResumableRunner(Runner):
         Its workers keep this process's handler of SIGTERM (see ``PreemptionHook``).
         """
         loader = Runner.build_dataloader(*args, **kwargs)
-        loader.generator = torch.Generator()
-        loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn)
+        detach_loader(loader)
         return loader
 
     def train(self) -> nn.Module:
@@ -121,12 +124,18 @@ class ResumableRunner(Runner):
                 self.logger.info(f'No checkpoint in {self.work_dir}: starting from the beginning.')
         if not self._resume:
             if not self.cfg.get('allow_partial_pretrained'):
-                check_pretrained(self.model)
+                self._pretrained = check_pretrained(unwrap(self.model))
             self._write_run_id()
         try:
             return super().train()
         finally:
             self.call_hook('leave_train')
+
+    def _init_model_weights(self) -> None:
+        """Initialise from the checkpoints that were checked, without reading them again."""
+        with at_hand(*self._pretrained):
+            super()._init_model_weights()
+        self._pretrained = []
 
     def _read_run_id(self) -> str:
         with suppress(OSError), open(os.path.join(self.work_dir, 'run_id')) as file:
@@ -151,7 +160,7 @@ class ResumableRunner(Runner):
             ValueError: If the checkpoint is partial or of another model,
                 optimiser or number of processes than can go on from it.
         """
-        model = self.model.module if is_model_wrapper(self.model) else self.model
+        model = unwrap(self.model)
         saved = load_checkpoint(filename, mmap=True)
         check_bytes(filename)
         check_resumable(filename, saved, model, self.cfg)
@@ -252,22 +261,6 @@ class CPURunner(ResumableRunner):
         if not self.distributed:
             return super().wrap_model(model_wrapper_cfg, model)
         return MMDistributedDataParallel(model, broadcast_buffers=False)
-
-
-def _try_to_write(write: Callable, *args, **kwargs) -> None:
-    try:
-        write(*args, **kwargs)
-    except OSError as error:
-        print_log(f'Logged values could not be written: {error}', 'current', logging.WARNING)
-
-
-def _start_worker(start: Callable[[int], None] | None, number: int) -> None:
-    # torch has set a handler that ends workers, and Python does not know of it.
-    handler = signal.getsignal(signal.SIGTERM)
-    if callable(handler):
-        signal.signal(signal.SIGTERM, handler)
-    if start is not None:
-        start(number)
 
 
 def build_runner(cfg: Config) -> Runner:

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..backbones.starting import check_pretrained
+from ..backbones import check_pretrained
+from ..checkpoints import at_hand
+from ..parents import quiet
 from .features import extract_features
 
 
@@ -113,12 +114,8 @@ def evaluate_knn(
             data_preprocessor=cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor'),
         )
     )
-    check_pretrained(model)
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel('WARNING')  # not a line for each weight
-    model.init_weights()
-    logger.setLevel(level)
+    with at_hand(*check_pretrained(model)), quiet():
+        model.init_weights()
     model.to('cuda' if torch.cuda.is_available() else 'cpu')
     bank_loader = copy.deepcopy(cfg.train_dataloader)
     bank_loader.dataset.pipeline = cfg.val_dataloader.dataset.pipeline

@@ -1,8 +1,24 @@
 """timm models as backbones with one representation vector per image."""
 
+from collections.abc import Sequence
+
 from mmpretrain.models.backbones import TIMMBackbone
 from mmpretrain.registry import MODELS
 from torch import Tensor
+
+
+def pooled(outputs: Sequence[Tensor]) -> Tensor:
+    """One vector for each image, of what a backbone puts out.
+
+    Args:
+        outputs: The last of them counts: a map ``(N, C, H, W)``, which is
+            averaged over space, or what it is otherwise.
+
+    Returns:
+        ``(N, C)``.
+    """
+    last = outputs[-1]
+    return last.mean(dim=(2, 3)) if last.ndim == 4 else last
 
 
 @MODELS.register_module()

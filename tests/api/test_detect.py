@@ -1,11 +1,13 @@
 """A COCO-format set in, a detector and its measured quality out."""
 
 import copy
+import io
 import json
 import math
 import os
 import re
 import signal
+from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from mmsnclr.api.detect import detect
 from mmsnclr.api.predict import predict
 from mmsnclr.backbones import check_pretrained
 from mmsnclr.backbones.exporting import read_backbone
+from mmsnclr.checkpoints import Stored
 from mmsnclr.cli import main
 from mmsnclr.evaluation.coco import evaluate_coco
 from mmsnclr.recipes.detection import derive_schedule, detector_backbone
@@ -58,9 +61,9 @@ def run(scenes, tmp_path_factory):
     """A detector of a few steps, and what was said."""
     out = tmp_path_factory.mktemp('run')
     pretrained(out / 'snclr.pth', norm_cfg=dict(type='SyncBN'))
-    said = []
-    detection = detect(**comparison(scenes, out), out=out / 'detector', say=said.append)
-    return detection, out / 'detector', said
+    with redirect_stdout(io.StringIO()) as said:
+        detection = detect(**comparison(scenes, out), out=out / 'detector')
+    return detection, out / 'detector', said.getvalue()
 
 
 def test_both_backbones_are_measured_and_everything_is_written(run):
@@ -80,14 +83,13 @@ def test_both_backbones_are_measured_and_everything_is_written(run):
     assert len(pictures) == 4 and all(f'pictures/{p.name}' in summary for p in pictures)
     assert Image.open(pictures[0]).size == (256, 128)  # the truth and, beside it, what was found
     assert detection.checkpoint.is_file() and (out / 'random/training/iter_2.pth').is_file()
-    text = '\n'.join(said)
     for setting in (
         r'detector +Mask R-CNN +all',
         r'size +64 +as asked for',
         r'anchors +scale',
         r"lr +\S+ +mmdet's 0.02 for 16 images",
     ):
-        assert re.search(setting, text) and setting.partition(' ')[0] in summary
+        assert re.search(setting, said) and setting.partition(' ')[0] in summary
 
 
 def test_the_detector_starts_from_the_checkpoint_and_the_other_does_not(run):
@@ -143,7 +145,7 @@ def test_what_was_interrupted_is_continued(run, scenes, tmp_path):
         assert kinds['segm'].ap == pytest.approx(whole.results[name]['segm'].ap, abs=0.01)
 
 
-def test_predictions_have_file_names_and_are_drawn(run, scenes, tmp_path):
+def test_predictions_have_file_names_and_are_drawn(run, scenes, tmp_path, capsys):
     detection, *_ = run
     folder = tmp_path / 'images'
     (folder / 'sub').mkdir(parents=True)
@@ -154,10 +156,8 @@ def test_predictions_have_file_names_and_are_drawn(run, scenes, tmp_path):
     (folder / 'empty.jpg').touch()
     Image.new('RGB', (3000, 10)).save(folder / 'narrow.png')  # of no height at the detector's size
     (folder / 'gone.png').symlink_to('nowhere')
-    said = []
-    found = predict(
-        detection.checkpoint, str(folder), tmp_path / 'found', threshold=0, say=said.append
-    )
+    found = predict(detection.checkpoint, str(folder), tmp_path / 'found', threshold=0)
+    said = capsys.readouterr().out.splitlines()[1:]  # below the progress bar's label
     names = ('broken.png', 'empty.jpg', 'gone.png', 'narrow.png')
     broken = ', '.join(str(folder / name) for name in names)
     assert said[0] == f'4 of 6 images cannot be read and were left out: {broken}'
@@ -314,7 +314,7 @@ def test_a_resnet_of_timm_suits_a_detector_too(tmp_path):
     theirs = MODELS.build(copy.deepcopy(model))
     meta = dict(cfg=Config(dict(model=model)).pretty_text)
     torch.save(dict(state_dict=theirs.state_dict(), meta=meta), tmp_path / 'timm.pth')
-    trained = read_backbone(tmp_path / 'timm.pth')
+    trained = read_backbone(Stored.read(tmp_path / 'timm.pth'))
     start = detector_backbone(trained.cfg, trained.preprocessing, tmp_path / 'timm.pth')
     with DefaultScope.overwrite_default_scope('mmdet'):
         ours = MMDET_MODELS.build(start.config | dict(init_cfg=start.init_cfg))

@@ -11,7 +11,8 @@ from helpers import ROOT
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
-from mmsnclr.backbones.starting import initialize_backbone
+from mmsnclr.backbones import initialize_backbone
+from mmsnclr.checkpoints import Stored
 from mmsnclr.recipes.pretraining import fit_to_images, load_recipe
 
 
@@ -23,7 +24,7 @@ def test_a_resnet_of_another_library_becomes_the_initialisation(tmp_path, librar
     state = {prefix + key: value for key, value in source.state_dict().items()}
     torch.save(dict(state_dict=state, epoch=3), tmp_path / 'r18.pth')
     backbone = MODELS.build(dict(type='ResNet', depth=18))
-    initialize_backbone(backbone, tmp_path / 'r18.pth')
+    initialize_backbone(backbone, Stored.read(tmp_path / 'r18.pth'))
     backbone.eval()
     source.fc = torch.nn.Identity()
     images = torch.randn(2, 3, 64, 64)
@@ -42,7 +43,7 @@ def test_a_vit_of_another_library_becomes_the_initialisation(tmp_path, library):
     cfg = load_recipe('vit-s')
     fit_to_images(cfg, 100, 32)
     backbone = MODELS.build(cfg.model.backbone)
-    initialize_backbone(backbone, tmp_path / 'vit.pth')
+    initialize_backbone(backbone, Stored.read(tmp_path / 'vit.pth'))
     images = torch.randn(2, 3, 32, 32)
     backbone.eval(), source.eval()
     torch.testing.assert_close(backbone(images)[-1], source(images), rtol=1e-4, atol=1e-4)
@@ -53,7 +54,7 @@ def test_positions_of_another_size_are_resampled(tmp_path):
     torch.save(source.state_dict(), tmp_path / 'vit.pth')
     cfg = dict(type='TIMMRepresentation', model_name='vit_tiny_patch16_224', img_size=32)
     backbone = MODELS.build(cfg)
-    initialize_backbone(backbone, tmp_path / 'vit.pth')
+    initialize_backbone(backbone, Stored.read(tmp_path / 'vit.pth'))
     expected = timm.layers.resample_abs_pos_embed(source.pos_embed, [2, 2])
     torch.testing.assert_close(backbone.timm_model.pos_embed, expected)
 
@@ -63,7 +64,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     backbone = MODELS.build(dict(type='ResNet', depth=50))
     message = r'fills \d+ of the \d+ weights .*layer1\.0\.conv1\.weight.*same architecture'
     with pytest.raises(ValueError, match=message):
-        initialize_backbone(backbone, tmp_path / 'r18.pth')
+        initialize_backbone(backbone, Stored.read(tmp_path / 'r18.pth'))
 
 
 def test_a_vit_with_other_heads_is_refused(tmp_path):
@@ -72,7 +73,7 @@ def test_a_vit_with_other_heads_is_refused(tmp_path):
     checkpoint = dict(state_dict=backbone.state_dict(), meta=dict(cfg=released.pretty_text))
     torch.save(checkpoint, tmp_path / 'released.pth')
     with pytest.raises(ValueError, match='a ViT with 12 heads, the backbone has 6'):
-        initialize_backbone(backbone, tmp_path / 'released.pth')
+        initialize_backbone(backbone, Stored.read(tmp_path / 'released.pth'))
 
 
 class Harmful:
@@ -86,8 +87,8 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path, monkeypatch):
     for protocol in (dict(), dict(_use_new_zipfile_serialization=False)):
         torch.save(dict(model=state, args=Harmful()), 'r18.pth', **protocol)
         with pytest.raises(ValueError, match=r'r18\.pth holds a posix\.mkdir'):
-            initialize_backbone(MODELS.build(dict(type='ResNet', depth=18)), 'r18.pth')
+            initialize_backbone(MODELS.build(dict(type='ResNet', depth=18)), Stored.read('r18.pth'))
     (tmp_path / 'no.pth').write_bytes(pickle.dumps(Harmful()))
     with pytest.raises(ValueError, match=r'no\.pth'):
-        initialize_backbone(MODELS.build(dict(type='ResNet', depth=18)), 'no.pth')
+        initialize_backbone(MODELS.build(dict(type='ResNet', depth=18)), Stored.read('no.pth'))
     assert not (tmp_path / 'harm').exists()

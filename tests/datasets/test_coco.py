@@ -53,7 +53,7 @@ def test_mistakes_are_found_all_at_once_and_named(content, scenes, tmp_path):
     content['annotations'] = [base | change | dict(id=i) for i, change in enumerate(changes)]
     content['annotations'].append(base | dict(id=0))
     (tmp_path / 'all.json').write_text(json.dumps(content))
-    good, mistakes = check_coco(tmp_path / 'all.json', tmp_path, progress=False)
+    good, mistakes = check_coco(tmp_path / 'all.json', tmp_path)
 
     of_images = [(m.kind, m.image) for m in mistakes if m.annotation is None]
     assert of_images == [
@@ -90,7 +90,7 @@ def test_mistakes_are_found_all_at_once_and_named(content, scenes, tmp_path):
 def test_numbers_too_large_to_calculate_with_are_mistakes(content, scenes, tmp_path, change, kinds):
     content['annotations'][0].update(change)
     (tmp_path / 'file.json').write_text(json.dumps(content))
-    good, mistakes = check_coco(tmp_path / 'file.json', scenes / 'train', progress=False)
+    good, mistakes = check_coco(tmp_path / 'file.json', scenes / 'train')
     assert [mistake.kind for mistake in mistakes] == kinds
     assert all(annotation['area'] < 128 * 128 for annotation in good['annotations'])
 
@@ -100,7 +100,7 @@ def test_ids_of_any_kind_become_numbers_that_pycocotools_counts(content, scenes,
     for position, annotation in enumerate(content['annotations']):
         annotation['id'] = number(position)
     (tmp_path / 'file.json').write_text(json.dumps(content))
-    good, mistakes = check_coco(tmp_path / 'file.json', scenes / 'train', progress=False)
+    good, mistakes = check_coco(tmp_path / 'file.json', scenes / 'train')
     assert mistakes == []
     count = len(content['annotations'])
     assert [a['id'] for a in good['annotations']] == list(range(1, count + 1))
@@ -110,7 +110,7 @@ def test_names_that_are_numbers_become_texts(content, scenes, tmp_path):
     for position, category in enumerate(content['categories']):
         category['name'] = position
     (tmp_path / 'file.json').write_text(json.dumps(content))
-    good, _ = check_coco(tmp_path / 'file.json', scenes / 'train', progress=False)
+    good, _ = check_coco(tmp_path / 'file.json', scenes / 'train')
     assert [category['name'] for category in good['categories']] == list('0123456789')
 
 
@@ -119,12 +119,12 @@ def test_an_image_that_opencv_does_not_read_is_a_mistake(content, scenes, tmp_pa
     Image.fromarray(np.zeros((128, 128), dtype)).save(tmp_path / 'a.tif')
     content['images'] = [content['images'][0] | dict(file_name='a.tif')]
     (tmp_path / 'file.json').write_text(json.dumps(content))
-    _, mistakes = check_coco(tmp_path / 'file.json', tmp_path, progress=False)
+    _, mistakes = check_coco(tmp_path / 'file.json', tmp_path)
     assert ('image unreadable', 'a.tif') in {(m.kind, m.image) for m in mistakes}
 
 
 def test_the_untouched_set_has_no_mistake(scenes):
-    content, mistakes = check_coco(scenes / 'train.json', scenes / 'train', progress=False)
+    content, mistakes = check_coco(scenes / 'train.json', scenes / 'train')
     assert mistakes == []
     assert len(content['annotations']) == len(
         json.loads((scenes / 'train.json').read_text())['annotations']

@@ -10,10 +10,14 @@ import torch
 from helpers import small_run
 from mmengine.config import Config
 
+from mmsnclr.checkpoints import Stored
 from mmsnclr.checkpoints.choosing import newest_checkpoint
-from mmsnclr.checkpoints.reading import stored_config
 from mmsnclr.checkpoints.writing import replacing
 from mmsnclr.engine import build_runner
+
+
+def stored_config(content):
+    return Stored(Path('x.pth'), content).config
 
 
 @pytest.fixture(scope='module')

@@ -13,7 +13,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from ...checkpoints.writing import TEMPORARY, replacing
+from ...checkpoints import TEMPORARY, replacing
 from ...models.dist import sum_over_ranks
 from ...random_state import get_random_state, set_random_state
 from ...version import __version__

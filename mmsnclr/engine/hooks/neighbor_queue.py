@@ -13,8 +13,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...checkpoints.reading import load_checkpoint
-from ...checkpoints.writing import rank_file, replacing
+from ...checkpoints import load_checkpoint, rank_file, replacing
 from ...models.dist import unwrap
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...models.dist import sum_over_ranks, unwrap
+from ...parents import watch_optimizer
 
 
 @HOOKS.register_module()
@@ -50,8 +51,9 @@ class NonFiniteHook(Hook):
         wrapper = runner.optim_wrapper
         self._scaled = hasattr(wrapper, 'loss_scaler')
         self._parameters = [p for group in wrapper.param_groups for p in group['params']]
-        self._backward, wrapper.backward = wrapper.backward, self._watched_backward
-        self._step, wrapper.step = wrapper.step, self._step_if_finite
+        self._backward, self._step = watch_optimizer(
+            wrapper, self._watched_backward, self._step_if_finite
+        )
 
     def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         """Keep the BN statistics that a batch may spoil."""

@@ -1,0 +1,287 @@
+"""Every change that is made to a parent library, its reason, and what would make it needless.
+
+Nothing else in the package assigns to a parent's module, class or object. What
+a parent lets be registered or subclassed is not a change and lies where it belongs.
+"""
+
+import codecs
+import contextlib
+import io
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial, wraps
+from pickle import UnpicklingError
+
+import numpy as np
+import torch
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.logging import HistoryBuffer, MMLogger, print_log
+from mmengine.optim import OptimWrapper
+from mmengine.runner import CheckpointLoader
+from mmengine.visualization import Visualizer
+from torch.utils.data import DataLoader, Sampler
+
+UNSAFE = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
+_SAFE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+
+
+def name_package() -> None:
+    """Let configs name their parents as ``mmsnclr::...``.
+
+    mmengine has a fixed list of packages that may be named (0.10.7 and its
+    fork's 0.10.12); needless once packages can add themselves.
+    """
+    MODULE2PACKAGE.setdefault('mmsnclr', 'mmsnclr')
+
+
+def without_prints() -> contextlib.AbstractContextManager:
+    """Drop what is printed inside.
+
+    A fork of mmpretrain (1.3.6) prints on import which of its data sets it does without.
+    """
+    return contextlib.redirect_stdout(io.StringIO())
+
+
+# Reading checkpoints
+
+
+def read_checkpoints_by(load: Callable[[str, str | None], dict]) -> None:
+    """Have mmengine read checkpoints without running what they may hold.
+
+    mmengine 0.10.7 reads files with ``weights_only=False``, and its own training
+    state cannot be read otherwise. Needless once a release of mmengine reads
+    weights only and registers its classes with torch.
+
+    Args:
+        load: Reads a local file, as mmengine's loaders do.
+    """
+    _allow_training_state()
+    for prefix, loader in list(CheckpointLoader._schemes.items()):
+        loader = _weights_only(loader) if prefix else load
+        CheckpointLoader.register_scheme(prefix, loader, force=True)
+
+
+def _allow_training_state() -> None:
+    """Allow, by name, the classes that mmengine's training state is made of."""
+    array = np.zeros(1)
+    rebuild, scalar = array.__reduce__()[0], array[0].__reduce__()[0]
+    classes = [HistoryBuffer, np.ndarray, np.dtype, _named('builtins', 'getattr', _method)]
+    classes.append(codecs.encode)  # of numpy's bytes; torch before 2.5 does not know it
+    # numpy 2 moved these two; checkpoints of either numpy are read by both.
+    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
+        classes += [_named(module, f.__name__, f) for f in (rebuild, scalar)]
+    classes += [type(np.dtype(name)) for name in ('bool', 'int32', 'int64', 'float32', 'float64')]
+    if hasattr(torch.serialization, 'add_safe_globals'):  # torch >= 2.4
+        torch.serialization.add_safe_globals(classes)
+
+
+def _method(owner: type, name: str) -> Callable:
+    """Stand-in for the ``getattr`` by which mmengine's logs name their statistics."""
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
+        raise UnpicklingError(f'Unsupported global: GLOBAL builtins.getattr of {name}')
+    return getattr(owner, name)
+
+
+def _named(module: str, name: str, function: Callable) -> Callable:
+    """A function under the name that checkpoints use for it."""
+
+    def call(*args):
+        return function(*args)
+
+    # torch before 2.7 goes by the name, later ones by the qualified name.
+    call.__module__, call.__name__, call.__qualname__ = module, name, name
+    return call
+
+
+def unsafe_allowed() -> bool:
+    """Whether the user lets checkpoints hold any object, as torch understands it."""
+    return os.environ.get(UNSAFE) in ('1', 'y', 'yes', 'true')
+
+
+@contextlib.contextmanager
+def refusing(name: str) -> Iterator[None]:
+    """Say which object in a checkpoint was refused, and how to allow it."""
+    try:
+        yield
+    except UnpicklingError as error:
+        found = re.search(r'(?:GLOBAL|Unsupported class) ([\w.]+)', str(error))
+        if found is None:
+            raise ValueError(f'{name} is not a checkpoint of torch') from error
+        raise ValueError(
+            f'{name} holds a {found[1]}, which could run code on loading. If you trust whoever '
+            f'wrote the file, set the environment variable {UNSAFE}=1'
+        ) from error
+
+
+def _weights_only(loader: Callable) -> Callable:
+    """Have a loader of mmengine, such as that of https://, read weights only."""
+
+    @wraps(loader)
+    def load(filename: str, map_location: str | None = None) -> dict:
+        if unsafe_allowed():
+            return loader(filename, map_location)
+        before = os.environ.get(_SAFE)
+        os.environ[_SAFE] = '1'
+        try:
+            with refusing(filename):
+                return loader(filename, map_location)
+        finally:
+            if before is None:
+                del os.environ[_SAFE]
+            else:
+                os.environ[_SAFE] = before
+
+    return load
+
+
+# Training
+
+
+def skip_first_batches(loader: DataLoader, count: int) -> None:
+    """Have a loader leave out the first batches of its next pass, without loading them.
+
+    torch's DataLoader lets no batch sampler be set once it is made, and loaders
+    whose workers outlive an epoch would keep a sampler of their own. Needless
+    once torch's loaders can start within a pass (torchdata's StatefulDataLoader does).
+
+    Args:
+        loader: The loader.
+        count: Number of batches.
+    """
+    loader.__dict__['batch_sampler'] = _Remaining(loader.batch_sampler, count)
+
+
+class _Remaining:
+    """A batch sampler that leaves out its first batches, once."""
+
+    def __init__(self, batches: Sampler, done: int) -> None:
+        self._batches = batches
+        self._done = done
+
+    def __iter__(self) -> Iterator[list[int]]:
+        # Nothing happens before the first batch: a DataLoader may ask for two iterators.
+        done, self._done = self._done, 0
+        for number, batch in enumerate(self._batches):
+            if number >= done:
+                yield batch
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getattr__(self, name: str):
+        return getattr(self._batches, name)
+
+
+def detach_loader(loader: DataLoader) -> None:
+    """Give a loader a generator of its own, and its workers this process's handler of SIGTERM.
+
+    torch seeds workers from the generator that models draw from, so that a
+    resumed run would draw other numbers; mmengine 0.10 passes no generator on.
+    torch also sets a handler that ends workers, which Python does not know of.
+    """
+    loader.generator = torch.Generator()
+    loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn)
+
+
+def _start_worker(start: Callable[[int], None] | None, number: int) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+    if callable(handler):
+        signal.signal(signal.SIGTERM, handler)
+    if start is not None:
+        start(number)
+
+
+def survive_full_disk(visualizer: Visualizer) -> None:
+    """Have a visualizer warn where it cannot write, instead of ending the training.
+
+    mmengine 0.10 lets the errors of its backends through.
+    """
+    for backend in visualizer._vis_backends.values():
+        backend.add_scalars = partial(_try_to_write, backend.add_scalars)
+        backend.close = partial(_try_to_write, backend.close)
+
+
+def _try_to_write(write: Callable, *args, **kwargs) -> None:
+    try:
+        write(*args, **kwargs)
+    except OSError as error:
+        print_log(f'Logged values could not be written: {error}', 'current', logging.WARNING)
+
+
+def watch_optimizer(
+    wrapper: OptimWrapper, backward: Callable[..., None], step: Callable[..., None]
+) -> tuple[Callable, Callable]:
+    """Put functions in the place of a wrapper's backward pass and optimiser step.
+
+    mmengine 0.10 has no hook between the two, where it must be decided whether to step.
+
+    Args:
+        wrapper: The optimiser wrapper.
+        backward: Called as ``wrapper.backward``.
+        step: Called as ``wrapper.step``.
+
+    Returns:
+        The wrapper's own two, for the new ones to call.
+    """
+    own = wrapper.backward, wrapper.step
+    wrapper.backward, wrapper.step = backward, step
+    return own
+
+
+# What the parents say
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out what parents tell of each weight, stage and operator; warnings stay.
+
+    mmengine logs a line for each initialised weight, mmpretrain one for each of
+    timm's stages, and torch's exporter talks of operators that no backbone has.
+    """
+    logger, onnx = MMLogger.get_current_instance(), logging.getLogger('torch.onnx')
+    levels = logger.level, onnx.level
+    logger.setLevel(max(levels[0], logging.WARNING))
+    onnx.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(levels[0])
+        onnx.setLevel(levels[1])
+
+
+_COLOR = re.compile(r'\x1b\[[0-9;]*m')
+_NOISE = re.compile(r'deprecated|is the alias of|skipped since its requires_grad')
+_PROGRESS = re.compile(r'(Iter|Epoch)\((train|val)\)')
+
+
+class _Filter(io.TextIOBase):
+    """Passes a training's progress, warnings and errors on."""
+
+    def __init__(self, stream: io.TextIOBase) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        line = _COLOR.sub('', text)
+        message = line.partition(' - INFO - ')[2]
+        if _PROGRESS.match(message):
+            self.stream.write(f'    {message}')
+        elif re.search(' - (WARNING|ERROR) - ', line) and not _NOISE.search(line):
+            self.stream.write(line)
+        return len(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+@contextlib.contextmanager
+def only_progress() -> Iterator[None]:
+    """Show progress, warnings and errors of mmengine's log; its file has everything.
+
+    mmengine 0.10 has one level for console and file.
+    """
+    with contextlib.redirect_stdout(_Filter(sys.stdout)):
+        yield
