@@ -1,6 +1,8 @@
 """The states of all random generators of a process."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -24,7 +26,25 @@ def set_random_state(state: dict) -> None:
         state: The states.
     """
     torch.set_rng_state(state['torch'].cpu())
-    if state['cuda'] is not None and torch.cuda.is_available():
+    if state.get('cuda') is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state['cuda'].cpu())
     np.random.set_state(state['numpy'])
     random.setstate(state['python'])
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the host's generators, and put them back; devices are left alone.
+
+    Args:
+        seed: 32 bits.
+    """
+    state = dict(torch=torch.get_rng_state(), numpy=np.random.get_state(), python=random.getstate())
+    random.seed(seed)
+    np.random.seed(seed)
+    # Not torch.manual_seed, which would queue a call for each CUDA device.
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        set_random_state(state)

@@ -90,7 +90,7 @@ def run_with(digits: Path, work_dir: Path, hooks: list[dict], **options) -> Runn
 
 def run_tool(*command: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess:
     """Run a tool as a user does, on one thread."""
-    if command[0].endswith('.py') or command[0] == '-m':
+    if command[0].endswith('.py') or command[0] in ('-m', '-c'):
         command = (sys.executable, *command)
     defaults = {'OMP_NUM_THREADS': '1', 'PORT': str(free_port()), 'PYTHON': sys.executable}
     return subprocess.run(

@@ -21,9 +21,9 @@ from ..recipes.detection import (
     detector_config,
 )
 from ..requirements import check_detection_requirements
+from ..visualization import plot_precision_recall
 from ..visualization.detection_summary import ap_advice, ap_table, detection_summary
 from ..visualization.detections import draw_detections
-from ..visualization.precision_recall import plot_precision_recall
 
 _VAL_SHARE = 0.2
 _PICTURES, _THRESHOLD = 12, 0.3

@@ -12,11 +12,10 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmpretrain.registry import MODELS
 from torch import nn
 
-from ..backbones.starting import initialize_backbone
-from ..checkpoints.choosing import newest_checkpoint
+from ..backbones import build_backbone, initialize_backbone
+from ..checkpoints import Stored, at_hand, newest_checkpoint
 from ..console import Setting, say, settings_table
 from ..datasets.listing import list_images, read_labels
 from ..datasets.scan import Scan, scan_images
@@ -103,110 +102,173 @@ def pretrain(
         if name not in ('out', 'resume')
     }
     start, out = clock.perf_counter(), Path(os.path.abspath(out))
-    config = out / 'config.py'
     init_default_scope('mmpretrain')
-    if config.exists():
-        if not resume:
-            raise ValueError(
-                f'{out} holds a run already: pass --resume to continue it, or another --out'
-            )
-        cfg = Config.fromfile(config)
-        if 'arguments' not in cfg:
-            raise ValueError(f'{config} is not of a pretraining: choose another --out')
-        _check_unchanged(config, cfg.arguments, arguments)
-        if cfg.work_dir != str(out):
-            cfg = relocated(cfg, out)
-            cfg.dump(config)
-        newest, _ = newest_checkpoint(str(out))
-        last = out / f'epoch_{cfg.train_cfg.max_epochs}.pth'
-        if newest == str(last):
-            say(f'the run in {out} is at its end already')
-            return last
-        say(
-            f'no checkpoint in {out} yet: starting from the beginning'
-            if newest is None
-            else f'continuing from {newest}'
-        )
-        return _train(config)
-    if not images:
-        raise ValueError(f'there is no run to continue in {out}: pass images')
-    if epochs is not None and time is not None:
-        raise ValueError(f'epochs={epochs} and time={time!r} say the same: pass one of them')
-    least = dict(epochs=1, batch=2, size=16, workers=0)
-    for name, minimum in least.items():
-        if arguments[name] is not None and arguments[name] < minimum:
-            raise ValueError(f'{name}={arguments[name]} must be at least {minimum}')
-    for key, name in _ARGUMENTS.items():
-        if key in (cfg_options or {}):
-            raise ValueError(f'cfg_options: pass {name} instead of {key}, on which others depend')
+    if (out / 'config.py').exists():
+        return _go_on(out, arguments, resume)
+    _check_arguments(out, arguments)
     budget = None if time is None else parse_time(time)
-
+    stored = None if init is None else Stored.read(init)
     cfg = load_recipe(backbone)
     # What does not fit is refused before the images are read, which may take hours.
-    draft = copy.deepcopy(cfg)
-    set_size(draft.model.backbone, size or 224)
-    draft.merge_from_dict(cfg_options or {})
-    _build_backbone(draft.model.backbone, backbone, size or 224, init)
+    _try_backbone(cfg, arguments, stored)
+
     out.mkdir(parents=True, exist_ok=True)
     scan = _scan(out, images, labels, image_root, min_edge)
     count = len(scan.accepted)
     edge = sorted(scan.edges)[count // 2] if count else 0
     settings = fit_to_images(cfg, count, edge, batch, size)
+    _set_run(cfg, out, arguments)
+    initial = [] if stored is None else [_initial_weights(cfg, backbone, stored, out / 'init')]
+
+    step = _measure_step(cfg, arguments, budget)
+    batch = cfg.train_dataloader.batch_size
+    epoch_seconds = count // batch * step
+    why = 'as you chose'
+    if budget:
+        spent = clock.perf_counter() - start
+        epochs, why = _epochs_within(budget - spent, epoch_seconds, time), f'what fits into {time}'
+    settings += fit_to_epochs(cfg, count, epochs, init is not None, step, why)
+    cfg.merge_from_dict(cfg_options or {})
+    settings = _as_overridden(settings, cfg_options or {})
+    duration = _duration(cfg.train_cfg.max_epochs * epoch_seconds)
+    speed = f'here, at {batch / step:,.3g} images/s; --time sets a budget'
+    settings.append(Setting('duration', duration, speed))
+    say(f'{settings_table(settings)}\n  all of it is in {out / "config.py"}')
+    cfg.settings = {s.name: f'{s.value}, {s.reason}' for s in settings}
+    cfg.arguments = arguments
+    cfg.dump(out / 'config.py')
+    with at_hand(*initial):
+        return _train(out)
+
+
+def _go_on(out: Path, arguments: dict, resume: bool) -> Path:
+    """Continue the run in a folder, also after the folder was moved or copied."""
+    config = out / 'config.py'
+    if not resume:
+        raise ValueError(
+            f'{out} holds a run already: pass --resume to continue it, or another --out'
+        )
+    cfg = Config.fromfile(config)
+    if 'arguments' not in cfg:
+        raise ValueError(f'{config} is not of a pretraining: choose another --out')
+    _check_unchanged(config, cfg.arguments, arguments)
+    if cfg.work_dir != str(out):
+        cfg = relocated(cfg, out)
+        cfg.dump(config)
+    newest, _ = newest_checkpoint(str(out))
+    last = out / f'epoch_{cfg.train_cfg.max_epochs}.pth'
+    if newest == str(last):
+        say(f'the run in {out} is at its end already')
+        return last
+    say(
+        f'no checkpoint in {out} yet: starting from the beginning'
+        if newest is None
+        else f'continuing from {newest}'
+    )
+    return _train(out)
+
+
+def _check_arguments(out: Path, arguments: dict) -> None:
+    """Refuse what is not usable whatever the images are."""
+    epochs, time = arguments['epochs'], arguments['time']
+    if not arguments['images']:
+        raise ValueError(f'there is no run to continue in {out}: pass images')
+    if epochs is not None and time is not None:
+        raise ValueError(f'epochs={epochs} and time={time!r} say the same: pass one of them')
+    for name, least in dict(epochs=1, batch=2, size=16, workers=0).items():
+        if arguments[name] is not None and arguments[name] < least:
+            raise ValueError(f'{name}={arguments[name]} must be at least {least}')
+    for key, name in _ARGUMENTS.items():
+        if key in (arguments['cfg_options'] or {}):
+            raise ValueError(f'cfg_options: pass {name} instead of {key}, on which others depend')
+
+
+def _try_backbone(cfg: Config, arguments: dict, stored: Stored | None) -> None:
+    """Build the backbone as it will be, as far as is known before the images are."""
+    draft, size = copy.deepcopy(cfg), arguments['size'] or 224
+    set_size(draft.model.backbone, size)
+    draft.merge_from_dict(arguments['cfg_options'] or {})
+    network = _build_backbone(draft.model.backbone, arguments['backbone'], size)
+    if stored is not None:
+        initialize_backbone(network, stored)
+
+
+def _build_backbone(cfg: dict, name: str, size: int) -> nn.Module:
+    """Build a backbone and try it on an image."""
+    try:
+        with only_progress(), torch.no_grad():
+            network = build_backbone(cfg)
+            network(torch.zeros(1, 3, size, size))
+    # What timm's models raise whose size or pooling is another.
+    except (AssertionError, RuntimeError, TypeError) as error:
+        raise ValueError(f'backbone={name!r} cannot be used at size={size}: {error}') from error
+    return network
+
+
+def _set_run(cfg: Config, out: Path, arguments: dict) -> None:
+    """Set where the run lies, who loads its images, and what the user overrides."""
+    workers = arguments['workers']
     workers = min(8, len(os.sched_getaffinity(0))) if workers is None else workers
     cfg.train_dataloader.update(num_workers=workers, persistent_workers=workers > 0)
     cfg.train_dataloader.dataset.ann_file = str(out / 'images.txt')
-    if labels is not None:
+    if arguments['labels'] is not None:
         cfg.train_dataloader.dataset.labels = str(out / 'labels.csv')
     # Resumed if there is something to resume from, as after an interruption.
     cfg.work_dir, cfg.resume = str(out), True
     cfg.default_hooks.preemption = dict(type='PreemptionHook', interrupt=True)
-    if amp:
+    if arguments['amp']:
         set_amp(cfg)
-    cfg.merge_from_dict(cfg_options or {})
-    if init is not None:
-        network = _build_backbone(cfg.model.backbone, backbone, view_size(cfg), init)
-        cfg.model.backbone.init_cfg = _init_cfg(network, init, out / 'init')
+    cfg.merge_from_dict(arguments['cfg_options'] or {})
 
+
+def _initial_weights(cfg: Config, name: str, stored: Stored, folder: Path) -> Stored:
+    """Write the initial weights beside the run, which then needs no other file."""
+    network = _build_backbone(cfg.model.backbone, name, view_size(cfg))
+    initialize_backbone(network, stored)
+    content = dict(state_dict=network.state_dict(), meta=dict(source=str(stored.path)))
+    path = folder / 'backbone.pth'
+    folder.mkdir(exist_ok=True)
+    torch.save(content, path)
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(path))
+    return Stored(path, content)
+
+
+def _measure_step(cfg: Config, arguments: dict, budget: float | None) -> float:
+    """Seconds of a training step here."""
     say('Measuring the speed of training ...')
+    options = arguments['cfg_options']
     try:
         with only_progress():
-            step = seconds_per_step(cfg, min(5.0, budget / 20) if budget else 5.0)
+            return seconds_per_step(cfg, min(5.0, budget / 20) if budget else 5.0)
     except TypeError as error:
-        if not cfg_options:
+        if not options:
             raise
-        raise ValueError(f'cfg_options={cfg_options} cannot be used: {error}') from error
+        raise ValueError(f'cfg_options={options} cannot be used: {error}') from error
     except (AssertionError, RuntimeError) as error:
         raise ValueError(
-            f'backbone={backbone!r} cannot be trained at size={view_size(cfg)} with '
+            f'backbone={arguments["backbone"]!r} cannot be trained at size={view_size(cfg)} with '
             f'batch={cfg.train_dataloader.batch_size}: {error}'
         ) from error
-    batch = cfg.train_dataloader.batch_size
-    epoch = count // batch * step
-    why = 'as you chose'
-    if budget:
-        # A twentieth is kept for start and checkpoints.
-        epochs = int(0.95 * (budget - (clock.perf_counter() - start)) / epoch)
-        why = f'what fits into {time}'
-        if epochs < 1:
-            raise ValueError(
-                f'time={time!r} is too short: an epoch takes {_duration(epoch)} here. Allow more, '
-                'or lower --size, or take a smaller --backbone'
-            )
-    settings += fit_to_epochs(cfg, count, epochs, init is not None, step, why)
-    cfg.merge_from_dict(cfg_options or {})
-    rows = {_ROWS[key]: value for key, value in (cfg_options or {}).items() if key in _ROWS}
-    settings = [
+
+
+def _epochs_within(seconds: float, epoch_seconds: float, time: str) -> int:
+    """How many epochs fit into what is left of the budget."""
+    epochs = int(0.95 * seconds / epoch_seconds)  # a twentieth is kept for start and checkpoints
+    if epochs < 1:
+        raise ValueError(
+            f'time={time!r} is too short: an epoch takes {_duration(epoch_seconds)} here. Allow '
+            'more, or lower --size, or take a smaller --backbone'
+        )
+    return epochs
+
+
+def _as_overridden(settings: list[Setting], options: dict) -> list[Setting]:
+    """The settings as the user's options have changed them."""
+    rows = {_ROWS[key]: value for key, value in options.items() if key in _ROWS}
+    return [
         Setting(row.name, f'{rows[row.name]}', 'by cfg_options') if row.name in rows else row
         for row in settings
     ]
-    duration = _duration(cfg.train_cfg.max_epochs * epoch)
-    speed = f'here, at {batch / step:,.3g} images/s; --time sets a budget'
-    settings.append(Setting('duration', duration, speed))
-    say(f'{settings_table(settings)}\n  all of it is in {config}')
-    cfg.settings = {s.name: f'{s.value}, {s.reason}' for s in settings}
-    cfg.arguments = arguments
-    cfg.dump(config)
-    return _train(config)
 
 
 def parse_time(text: str) -> float:
@@ -283,32 +345,8 @@ def _write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
         csv.writer(file).writerows([header, *rows])
 
 
-def _build_backbone(cfg: dict, name: str, size: int, init: str | Path | None) -> nn.Module:
-    """Build a backbone, try it on images, and fill it from a checkpoint if there is one."""
+def _train(out: Path) -> Path:
+    """Run a folder's config to its end, from the latest checkpoint if there is one."""
     with only_progress():
-        try:
-            network = MODELS.build(cfg)
-            network.eval()  # returns nothing in mmpretrain
-            with torch.no_grad():
-                network(torch.zeros(1, 3, size, size))
-        # What timm's models raise whose size or pooling is another.
-        except (AssertionError, RuntimeError, TypeError) as error:
-            raise ValueError(f'backbone={name!r} cannot be used at size={size}: {error}') from error
-        if init is not None:
-            initialize_backbone(network, init)
-    return network
-
-
-def _init_cfg(network: nn.Module, init: str | Path, folder: Path) -> dict:
-    """Write the initial weights beside the run, which then needs no other file."""
-    folder.mkdir(exist_ok=True)
-    path = folder / 'backbone.pth'
-    torch.save(dict(state_dict=network.state_dict(), meta=dict(source=str(init))), path)
-    return dict(type='Pretrained', checkpoint=str(path))
-
-
-def _train(config: Path) -> Path:
-    """Run a config to its end, from its latest checkpoint if there is one."""
-    with only_progress():
-        build_runner(Config.fromfile(config)).train()
-    return Path(newest_checkpoint(str(config.parent))[0])
+        build_runner(Config.fromfile(out / 'config.py')).train()
+    return Path(newest_checkpoint(str(out))[0])

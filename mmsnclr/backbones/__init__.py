@@ -2,9 +2,11 @@
 
 from .exporting import export_backbone, read_backbone
 from .importing import import_backbone
+from .naming import build_backbone
 from .starting import check_pretrained, initialize_backbone
 
 __all__ = [
+    'build_backbone',
     'check_pretrained',
     'export_backbone',
     'import_backbone',

@@ -1,10 +1,12 @@
 """Images listed in a text file."""
 
-import csv
+import os
 from pathlib import Path
 
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
+
+from .listing import read_labels
 
 
 @DATASETS.register_module()
@@ -42,17 +44,11 @@ class ImageList(BaseDataset):
                 f'first {missing[0]!r}'
             )
         if self.labels is not None:
-            with open(self.labels, newline='', encoding='utf-8-sig') as file:
-                labels = {row['path']: row['label'] for row in csv.DictReader(file)}
-            unlabelled = [name for name in names if name not in labels]
-            if unlabelled:
-                raise ValueError(
-                    f'{self.labels} has no label for {len(unlabelled)} of the {len(names)} images, '
-                    f'such as {unlabelled[0]!r}'
-                )
-            classes = sorted({labels[name] for name in names})
+            paths = [Path(os.path.abspath(image['img_path'])) for image in images]
+            labels = read_labels(self.labels, paths, self.data_root or os.getcwd())
+            classes = sorted(set(labels))
             self._metainfo['classes'] = tuple(classes)
             index = {name: number for number, name in enumerate(classes)}
-            for image, name in zip(images, names):
-                image['gt_label'] = index[labels[name]]
+            for image, label in zip(images, labels):
+                image['gt_label'] = index[label]
         return images

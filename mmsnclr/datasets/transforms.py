@@ -1,9 +1,7 @@
 """Two views of an image, the same in every run."""
 
 import copy
-import random
 from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import blake2b
 
 import numpy as np
@@ -12,6 +10,7 @@ from mmcv.transforms import BaseTransform
 from mmpretrain.datasets.transforms import MultiView
 from mmpretrain.registry import TRANSFORMS
 
+from ..random_state import seeded
 from .image_id import image_id
 
 
@@ -98,23 +97,7 @@ class SeededMultiView(SeededTransform):
         """
         views = []
         for view, pipeline in enumerate(self.pipelines):
-            with _seeded(self.view_seed(results, view)):
+            with seeded(self.view_seed(results, view)):
                 views.append(pipeline(copy.deepcopy(results))['img'])
         results['img'] = views
         return results
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed the generators that transforms draw from, and put them back."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    # Not torch.manual_seed, which would queue a call for each CUDA device.
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])

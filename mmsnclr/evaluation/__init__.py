@@ -1,6 +1,5 @@
 """How good a representation is."""
 
-from ..visualization.precision_recall import plot_precision_recall
 from .coco import evaluate_coco
 from .features import extract_features
 from .knn import evaluate_knn, knn_accuracy
@@ -10,5 +9,4 @@ __all__ = [
     'evaluate_knn',
     'extract_features',
     'knn_accuracy',
-    'plot_precision_recall',
 ]

@@ -2,6 +2,7 @@
 
 from .detections import draw_detections
 from .neighbors import Gallery, draw_neighbors, find_neighbors, write_neighbors_page
+from .precision_recall import plot_precision_recall
 from .projection import draw_projection, project
 from .report import write_report
 
@@ -11,6 +12,7 @@ __all__ = [
     'draw_neighbors',
     'draw_projection',
     'find_neighbors',
+    'plot_precision_recall',
     'project',
     'write_neighbors_page',
     'write_report',
