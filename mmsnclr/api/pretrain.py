@@ -106,37 +106,17 @@ def pretrain(
     if (out / 'config.py').exists():
         return _go_on(out, arguments, resume)
     _check_arguments(out, arguments)
-    budget = None if time is None else parse_time(time)
     stored = None if init is None else Stored.read(init)
     cfg = load_recipe(backbone)
     # What does not fit is refused before the images are read, which may take hours.
     _try_backbone(cfg, arguments, stored)
-
     out.mkdir(parents=True, exist_ok=True)
     scan = _scan(out, images, labels, image_root, min_edge)
-    count = len(scan.accepted)
-    edge = sorted(scan.edges)[count // 2] if count else 0
-    settings = fit_to_images(cfg, count, edge, batch, size)
+    settings = fit_to_images(cfg, len(scan.accepted), scan.median_edge, batch, size)
     _set_run(cfg, out, arguments)
     initial = [] if stored is None else [_initial_weights(cfg, backbone, stored, out / 'init')]
-
-    step = _measure_step(cfg, arguments, budget)
-    batch = cfg.train_dataloader.batch_size
-    epoch_seconds = count // batch * step
-    why = 'as you chose'
-    if budget:
-        spent = clock.perf_counter() - start
-        epochs, why = _epochs_within(budget - spent, epoch_seconds, time), f'what fits into {time}'
-    settings += fit_to_epochs(cfg, count, epochs, init is not None, step, why)
-    cfg.merge_from_dict(cfg_options or {})
-    settings = _as_overridden(settings, cfg_options or {})
-    duration = _duration(cfg.train_cfg.max_epochs * epoch_seconds)
-    speed = f'here, at {batch / step:,.3g} images/s; --time sets a budget'
-    settings.append(Setting('duration', duration, speed))
-    say(f'{settings_table(settings)}\n  all of it is in {out / "config.py"}')
-    cfg.settings = {s.name: f'{s.value}, {s.reason}' for s in settings}
-    cfg.arguments = arguments
-    cfg.dump(out / 'config.py')
+    settings += _fit_length(cfg, len(scan.accepted), arguments, start)
+    _write_config(cfg, out, settings, arguments)
     with at_hand(*initial):
         return _train(out)
 
@@ -178,6 +158,8 @@ def _check_arguments(out: Path, arguments: dict) -> None:
     for name, least in dict(epochs=1, batch=2, size=16, workers=0).items():
         if arguments[name] is not None and arguments[name] < least:
             raise ValueError(f'{name}={arguments[name]} must be at least {least}')
+    if time is not None:
+        parse_time(time)
     for key, name in _ARGUMENTS.items():
         if key in (arguments['cfg_options'] or {}):
             raise ValueError(f'cfg_options: pass {name} instead of {key}, on which others depend')
@@ -251,24 +233,41 @@ def _measure_step(cfg: Config, arguments: dict, budget: float | None) -> float:
         ) from error
 
 
-def _epochs_within(seconds: float, epoch_seconds: float, time: str) -> int:
-    """How many epochs fit into what is left of the budget."""
-    epochs = int(0.95 * seconds / epoch_seconds)  # a twentieth is kept for start and checkpoints
-    if epochs < 1:
-        raise ValueError(
-            f'time={time!r} is too short: an epoch takes {_duration(epoch_seconds)} here. Allow '
-            'more, or lower --size, or take a smaller --backbone'
-        )
-    return epochs
+def _fit_length(cfg: Config, images: int, arguments: dict, start: float) -> list[Setting]:
+    """Choose how long is trained, by how long a step takes, and what follows from that."""
+    time, epochs, why = arguments['time'], arguments['epochs'], 'as you chose'
+    budget = None if time is None else parse_time(time)
+    step = _measure_step(cfg, arguments, budget)
+    batch = cfg.train_dataloader.batch_size
+    epoch_seconds = images // batch * step
+    if budget:
+        # A twentieth is kept for start and checkpoints.
+        epochs = int(0.95 * (budget - (clock.perf_counter() - start)) / epoch_seconds)
+        why = f'what fits into {time}'
+        if epochs < 1:
+            raise ValueError(
+                f'time={time!r} is too short: an epoch takes {_duration(epoch_seconds)} here. '
+                'Allow more, or lower --size, or take a smaller --backbone'
+            )
+    settings = fit_to_epochs(cfg, images, epochs, arguments['init'] is not None, step, why)
+    cfg.merge_from_dict(arguments['cfg_options'] or {})
+    duration = _duration(cfg.train_cfg.max_epochs * epoch_seconds)
+    speed = f'here, at {batch / step:,.3g} images/s; --time sets a budget'
+    return [*settings, Setting('duration', duration, speed)]
 
 
-def _as_overridden(settings: list[Setting], options: dict) -> list[Setting]:
-    """The settings as the user's options have changed them."""
+def _write_config(cfg: Config, out: Path, settings: list[Setting], arguments: dict) -> None:
+    """Show the settings, as the user's options have changed them, and write all of it."""
+    options = arguments['cfg_options'] or {}
     rows = {_ROWS[key]: value for key, value in options.items() if key in _ROWS}
-    return [
+    settings = [
         Setting(row.name, f'{rows[row.name]}', 'by cfg_options') if row.name in rows else row
         for row in settings
     ]
+    say(f'{settings_table(settings)}\n  all of it is in {out / "config.py"}')
+    cfg.settings = {s.name: f'{s.value}, {s.reason}' for s in settings}
+    cfg.arguments = arguments
+    cfg.dump(out / 'config.py')
 
 
 def parse_time(text: str) -> float:

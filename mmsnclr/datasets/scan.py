@@ -32,6 +32,11 @@ class Scan:
     left_out: list[tuple[Path, str]] = field(default_factory=list)
     edges: list[int] = field(default_factory=list)
 
+    @property
+    def median_edge(self) -> int:
+        """Shorter edge of a typical image, in pixels; 0 if there is none."""
+        return sorted(self.edges)[len(self.edges) // 2] if self.edges else 0
+
 
 def scan_images(paths: Sequence[Path], min_edge: int = 32, workers: int | None = None) -> Scan:
     """Read every image once and leave out those that cannot be used.
