@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process, master_only
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_sync_batchnorm
+from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from mmengine.visualization import Visualizer
@@ -27,6 +27,7 @@ from ..backbones.starting import check_pretrained
 from ..checkpoints.choosing import check_bytes, check_resumable, newest_checkpoint
 from ..checkpoints.reading import load_checkpoint
 from ..checkpoints.writing import replacing
+from ..models.dist import unwrap
 
 _MMENGINES_HOOKS = [
     'runtime_info',
@@ -151,10 +152,9 @@ class ResumableRunner(Runner):
             ValueError: If the checkpoint is partial or of another model,
                 optimiser or number of processes than can go on from it.
         """
-        model = self.model.module if is_model_wrapper(self.model) else self.model
         saved = load_checkpoint(filename, mmap=True)
         check_bytes(filename)
-        check_resumable(filename, saved, model, self.cfg)
+        check_resumable(filename, saved, unwrap(self.model), self.cfg)
         meta, loader = saved['meta'], self.train_dataloader
         before, now = meta.get('iters_per_epoch'), None
         if before is not None and isinstance(self.train_loop, EpochBasedTrainLoop):
