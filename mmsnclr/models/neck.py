@@ -41,9 +41,9 @@ class SNCLRNeck(NonLinearNeck):
             hid_channels,
             out_channels,
             num_layers=num_layers,
-            with_bias=with_bias,
+            with_bias=True,
             with_last_bn=with_last_bn,
-            with_last_bias=with_last_bias,
+            with_last_bias=True,
             with_avg_pool=False,
             **kwargs,
         )
