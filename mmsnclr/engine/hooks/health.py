@@ -100,7 +100,7 @@ class HealthHook(Hook):
         at_end = batch_idx + 1 == length and (not self._logger.ignore_last or length <= interval)
         return at_end or self.every_n_inner_iters(batch_idx, interval)
 
-    def measure(self, model: SNCLR) -> dict[str, Tensor | float]:
+    def measure(self, model: NeighborMethod) -> dict[str, Tensor | float]:
         """Measure what can be told after a training step.
 
         Args:
