@@ -7,14 +7,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import mmcv
-import mmengine
 import mmpretrain
-import torch
 from mmengine.config import Config
+from mmengine.utils.dl_utils import collect_env
 
 from ..datasets.listing import list_images, read_labels
 from ..engine.run import latest_checkpoint, load_run, read_log, relocated, training_images
 from ..evaluation.representation import represent_images
+from ..models import NeighborMethod
 from ..version import __version__
 from ..visualization import draw_projection, find_neighbors, project, write_report
 
@@ -72,14 +72,14 @@ def report(
         Path(run) / 'report.html',
         cfg,
         lines,
-        _settings(cfg, checkpoint),
+        _settings(cfg, model, checkpoint),
         _environment(),
         gallery,
         dict(picture=f'data:image/png;base64,{data}', about=about),
     )
 
 
-def _settings(cfg: Config, checkpoint: Path) -> dict[str, object]:
+def _settings(cfg: Config, model: NeighborMethod, checkpoint: Path) -> dict[str, object]:
     """What matters most of a config."""
     optimizer = cfg.optim_wrapper.optimizer
     hooks = [hook for hook in cfg.get('custom_hooks') or () if hook.type == 'NeighborQueueHook']

@@ -64,7 +64,8 @@ def count_real_bytes(rank, ranks, port, variants, out):
         received = dict(all_gather=0, all_reduce=0, gradients=0)
         model = MMDistributedDataParallel(build(**options), broadcast_buffers=False)
         model.register_comm_hook(None, gradients)
-        model(*images(4, seed=rank, first_id=100 * rank), mode='loss')['loss'].backward()
+        with dist.exchanging_by(dist.Collectives(gather, reduce)):
+            model(*images(4, seed=rank, first_id=100 * rank), mode='loss')['loss'].backward()
         result.append(received)
     if rank == ranks - 1:
         torch.save(result, out)
@@ -166,7 +167,8 @@ def test_the_optimiser_keeps_nothing_for_what_it_does_not_train():
 
 def test_a_method_without_neighbours_has_an_estimate():
     cfg = Config.fromfile(ROOT / 'configs/sce_r50_200e.py')
-    rows = load_tool().schedule(cfg, images=1_281_167, ranks=32)
+    model, _ = load_tool().build(cfg)
+    rows = load_tool().schedule(cfg, model, images=1_281_167, ranks=32)
     assert rows['compared with each prediction'] == 'its key and the candidate set of 65,536'
 
 
