@@ -284,14 +284,14 @@ def neighbor_share(checkpoint: Path) -> float:
     first, second = batch['inputs']
     keys = F.normalize(model.momentum_encoder(second)[0], dim=1)
     ids = torch.tensor([image_id(sample) for sample in batch['data_samples']])
-    found = model.queue.search(keys, ids, model.head.neighbors)
+    found = model.queue.search(keys, ids, model.neighbors)
     candidates = Candidates(model.queue.features, None, found.index, found.valid)
     projection = model.neck(model.backbone(first))[0]
-    prediction = F.normalize(model.head.predictor((projection,))[0], dim=1)
+    prediction = model.head.predict(projection)
     own = (prediction * keys).sum(dim=1, keepdim=True)
     temperature = model.head.loss_module.temperature
     logits = torch.cat([own, neighbor_scores(prediction, candidates)], dim=1) / temperature
-    logits[:, 1:] += model.head.log_weights(projection, candidates)
+    logits[:, 1:] += model.log_weights(projection, model.queue.features, found)
     return 100 * float(1 - logits.softmax(dim=1)[:, 0].mean())
 
 

@@ -21,7 +21,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import nn
 
-import mmsnclr  # noqa: F401
+from mmsnclr.models import NeighborMethod
 
 ROOT = Path(__file__).resolve().parents[1]
 VIT_S = dict(type='VisionTransformer', arch='deit-small', patch_size=16, img_size=224)
@@ -67,7 +67,7 @@ def stepper(model: nn.Module, optimizer: dict, batch: int, amp: bool) -> Callabl
         with torch.autocast('cpu', torch.bfloat16) if amp else nullcontext():
             loss = model(views, samples, mode='loss')['loss']
         wrapper.update_params(loss)
-        if hasattr(model, 'after_optimizer_step'):
+        if isinstance(model, NeighborMethod):
             model.after_optimizer_step(0.0)
 
     return step
@@ -87,11 +87,11 @@ def momentum_updates(model: nn.Module) -> dict[str, Callable[[], None]]:
 
     @torch.no_grad()
     def loop() -> None:
-        pairs = zip(model.momentum_encoder.parameters(), model._online_encoder.parameters())
+        pairs = zip(model.momentum_encoder.parameters(), model.online_encoder.parameters())
         for slow, fast in pairs:
             slow.mul_(0.99).add_(fast, alpha=0.01)
 
-    return {'loop over parameters': loop, 'torch._foreach_lerp_': model.update_momentum_encoder}
+    return {'loop over parameters': loop, "torch's, all together": model.update_momentum_encoder}
 
 
 def report(title: str, alternatives: dict[str, Callable[[], None]], rounds: int) -> None:

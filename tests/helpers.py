@@ -12,10 +12,16 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import Runner
+from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
+from torch.nn import functional as F
 
+from mmsnclr.datasets.image_id import image_id
 from mmsnclr.engine import build_runner
+from mmsnclr.models import NeighborMethod
+from mmsnclr.models.dist import unwrap
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 300  # seconds after which a run that shares a slow machine counts as hanging
@@ -140,3 +146,56 @@ def images(count: int, seed: int, first_id: int = 0) -> tuple[list[torch.Tensor]
     views = [colour + torch.randn(count, 3, 32, 32, generator=generator) for _ in range(2)]
     samples = [DataSample(metainfo=dict(img_path=f'{first_id + i}.png')) for i in range(count)]
     return views, samples
+
+
+def build_method(config: dict, seed: int = 0) -> NeighborMethod:
+    """A method ready to train without SyncBN, both of its encoders alike."""
+    torch.manual_seed(seed)
+    model = revert_sync_batchnorm(MODELS.build(config)).train()
+    model.momentum_encoder.load_state_dict(model.online_encoder.state_dict())
+    return model
+
+
+def fill_set(model: torch.nn.Module, steps: int, batch: int = 8, rank: int = 0, ranks: int = 1):
+    """Enqueue a rank's keys of some batches without moving any parameter."""
+    mine = slice(rank * batch // ranks, (rank + 1) * batch // ranks)
+    inner = unwrap(model)
+    for step in range(steps):
+        views, samples = images(batch, seed=step, first_id=step * batch)
+        with torch.no_grad():
+            inner.loss([view[mine] for view in views], samples[mine])
+        inner.after_optimizer_step(0.0)
+
+
+def gradient_step(
+    model: torch.nn.Module, rank: int = 0, ranks: int = 1, batch: int = 8
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Loss of a rank's share of a batch whose images are in the set, and its gradients."""
+    mine = slice(rank * batch // ranks, (rank + 1) * batch // ranks)
+    views, samples = images(batch, seed=99, first_id=0)
+    loss = model([view[mine] for view in views], samples[mine], mode='loss')['loss']
+    loss.backward()
+    parameters = unwrap(model).named_parameters()
+    return loss.detach(), {n: p.grad.clone() for n, p in parameters if p.grad is not None}
+
+
+def snclr_by_hand(
+    model: NeighborMethod, views: list, samples: list, sets: list[tuple]
+) -> torch.Tensor:
+    """Eq. 2 over both orders in float64; ``sets`` are rows and ids of each image's candidates."""
+    y = [model.neck(model.backbone(v))[0] for v in views]
+    z = [F.normalize(model.head.predictor((x,))[0], dim=1).double() for x in y]
+    y = [F.normalize(x, dim=1).double() for x in y]
+    k = [F.normalize(model.momentum_encoder(v)[0], dim=1).double() for v in views]
+    expected, t = 0, model.head.loss_module.temperature
+    for a, b in ((0, 1), (1, 0)):
+        picked = []
+        for key, sample, (rows, ids) in zip(k[b], samples, sets):
+            rows = rows[ids != image_id(sample)].double()
+            picked.append(rows[(-(rows @ key)).argsort()[: model.neighbors]])
+        normalizer = torch.exp(z[a] @ torch.cat([k[b], *picked]).T / t).sum(1)
+        for n, rows in enumerate(picked):
+            w = torch.softmax(rows @ y[a][n], 0)
+            positives = torch.exp(z[a][n] @ k[b][n] / t) + w @ torch.exp(rows @ z[a][n] / t)
+            expected -= torch.log(positives / normalizer[n]) / len(samples)
+    return expected

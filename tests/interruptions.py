@@ -13,12 +13,12 @@ import torch
 from helpers import small_run
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
 from mmsnclr.checkpoints import load_checkpoint
 from mmsnclr.engine import build_runner
 from mmsnclr.engine.hooks import checkpoint as checkpoint_hook
+from mmsnclr.models.dist import unwrap
 
 STEPS = 18
 MOMENTS = ('forward', 'backward', 'enqueue', 'write', 'rename', 'record', 'remove')
@@ -67,8 +67,7 @@ class Kill(Hook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if runner.iter == self.step and runner.rank == self.rank:
-            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-            getattr(self, self.moment)(model)
+            getattr(self, self.moment)(unwrap(runner.model))
 
     def step_start(self, model):
         self.die()

@@ -1,20 +1,19 @@
 """One HTML page about a pretraining run."""
 
 import base64
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import mmcv
-import mmengine
 import mmpretrain
-import torch
 from mmengine.config import Config
+from mmengine.utils.dl_utils import collect_env
 
 from ..datasets.listing import list_images, read_labels
 from ..engine.run import latest_checkpoint, load_run, read_log, relocated, training_images
 from ..evaluation.representation import represent_images
+from ..models import NeighborMethod
 from ..version import __version__
 from ..visualization import draw_projection, find_neighbors, project, write_report
 
@@ -72,14 +71,14 @@ def report(
         Path(run) / 'report.html',
         cfg,
         lines,
-        _settings(cfg, checkpoint),
+        _settings(cfg, model, checkpoint),
         _environment(),
         gallery,
         dict(picture=f'data:image/png;base64,{data}', about=about),
     )
 
 
-def _settings(cfg: Config, checkpoint: Path) -> dict[str, object]:
+def _settings(cfg: Config, model: NeighborMethod, checkpoint: Path) -> dict[str, object]:
     """What matters most of a config."""
     optimizer = cfg.optim_wrapper.optimizer
     hooks = [hook for hook in cfg.get('custom_hooks') or () if hook.type == 'NeighborQueueHook']
@@ -97,10 +96,10 @@ def _settings(cfg: Config, checkpoint: Path) -> dict[str, object]:
         ),
         'optimiser': f'{optimizer.type}, learning rate {optimizer.lr:g}, '
         f'weight decay {optimizer.get("weight_decay", 0):g}',
-        'neighbours (K)': head.get('neighbors', 'all, as SCE has it'),
+        'neighbours (K)': model.neighbors or 'all of the set',
         'temperature': head.get('temperature') or head.get('loss', {}).get('temperature'),
         'set': f'{cfg.model.queue.length:,} entries of width {cfg.model.queue.dim}',
-        'momentum coefficient': cfg.model.get('momentum_coefficient', 0.99),
+        'momentum coefficient': model.momentum_coefficient,
         'epochs without neighbours (m)': hooks[0].get('warmup_epochs', 0) if hooks else 'no hook',
         'seed': cfg.get('randomness', {}).get('seed'),
         'checkpoint': checkpoint.name,
@@ -113,16 +112,8 @@ def _root(dataset: Config) -> str:
     return dataset.get('data_root') or dataset.get('ann_file') or dataset.type
 
 
-def _environment() -> dict[str, str]:
+def _environment() -> dict[str, object]:
     """The machine and the libraries that wrote the page."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
-    return {
-        'device': device,
-        'system': f'{platform.system()} {platform.release()}, {platform.machine()}',
-        'Python': platform.python_version(),
-        'mmsnclr': __version__,
-        'torch': torch.__version__,
-        'mmengine': mmengine.__version__,
-        'mmcv': mmcv.__version__,
-        'mmpretrain': mmpretrain.__version__,
-    }
+    ours = dict(mmcv=mmcv.__version__, mmpretrain=mmpretrain.__version__, mmsnclr=__version__)
+    hidden = ('PyTorch compiling details', 'numpy_random_seed')  # long; not the run's
+    return {k: v for k, v in (collect_env() | ours).items() if k not in hidden}

@@ -248,7 +248,7 @@ def verify(source: nn.Module, cfg: dict, weights: dict[str, Tensor], call: Call,
     expected, actual = backbone(images), target(images)
     expected, actual = (out if isinstance(out, Tensor) else out[-1] for out in (expected, actual))
     if actual.ndim == 2:
-        expected = pooled([expected])
+        expected = pooled((expected,))
     difference = relative_difference(expected, actual)
     if not difference <= TOLERANCE:  # nan is no match either
         raise ValueError(

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, repeat
-from unittest.mock import patch
 
 import torch
 from mmengine.config import Config
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..models import dist
+from ..models.dist import Collectives, exchanging_by
 
 
 @contextmanager
@@ -46,9 +45,7 @@ def synthetic_peers(ranks: int) -> Iterator[Counter]:
         received['all_reduce'] += ring_bytes(values.nbytes, ranks)
         values *= ranks
 
-    with patch.multiple(
-        dist, all_gather=all_gather, all_reduce=all_reduce, get_world_size=lambda: ranks
-    ):
+    with exchanging_by(Collectives(all_gather, all_reduce, lambda: ranks)):
         yield received
 
 

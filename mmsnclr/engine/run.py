@@ -12,14 +12,14 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import DATASETS, MODELS
 
 from ..checkpoints import Stored, newest_checkpoint
-from ..models import SNCLR
+from ..models import NeighborMethod, method_of
 
 
-def load_run(checkpoint: str | Path) -> tuple[Config, SNCLR]:
+def load_run(checkpoint: str | Path) -> tuple[Config, NeighborMethod]:
     """Build the model of a checkpoint with its weights.
 
     Args:
-        checkpoint: Checkpoint of a training by SNCLR, NNCLR or SCE.
+        checkpoint: Checkpoint of a pretraining.
 
     Returns:
         The run's config, and the model in evaluation mode, on the GPU if there
@@ -27,20 +27,19 @@ def load_run(checkpoint: str | Path) -> tuple[Config, SNCLR]:
 
     Raises:
         FileNotFoundError: If there is no checkpoint.
-        ValueError: If it is not one of such a training.
+        ValueError: If it is not one.
     """
     stored = Stored.read(checkpoint)
     cfg = stored.config
     if cfg is None or not stored.weights:
         raise ValueError(f'{checkpoint} is no checkpoint of a training: pass one that it saved')
     init_default_scope('mmpretrain')
-    settings = cfg.model.to_dict() | dict(pretrained=None, init_cfg=None)
-    kind = settings.get('type', 'backbone')
-    if not issubclass(MODELS.get(kind) or object, SNCLR):
+    if method_of(cfg) is None:
         raise ValueError(
-            f'{checkpoint} holds a {kind}, not an SNCLR, NNCLR or SCE: pass a '
-            'checkpoint of pretraining'
+            f'{checkpoint} holds a {cfg.model.get("type", "backbone")}, no method with neighbours: '
+            'pass a checkpoint of pretraining'
         )
+    settings = cfg.model.to_dict() | dict(pretrained=None, init_cfg=None)
     settings['compile_backbone'] = False  # it would take minutes
     # The checkpoint has all weights: nothing is downloaded first.
     for key in ('pretrained', 'init_cfg', 'checkpoint_path'):

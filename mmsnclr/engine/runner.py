@@ -160,10 +160,9 @@ class ResumableRunner(Runner):
             ValueError: If the checkpoint is partial or of another model,
                 optimiser or number of processes than can go on from it.
         """
-        model = unwrap(self.model)
         saved = load_checkpoint(filename, mmap=True)
         check_bytes(filename)
-        check_resumable(filename, saved, model, self.cfg)
+        check_resumable(filename, saved, unwrap(self.model), self.cfg)
         meta, loader = saved['meta'], self.train_dataloader
         before, now = meta.get('iters_per_epoch'), None
         if before is not None and isinstance(self.train_loop, EpochBasedTrainLoop):

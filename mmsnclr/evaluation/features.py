@@ -8,6 +8,8 @@ from mmengine.utils import track_iter_progress
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ..models.backbone import pooled
+
 
 @torch.no_grad()
 def extract_features(
@@ -34,8 +36,7 @@ def extract_features(
     features, labels = [], []
     for batch in track_iter_progress((loader, len(loader))) if progress else loader:
         batch = model.data_preprocessor(batch, False)
-        feat = encode(batch['inputs'])[-1]
-        features.append((feat.mean(dim=(2, 3)) if feat.ndim == 4 else feat).float().cpu())
+        features.append(pooled(encode(batch['inputs'])).float().cpu())
         labels += [s.gt_label.cpu() for s in batch['data_samples'] if 'gt_label' in s]
     model.train(was_training)
     return torch.cat(features), torch.cat(labels) if labels else None

@@ -8,6 +8,7 @@ from mmengine.config import Config
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..models.base import method_of
 from ..models.queue import Neighbors
 
 
@@ -99,7 +100,7 @@ def findings(values: Mapping[str, float], cfg: Config) -> dict[str, str]:
     Args:
         values: What :class:`~mmsnclr.engine.HealthHook` logged at one step;
             what is missing is not judged.
-        cfg: The config of the run.
+        cfg: The config of the run, which gives the method.
 
     Returns:
         Sentences by condition: ``'diverged'``, ``'collapsed'``, ``'noise'``.
@@ -123,7 +124,9 @@ def findings(values: Mapping[str, float], cfg: Config) -> dict[str, str]:
     reason = _noise(values)
     if reason is None:
         return {}
-    return dict(noise=f'The neighbours are noise: {reason}. {_against_noise(cfg)}')
+    advice = method_of(cfg).against_noise(cfg)
+    advice = f'If this lasts, {", or ".join(advice)}.' if advice else ''
+    return dict(noise=f'The neighbours are noise: {reason}. {advice}')
 
 
 def _against_collapse(cfg: Config, slower: str) -> str:
@@ -131,10 +134,7 @@ def _against_collapse(cfg: Config, slower: str) -> str:
     advice = [slower]
     if decay > 0.1:
         advice.append(f'optim_wrapper.optimizer.weight_decay={1e-4:g} (now {decay:g})')
-    momentum = cfg.model.get('momentum_coefficient', 0.99)
-    if momentum < 0.9 and cfg.model.type != 'NNCLR':  # which has no momentum encoder by design
-        advice.append(f'model.momentum_coefficient=0.99 (now {momentum:g})')
-    return ' and '.join(advice)
+    return ' and '.join(advice + method_of(cfg).against_collapse(cfg))
 
 
 def _noise(values: Mapping[str, float]) -> str | None:
@@ -155,25 +155,3 @@ def _noise(values: Mapping[str, float]) -> str | None:
             f'last neighbour, by chance it would be {100 * chance:.1f} %'
         )
     return None
-
-
-def _against_noise(cfg: Config) -> str:
-    if cfg.model.type == 'SCE':
-        contrast = cfg.model.head.get('contrast', 0.5)
-        return (
-            'If this lasts, let them count less: '
-            f'model.head.contrast={(1 + contrast) / 2:g} (now {contrast:g}).'
-        )
-    advice = []
-    for number, hook in enumerate(cfg.get('custom_hooks') or ()):
-        if hook.type == 'NeighborQueueHook' and 'max_epochs' in cfg.train_cfg:
-            m, epochs = hook.get('warmup_epochs', 0), cfg.train_cfg.max_epochs
-            longer = min(max(2 * m, math.ceil(epochs / 10)), epochs)
-            advice.append(
-                'leave them out for longer with '
-                f'custom_hooks.{number}.warmup_epochs={longer} (now {m})'
-            )
-    k = cfg.model.head.get('neighbors', 30)
-    if k > 2:
-        advice.append(f'take fewer with model.head.neighbors={math.ceil(k / 3)} (now {k})')
-    return f'If this lasts, {", or ".join(advice)}.' if advice else ''

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from ..datasets.decoding import read_image
 from ..datasets.views import view_size
-from ..models import SNCLR
+from ..models import NeighborMethod, pooled
 from .features import extract_features
 
 
@@ -94,7 +94,7 @@ class Representations(NamedTuple):
 
 def represent_images(
     cfg: Config,
-    model: SNCLR,
+    model: NeighborMethod,
     paths: Sequence[Path],
     labels: Sequence[str] | None = None,
     max_images: int | None = None,
@@ -140,7 +140,10 @@ def represent_images(
 
 
 def represent(
-    model: SNCLR, loader: DataLoader, names: Sequence[str] | None = None, progress: bool = True
+    model: NeighborMethod,
+    loader: DataLoader,
+    names: Sequence[str] | None = None,
+    progress: bool = True,
 ) -> Representations:
     """Represent every image of a loader in one pass.
 
@@ -156,9 +159,8 @@ def represent(
     """
 
     def encode(images: Tensor) -> tuple[Tensor]:
-        last = model.backbone(images)[-1]
-        pooled = last.mean(dim=(2, 3)) if last.ndim == 4 else last
-        parts = (model.momentum_encoder(images)[0], model.neck((last,))[0], pooled)
+        outputs = model.backbone(images)
+        parts = (model.momentum_encoder(images)[0], model.neck(outputs)[0], pooled(outputs))
         return (torch.cat([part.float() for part in parts], dim=1),)
 
     found, labels = extract_features(model, loader, encode, progress)

@@ -1,17 +1,20 @@
 """The method, in the order in which data flows through it.
 
-Images enter :class:`SNCLR`, pass a backbone and the :class:`SNCLRNeck`, look up
-their neighbours in the :class:`NeighborQueue`, and are compared with them by
-the :class:`SNCLRHead` and its :class:`SNCLRLoss`. :class:`NNCLR` and :class:`SCE`
-are other methods on the same candidate set.
+Images enter a :class:`NeighborMethod` (``base.py``), which passes them through a
+backbone (``backbone.py``) and a projector (``neck.py``), twice, and compares what
+comes out with its neighbours in the candidate set (``queue.py``). How, a method
+says: :class:`SNCLR` (``snclr.py``) by its head and loss (``snclr_head.py``,
+``snclr_loss.py``), :class:`NNCLR` and :class:`SCE` in a file each. What ranks
+exchange on the way is in ``dist.py``.
 """
 
-from .algorithm import SNCLR
-from .backbone import TIMMRepresentation
+from .backbone import TIMMRepresentation, pooled
+from .base import NeighborMethod, method_of
 from .neck import SNCLRNeck
 from .nnclr import NNCLR
 from .queue import NeighborQueue
 from .sce import SCE, SCEHead, sce_loss
+from .snclr import SNCLR
 from .snclr_head import SNCLRHead
 from .snclr_loss import SNCLRLoss, log_positiveness, neighbor_scores, snclr_loss
 
@@ -19,6 +22,7 @@ __all__ = [
     'NNCLR',
     'SCE',
     'SNCLR',
+    'NeighborMethod',
     'NeighborQueue',
     'SCEHead',
     'SNCLRHead',
@@ -26,7 +30,9 @@ __all__ = [
     'SNCLRNeck',
     'TIMMRepresentation',
     'log_positiveness',
+    'method_of',
     'neighbor_scores',
+    'pooled',
     'sce_loss',
     'snclr_loss',
 ]

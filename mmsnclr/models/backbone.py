@@ -1,21 +1,18 @@
-"""timm models as backbones with one representation vector per image."""
-
-from collections.abc import Sequence
+"""One representation vector per image, of any backbone and of timm's models."""
 
 from mmpretrain.models.backbones import TIMMBackbone
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
 
-def pooled(outputs: Sequence[Tensor]) -> Tensor:
-    """One vector for each image, of what a backbone puts out.
+def pooled(outputs: tuple[Tensor, ...]) -> Tensor:
+    """The representation of each image in a backbone's outputs.
 
     Args:
-        outputs: The last of them counts: a map ``(N, C, H, W)``, which is
-            averaged over space, or what it is otherwise.
+        outputs: What the backbone returned; the last counts.
 
     Returns:
-        ``(N, C)``.
+        ``(N, C)``: a map ``(N, C, H, W)`` averaged over space, anything else as it is.
     """
     last = outputs[-1]
     return last.mean(dim=(2, 3)) if last.ndim == 4 else last

@@ -4,10 +4,42 @@ Everything that ranks exchange passes through here; with one process both
 functions return their input, and so does what is built on them.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
 import torch
 from mmengine.dist import all_gather, all_reduce, get_rank, get_world_size
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
+
+
+class Collectives(NamedTuple):
+    """How ranks exchange tensors; mmengine's functions by default.
+
+    Attributes:
+        all_gather: Maps a tensor to those of all ranks.
+        all_reduce: Overwrites a tensor by its sum over all ranks.
+        get_world_size: Number of ranks.
+    """
+
+    all_gather: Callable[[Tensor], list[Tensor]] = all_gather
+    all_reduce: Callable[[Tensor], None] = all_reduce
+    get_world_size: Callable[[], int] = get_world_size
+
+
+_collectives = Collectives()
+
+
+@contextmanager
+def exchanging_by(collectives: Collectives) -> Iterator[None]:
+    """Use other collectives in this process for a while, such as some that count."""
+    global _collectives
+    before, _collectives = _collectives, collectives
+    try:
+        yield
+    finally:
+        _collectives = before
 
 
 @torch.no_grad()
@@ -20,7 +52,9 @@ def gather_rows(rows: Tensor) -> Tensor:
     Returns:
         Shape ``(N * world size, ...)``.
     """
-    return rows if get_world_size() == 1 else torch.cat(all_gather(rows.contiguous()))
+    if _collectives.get_world_size() == 1:
+        return rows
+    return torch.cat(_collectives.all_gather(rows.contiguous()))
 
 
 @torch.no_grad()
@@ -33,7 +67,7 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     Returns:
         The sum, the same on every rank.
     """
-    all_reduce(values)
+    _collectives.all_reduce(values)
     return values
 
 
@@ -46,7 +80,7 @@ def gather_rows_with_gradient(rows: Tensor) -> Tensor:
     Returns:
         Shape ``(N * world size, D)``.
     """
-    return rows if get_world_size() == 1 else _GatherRows.apply(rows)
+    return rows if _collectives.get_world_size() == 1 else _GatherRows.apply(rows)
 
 
 class _GatherRows(torch.autograd.Function):
@@ -56,7 +90,7 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_output):
-        count = len(grad_output) // get_world_size()
+        count = len(grad_output) // _collectives.get_world_size()
         return sum_over_ranks(grad_output.clone()).split(count)[get_rank()]
 
 

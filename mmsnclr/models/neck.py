@@ -4,6 +4,8 @@ from mmpretrain.models.necks import NonLinearNeck
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
+from .backbone import pooled
+
 
 @MODELS.register_module()
 class SNCLRNeck(NonLinearNeck):
@@ -19,9 +21,7 @@ class SNCLRNeck(NonLinearNeck):
         hid_channels: Width of the hidden layers.
         out_channels: Width of the projection.
         num_layers: Number of fully-connected layers.
-        with_bias: Whether hidden layers have a bias.
         with_last_bn: Whether a BN follows the last layer.
-        with_last_bias: Whether the last layer has a bias.
         **kwargs: Further arguments of mmpretrain's ``NonLinearNeck``.
     """
 
@@ -31,9 +31,7 @@ class SNCLRNeck(NonLinearNeck):
         hid_channels: int = 4096,
         out_channels: int = 256,
         num_layers: int = 2,
-        with_bias: bool = True,
         with_last_bn: bool = False,
-        with_last_bias: bool = True,
         **kwargs,
     ) -> None:
         super().__init__(
@@ -41,9 +39,9 @@ class SNCLRNeck(NonLinearNeck):
             hid_channels,
             out_channels,
             num_layers=num_layers,
-            with_bias=with_bias,
+            with_bias=True,
             with_last_bn=with_last_bn,
-            with_last_bias=with_last_bias,
+            with_last_bias=True,
             with_avg_pool=False,
             **kwargs,
         )
@@ -61,9 +59,7 @@ class SNCLRNeck(NonLinearNeck):
         Raises:
             ValueError: If the backbone returns a sequence of tokens.
         """
-        feat = feats[-1]
-        if feat.ndim == 4:
-            feat = feat.mean(dim=(2, 3))
+        feat = pooled(feats)
         if feat.ndim != 2:
             raise ValueError(
                 f'the neck needs (N, C, H, W) or (N, C), not {tuple(feat.shape)}: set '

@@ -164,18 +164,18 @@ class NeighborQueue(nn.Module):
         counts = torch.zeros(self.fill, dtype=torch.int32, device=index.device)
         return counts.scatter_add_(0, index.flatten(), valid.flatten().int())
 
-    def newest(self, count: int) -> tuple[Tensor, Tensor]:
-        """The entries that came last, oldest first.
+    def newest(self, count: int) -> Tensor:
+        """The features that came last, oldest first.
 
         Args:
             count: How many; all where there are fewer.
 
         Returns:
-            Their features, ``(M, dim)``, and identities, ``(M,)``.
+            ``(M, dim)``.
         """
         first = self._enqueued - min(count, self.fill)
         rows = torch.arange(first, self._enqueued, device=self.ids.device) % self.length
-        return self.features[rows], self.ids[rows]
+        return self.features[rows]
 
     def entries(self) -> dict[str, Tensor]:
         """Everything that the set holds, for sets that ``state_dict`` leaves out."""

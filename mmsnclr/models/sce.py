@@ -1,13 +1,17 @@
 """SCE: the similarities of the target view are what the prediction has to match."""
 
 import torch
+from mmengine.config import Config
 from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
 from torch import Tensor
 from torch.nn import functional as F
 
-from .algorithm import SNCLR, Diagnostics
+from .base import NeighborMethod
 from .snclr_loss import log_sum_exp, streaming_softmax
+
+# The authors' lambda, the share of the own key.
+_CONTRAST = 0.5
 
 
 def sce_loss(
@@ -60,13 +64,11 @@ class SCEHead(BaseModule):
         ValueError: If an argument is out of its domain.
     """
 
-    neighbors = 1  # entries that the queue must hold before it is used
-
     def __init__(
         self,
         temperature: float = 0.1,
         target_temperature: float = 0.05,
-        contrast: float = 0.5,
+        contrast: float = _CONTRAST,
         predictor: dict | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
@@ -104,19 +106,21 @@ class SCEHead(BaseModule):
 
 
 @MODELS.register_module()
-class SCE(SNCLR):
-    """Similarity contrastive estimation, on SNCLR's candidate set.
+class SCE(NeighborMethod):
+    """Similarity contrastive estimation.
 
     `Similarity Contrastive Estimation for Self-Supervised Soft Contrastive
     Learning`, WACV 2023 (arXiv 2111.14585). The second view is the target and
     should be weakly augmented; the first, and with multi-crop all further
-    views, are compared with it. Needs an :class:`SCEHead`.
+    views, are compared with it.
 
     Args:
-        *args: Those of :class:`SNCLR`.
+        *args: Those of :class:`NeighborMethod`, with an :class:`SCEHead`.
         symmetric: Whether the first view is a target too.
-        **kwargs: Those of :class:`SNCLR`.
+        **kwargs: Those of :class:`NeighborMethod`.
     """
+
+    neighbors = None  # every entry of the set counts, by its similarity
 
     def __init__(self, *args, symmetric: bool = False, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -136,13 +140,17 @@ class SCE(SNCLR):
         pairs = sum(view != target for view in range(len(inputs)) for target in self.targets)
         return dict(loss=super().loss(inputs, data_samples)['loss'] / pairs)
 
-    def _one_order(
-        self,
-        projection: Tensor,
-        keys: Tensor,
-        all_keys: Tensor,
-        ids: Tensor | None,
-    ) -> tuple[Tensor, Diagnostics | None]:
+    def compare(
+        self, projection: Tensor, keys: Tensor, all_keys: Tensor, ids: Tensor | None
+    ) -> tuple[Tensor, None]:
+        """Similarity contrastive estimation against the set."""
         # Until the queue holds something, the batch's keys, its own among them, stand for it.
         rows = self.queue.features[: self.queue.fill] if self.queue.fill else all_keys
         return self.head.loss(projection, keys, rows), None
+
+    @classmethod
+    def against_noise(cls, cfg: Config) -> list[str]:
+        """A larger share of the own key."""
+        contrast = cfg.model.head.get('contrast', _CONTRAST)
+        more = f'model.head.contrast={(1 + contrast) / 2:g} (now {contrast:g})'
+        return [f'let them count less: {more}']

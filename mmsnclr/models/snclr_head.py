@@ -10,6 +10,9 @@ from torch.nn import functional as F
 
 from .snclr_loss import Candidates, log_positiveness, neighbor_scores
 
+# The paper's K.
+NEIGHBORS = 30
+
 
 @MODELS.register_module()
 class SNCLRHead(BaseModule):
@@ -39,7 +42,7 @@ class SNCLRHead(BaseModule):
         self,
         predictor: dict,
         loss: dict,
-        neighbors: int = 30,
+        neighbors: int = NEIGHBORS,
         positiveness: str = 'attention',
         gamma: float | Sequence[float] = 1.0,
         projection: str | None = None,

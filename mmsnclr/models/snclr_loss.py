@@ -28,13 +28,14 @@ class Candidates(NamedTuple):
 
     Attributes:
         rows: Features that may have been picked, ``(C, D)``, L2-normalised.
-        counts: How many instances of the global batch picked each, ``(C,)``.
+        counts: How many instances of the global batch picked each, ``(C,)``;
+            ``None`` where only one's own neighbours are looked at.
         own: Positions in ``rows`` of this rank's neighbours, ``(N, K)``.
         valid: ``False`` where a neighbour is missing, ``(N, K)``.
     """
 
     rows: Tensor
-    counts: Tensor
+    counts: Tensor | None
     own: Tensor
     valid: Tensor
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..datasets.decoding import read_image
 from ..evaluation.representation import Representations
-from ..models import SNCLR, NeighborQueue
-from ..models.snclr_loss import Candidates
+from ..models import NeighborMethod, NeighborQueue
+from ..models.queue import Neighbors
 from .pages import data_uri, render
 
 
@@ -56,7 +56,7 @@ class Gallery(NamedTuple):
 
 @torch.no_grad()
 def find_neighbors(
-    model: SNCLR, images: Representations, queries: int = 8, shown: int = 10, seed: int = 0
+    model: NeighborMethod, images: Representations, queries: int = 8, shown: int = 10, seed: int = 0
 ) -> Gallery:
     """Find the nearest neighbours of random images, and what they count.
 
@@ -80,27 +80,25 @@ def find_neighbors(
     if min(queries, shown) < 1:
         raise ValueError(f'queries={queries} and shown={shown} must be at least 1')
     keys, count = images.keys, len(images.keys)
-    weighs = hasattr(model.head, 'log_weights') and model.head.neighbors > 1
-    k = model.head.neighbors if weighs else shown
+    k = model.neighbors if model.weighs else shown
     if count <= k:
         raise ValueError(f'{k} neighbours (model.head.neighbors) need more than {count} images')
     rows = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:queries]
     candidates = NeighborQueue(count, keys.size(1))
     candidates.enqueue(keys, torch.arange(count))
-    index, similarity, valid = candidates.search(candidates.features[rows], rows, k)
-    log_weights = similarity
-    if weighs:
-        device = next(model.parameters()).device
-        found = Candidates(candidates.features, torch.ones(count), index, valid)
-        log_weights = model.head.log_weights(
-            images.projections[rows].to(device), Candidates(*(x.to(device) for x in found))
-        ).cpu()
+    found = candidates.search(candidates.features[rows], rows, k)
+    device = next(model.parameters()).device
+    log_weights = model.log_weights(
+        images.projections[rows].to(device),
+        candidates.features.to(device),
+        Neighbors(*(x.to(device) for x in found)),
+    ).cpu()
     positiveness = (log_weights - log_weights.amax(dim=1, keepdim=True)).exp()
     return Gallery(
         images.paths,
         images.labels,
         rows,
-        *(x[:, :shown] for x in (index, similarity, positiveness)),
+        *(x[:, :shown] for x in (found.index, found.similarity, positiveness)),
     )
 
 

@@ -80,7 +80,7 @@ def write_report(
     Args:
         path: File to write.
         cfg: The config of the run.
-        lines: Its log, see :func:`~mmsnclr.utils.run.read_log`.
+        lines: Its log, see :func:`~mmsnclr.engine.run.read_log`.
         settings: What to show of the settings, ``'backbone'`` among them, besides the whole
             config.
         environment: What to show of the machine and the libraries.

@@ -10,6 +10,7 @@ import pytest
 import torch
 from browser import browse, check_page, needs_chromium
 from click.testing import CliRunner
+from helpers import config_of, small_run
 from matplotlib import colormaps
 from torch.nn import functional as F
 
@@ -18,6 +19,7 @@ from mmsnclr.api.neighbors import neighbors
 from mmsnclr.cli import main
 from mmsnclr.datasets.listing import list_images
 from mmsnclr.datasets.views import view_size
+from mmsnclr.engine import build_runner
 from mmsnclr.engine.run import load_run
 from mmsnclr.evaluation.representation import represent_images
 from mmsnclr.visualization import draw_projection, find_neighbors, project
@@ -142,11 +144,6 @@ def test_long_file_names_fit_the_window(odd_page):
 
 @pytest.mark.parametrize('method', ['nnclr', 'sce'])
 def test_methods_without_positiveness_show_similarity(method, digits, tmp_path):
-    from helpers import small_run
-    from test_other_methods import config_of
-
-    from mmsnclr.engine import build_runner
-
     config = small_run(digits, tmp_path, **{'train_cfg.max_epochs': 1})
     config.model = config_of(method)
     build_runner(config).train()
@@ -253,7 +250,10 @@ def test_mistakes_are_named_in_a_line(checkpoint, digits, tmp_path):
     for arguments, message in (
         (('neighbors', tmp_path / 'none.pth', images), 'no checkpoint at'),
         (('neighbors', tmp_path / 'other.pth', images), 'no checkpoint of a training'),
-        (('neighbors', tmp_path / 'backbone.pth', images), 'holds a backbone, not an SNCLR'),
+        (
+            ('neighbors', tmp_path / 'backbone.pth', images),
+            'holds a backbone, no method',
+        ),
         (('neighbors', checkpoint, tmp_path / 'empty'), 'no images in'),
         (('neighbors', checkpoint, tmp_path / 'damaged'), '1 of 1 images cannot be read'),
         (('neighbors', checkpoint, tmp_path / 'missing'), 'there is no folder or file'),

@@ -51,7 +51,7 @@ def test_the_page_has_all_its_parts(page, trained):
     ]
     charts = re.findall('<h3>(.*?)</h3>\n<p class="soft">', text)
     assert charts[:3] == ['Loss', 'Learning rate', 'Spread of features']
-    assert 'SNCLR' in text and 'type=&#39;NeighborQueue&#39;' in text and 'torch' in text
+    assert 'SNCLR' in text and 'type=&#39;NeighborQueue&#39;' in text and 'PyTorch' in text
     assert text.count('class="query card"') == 12
     assert not re.search(r'(?:src|href)="(?!data:)', text)
 

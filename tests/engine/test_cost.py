@@ -42,16 +42,16 @@ def count_real_bytes(rank, ranks, port, variants, out):
     distributed.init_process_group(
         'gloo', init_method=f'tcp://127.0.0.1:{port}', rank=rank, world_size=ranks
     )
-    real_gather, real_reduce = dist.all_gather, dist.all_reduce
+    real = dist.Collectives()
 
     def gather(values):
-        parts = real_gather(values)
+        parts = real.all_gather(values)
         received['all_gather'] += sum(p.nbytes for i, p in enumerate(parts) if i != rank)
         return parts
 
     def reduce(values):
         received['all_reduce'] += values.nbytes
-        real_reduce(values)
+        real.all_reduce(values)
 
     def gradients(state, bucket):
         received['gradients'] += bucket.buffer().nbytes
@@ -59,13 +59,13 @@ def count_real_bytes(rank, ranks, port, variants, out):
         future.set_result(bucket.buffer())
         return future
 
-    dist.all_gather, dist.all_reduce = gather, reduce
     result = []
     for options in variants:
         received = dict(all_gather=0, all_reduce=0, gradients=0)
         model = MMDistributedDataParallel(build(**options), broadcast_buffers=False)
         model.register_comm_hook(None, gradients)
-        model(*images(4, seed=rank, first_id=100 * rank), mode='loss')['loss'].backward()
+        with dist.exchanging_by(dist.Collectives(gather, reduce)):
+            model(*images(4, seed=rank, first_id=100 * rank), mode='loss')['loss'].backward()
         result.append(received)
     if rank == ranks - 1:
         torch.save(result, out)
@@ -167,7 +167,8 @@ def test_the_optimiser_keeps_nothing_for_what_it_does_not_train():
 
 def test_a_method_without_neighbours_has_an_estimate():
     cfg = Config.fromfile(ROOT / 'configs/sce_r50_200e.py')
-    rows = load_tool().schedule(cfg, images=1_281_167, ranks=32)
+    model, _ = load_tool().build(cfg)
+    rows = load_tool().schedule(cfg, model, images=1_281_167, ranks=32)
     assert rows['compared with each prediction'] == 'its key and the candidate set of 65,536'
 
 

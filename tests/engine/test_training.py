@@ -137,7 +137,7 @@ def test_momentum_encoder_moves_with_the_optimiser_step(digits, tmp_path):
     config = small_run(digits, tmp_path, **{'model.momentum_coefficient': 0.0})
     runner, _ = train(config)
     model = runner.model
-    for a, b in zip(model._online_encoder.parameters(), model.momentum_encoder.parameters()):
+    for a, b in zip(model.online_encoder.parameters(), model.momentum_encoder.parameters()):
         torch.testing.assert_close(a, b)
 
 

@@ -7,7 +7,7 @@ from helpers import images, small_model
 from mmengine.model import revert_sync_batchnorm
 from mmpretrain.registry import MODELS
 
-from mmsnclr.models import SNCLRNeck, TIMMRepresentation
+from mmsnclr.models import SNCLRNeck, TIMMRepresentation, pooled
 
 TIMM = [
     ('resnet10t', {}, 512),
@@ -72,6 +72,12 @@ def test_snclr_trains_any_backbone(backbone, width):
 def test_deit_small_has_six_heads():
     vit = MODELS.build(dict(type='VisionTransformer', arch='deit-small'))
     assert vit.embed_dims == 384 and vit.layers[0].attn.num_heads == 6
+
+
+def test_the_last_output_is_pooled_if_it_is_a_map():
+    feature_map, vector, tokens = torch.randn(2, 8, 3, 3), torch.randn(2, 8), torch.randn(2, 5, 8)
+    torch.testing.assert_close(pooled((vector, feature_map)), feature_map.flatten(2).mean(2))
+    assert pooled((feature_map, vector)) is vector and pooled((tokens,)) is tokens
 
 
 def test_the_neck_pools_maps_and_refuses_tokens():

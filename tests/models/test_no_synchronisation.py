@@ -89,7 +89,7 @@ def test_loss_search_and_enqueue_stay_on_the_device(options, autocast, device):
         with StaysOnDevice(), torch.autocast(device, autocast, enabled=autocast is not None):
             for _ in range(10):  # past the end of the set of 64
                 step(model, device)
-    assert model.queue.fill == 64 and (model.diagnostics is not None or options == 'sce')
+    assert model.queue.fill == 64 and (model.diagnostics is not None) == model.weighs
 
 
 @pytest.mark.parametrize(

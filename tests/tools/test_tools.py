@@ -368,7 +368,7 @@ def test_the_wheel_holds_configs_and_tools(tmp_path):
     (wheel,) = tmp_path.glob('mmsnclr-*.whl')
     names = zipfile.ZipFile(wheel).namelist()
     for name in (
-        'mmsnclr/models/algorithm.py',
+        'mmsnclr/models/snclr.py',
         'mmsnclr/.mim/configs/snclr_r50_800e.py',
         'mmsnclr/.mim/configs/_base_/snclr_r50.py',
         'mmsnclr/.mim/tools/train.py',

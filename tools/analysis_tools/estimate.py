@@ -18,10 +18,10 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmsnclr.engine.cost import PeakMemory, ring_bytes, synthetic_peers
+from mmsnclr.models import NeighborMethod, method_of
 from mmsnclr.models.dist import gather_rows
 from mmsnclr.tool_arguments import add_common_arguments, load_config
 
@@ -46,7 +46,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def build(cfg: Config) -> tuple[nn.Module, OptimWrapper]:
+def build(cfg: Config) -> tuple[NeighborMethod, OptimWrapper]:
     """Model with a full candidate set, and its optimiser.
 
     Args:
@@ -56,9 +56,9 @@ def build(cfg: Config) -> tuple[nn.Module, OptimWrapper]:
         Both, on the CPU, SyncBN replaced by BN.
 
     Raises:
-        ValueError: If the config is not one of SNCLR.
+        ValueError: If the config is not one of a pretraining.
     """
-    if cfg.model.get('queue') is None:
+    if method_of(cfg) is None:
         raise ValueError(f'{cfg.filename} has no candidate set (model.queue): not a pretraining')
     model = revert_sync_batchnorm(MODELS.build(cfg.model)).train()
     model.queue.enqueue(
@@ -68,7 +68,9 @@ def build(cfg: Config) -> tuple[nn.Module, OptimWrapper]:
     return model, build_optim_wrapper(model, wrapper)
 
 
-def batch(model: nn.Module, size: int, edge: int) -> tuple[list[torch.Tensor], list[DataSample]]:
+def batch(
+    model: NeighborMethod, size: int, edge: int
+) -> tuple[list[torch.Tensor], list[DataSample]]:
     """Random images on the model's device.
 
     Args:
@@ -84,11 +86,11 @@ def batch(model: nn.Module, size: int, edge: int) -> tuple[list[torch.Tensor], l
     return views, [DataSample(metainfo=dict(img_path=f'{i}.jpg')) for i in range(size)]
 
 
-def estimate_traffic(model: nn.Module, size: int, edge: int, ranks: int) -> dict[str, int]:
+def estimate_traffic(model: NeighborMethod, size: int, edge: int, ranks: int) -> dict[str, int]:
     """Bytes that a rank receives in one step, by the collective that brings them.
 
     Args:
-        model: SNCLR with a full candidate set; nothing of it changes.
+        model: A method with a full candidate set; nothing of it changes.
         size: Images per rank.
         edge: Of a view, in pixels.
         ranks: Number of ranks.
@@ -98,7 +100,7 @@ def estimate_traffic(model: nn.Module, size: int, edge: int, ranks: int) -> dict
     """
     with FakeTensorMode(allow_non_fake_inputs=True), synthetic_peers(ranks) as received:
         model.loss(*batch(model, size, edge))
-    model._pending.clear()
+    model.forget_step()
     gradients = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     return {
         'all_gather (keys, image ids)': received['all_gather'],
@@ -107,11 +109,11 @@ def estimate_traffic(model: nn.Module, size: int, edge: int, ranks: int) -> dict
     }
 
 
-def estimate_memory(model: nn.Module, wrapper: OptimWrapper, size: int, ranks: int) -> dict:
+def estimate_memory(model: NeighborMethod, wrapper: OptimWrapper, size: int, ranks: int) -> dict:
     """Bytes that one rank holds, by what they are for.
 
     Args:
-        model: SNCLR with a full candidate set; nothing of it changes.
+        model: A method with a full candidate set; nothing of it changes.
         wrapper: Its optimiser; loses its state and gradients.
         size: Images per rank.
         ranks: Number of ranks.
@@ -144,7 +146,7 @@ def _optimizer_bytes(wrapper: OptimWrapper) -> int:
     return sum(v.nbytes for state in states for v in state.values() if torch.is_tensor(v))
 
 
-def _loss_bytes(model: nn.Module, size: int, ranks: int) -> int:
+def _loss_bytes(model: NeighborMethod, size: int, ranks: int) -> int:
     """Peak of search, loss and gradient of one view order, keys of all ranks included."""
     dim = model.queue.dim
     with FakeTensorMode(allow_non_fake_inputs=True) as fake, synthetic_peers(ranks):
@@ -152,16 +154,17 @@ def _loss_bytes(model: nn.Module, size: int, ranks: int) -> int:
         with PeakMemory(held) as memory:
             projection = torch.randn(size, dim, requires_grad=True)
             keys, ids = torch.randn(size, dim), torch.arange(size)
-            loss, _ = model._one_order(projection, keys, gather_rows(keys), ids)
+            loss, _ = model.compare(projection, keys, gather_rows(keys), ids)
             torch.autograd.grad(loss, projection)
     return memory.peak
 
 
-def schedule(cfg: Config, images: int, ranks: int) -> dict[str, str]:
+def schedule(cfg: Config, model: NeighborMethod, images: int, ranks: int) -> dict[str, str]:
     """Steps, images, batch, learning rate and warm-up that result.
 
     Args:
         cfg: A pretraining config.
+        model: The model that it builds.
         images: Size of the data set.
         ranks: Number of ranks.
 
@@ -180,11 +183,12 @@ def schedule(cfg: Config, images: int, ranks: int) -> dict[str, str]:
     schedulers = cfg.get('param_scheduler') or []
     schedulers = [schedulers] if isinstance(schedulers, dict) else schedulers
     warmup = max((s.get('end', 0) for s in schedulers if s.type == 'LinearLR'), default=0)
-    head, length = cfg.model.head, cfg.model.queue.length
+    length = model.queue.length
+    spanned = length / (batch if model.queue.sync else size)
     compared = (
-        f'{batch * (1 + head.neighbors):,} keys and neighbours'
-        if 'neighbors' in head
-        else f'its key and the candidate set of {length:,}'
+        f'its key and the candidate set of {length:,}'
+        if model.neighbors is None
+        else f'{batch * (1 + model.neighbors):,} keys and neighbours'
     )
     rows = {
         'images per epoch': f'{images:,}',
@@ -192,8 +196,7 @@ def schedule(cfg: Config, images: int, ranks: int) -> dict[str, str]:
         + (f', {accumulated} accumulated for a step' if accumulated > 1 else ''),
         'compared with each prediction': compared,
         'steps': f'{steps:,} an epoch, {steps * epochs:,} in {epochs} epochs',
-        'candidate set spans': f'{length / _enqueued(cfg, batch):,.0f} batches, '
-        f'{length / _enqueued(cfg, batch) / batches:.2f} epochs',
+        'candidate set spans': f'{spanned:,.0f} batches, {spanned / batches:.2f} epochs',
         'learning rate': f'{lr:g}, after {warmup} epochs of warm-up ({warmup * steps:,} steps)',
     }
     if intended is not None:
@@ -201,10 +204,6 @@ def schedule(cfg: Config, images: int, ranks: int) -> dict[str, str]:
             f'{lr * batch / intended:g} (the config means a batch of {intended:,})'
         )
     return rows
-
-
-def _enqueued(cfg: Config, batch: int) -> int:
-    return batch if cfg.model.queue.get('sync', True) else cfg.train_dataloader.batch_size
 
 
 def count_images(cfg: Config, given: int | None) -> int:
@@ -233,12 +232,14 @@ def count_images(cfg: Config, given: int | None) -> int:
         ) from None
 
 
-def measure(cfg: Config, model: nn.Module, wrapper: OptimWrapper, args: argparse.Namespace) -> dict:
+def measure(
+    cfg: Config, model: NeighborMethod, wrapper: OptimWrapper, args: argparse.Namespace
+) -> dict:
     """Train for some steps on the device at hand and load some batches.
 
     Args:
         cfg: A pretraining config.
-        model: SNCLR with a full candidate set.
+        model: A method with a full candidate set.
         wrapper: Its optimiser.
         args: The command line.
 
@@ -322,7 +323,7 @@ def main() -> None:
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     size = cfg.train_dataloader.batch_size
     model, wrapper = build(cfg)
-    _print('Schedule', schedule(cfg, count_images(cfg, args.images), args.gpus))
+    _print('Schedule', schedule(cfg, model, count_images(cfg, args.images), args.gpus))
     memory = estimate_memory(model, wrapper, size, args.gpus)
     _print(
         'Memory of a rank, activations of the encoders left out',

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...evaluation import health
 from ...evaluation.knn import vote
-from ...models.algorithm import SNCLR
+from ...models import NeighborMethod
 from ...models.dist import unwrap
 
 _RECOVERED = dict(
@@ -26,9 +26,9 @@ _RECOVERED = dict(
 class HealthHook(Hook):
     """Logs the health of features and neighbours, and warns when they are ill.
 
-    Works for :class:`SNCLR` and the methods derived from it, in the steps that
-    are logged only, on the main process and without talking to others: where
-    each rank has a set of its own, the main process's is described.
+    Works for every :class:`NeighborMethod`, in the steps that are logged only, on
+    the main process and without talking to others: where each rank has a set of
+    its own, the main process's is described.
 
     What is logged, shares being from 0 to 1:
 
@@ -72,10 +72,11 @@ class HealthHook(Hook):
         Raises:
             ValueError: If the model has no candidate set.
         """
-        if not isinstance(unwrap(runner.model), SNCLR):
+        model = unwrap(runner.model)
+        if not isinstance(model, NeighborMethod):
             raise ValueError(
-                'HealthHook describes SNCLR, NNCLR and SCE, not '
-                f'{type(unwrap(runner.model)).__name__}: set default_hooks.health=None'
+                f'HealthHook describes methods with neighbours, not {type(model).__name__}: set '
+                'default_hooks.health=None'
             )
         self._logger = next((hook for hook in runner.hooks if isinstance(hook, LoggerHook)), None)
 
@@ -100,7 +101,7 @@ class HealthHook(Hook):
         at_end = batch_idx + 1 == length and (not self._logger.ignore_last or length <= interval)
         return at_end or self.every_n_inner_iters(batch_idx, interval)
 
-    def measure(self, model: SNCLR) -> dict[str, Tensor | float]:
+    def measure(self, model: NeighborMethod) -> dict[str, Tensor | float]:
         """Measure what can be told after a training step.
 
         Args:
@@ -113,18 +114,18 @@ class HealthHook(Hook):
         values = dict(queue_fill=queue.fill / queue.length)
         per_iteration = len(step.keys) * (get_world_size() if queue.sync else 1)
         values['queue_age'] = queue.fill / per_iteration
-        features, _ = queue.newest(self.samples)
+        features = queue.newest(self.samples).float()
         if len(features) > 1:
-            features = features.float()
             values['feature_std'] = health.feature_std(features)
             values['random_similarity'] = health.pair_similarity(features)
             values['effective_rank'] = health.effective_rank(features)
-        if queue.fill >= model.head.neighbors:
-            values |= self._neighbors(model)
+        k = model.neighbors or 1  # where all entries count, the nearest is looked at
+        if queue.fill >= k:
+            values |= self._neighbors(model, k)
         return values
 
-    def _neighbors(self, model: SNCLR) -> dict[str, Tensor | float]:
-        queue, k = model.queue, model.head.neighbors
+    def _neighbors(self, model: NeighborMethod, k: int) -> dict[str, Tensor | float]:
+        queue = model.queue
         projections, keys, ids, labels = model.last_step
         found = queue.search(keys, ids, k)
         values = dict(
@@ -132,7 +133,7 @@ class HealthHook(Hook):
             view_recall=health.view_recall(projections.float(), keys, found),
             chance_recall=k / queue.fill,
         )
-        if model.diagnostics is not None and k > 1:
+        if model.weighs and model.diagnostics is not None:
             entropy = health.positiveness_entropy(
                 model.diagnostics.log_weights, model.diagnostics.neighbors.valid
             )

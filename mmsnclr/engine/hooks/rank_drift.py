@@ -9,6 +9,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from ...models import NeighborMethod
 from ...models.dist import unwrap
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -58,9 +59,8 @@ class RankDriftHook(Hook):
 
 def _shared_tensors(model: nn.Module):
     yield from model.named_parameters()
-    queue = getattr(model, 'queue', None)
-    if queue is not None and queue.sync:
-        yield from ((f'queue.{name}', buffer) for name, buffer in queue.named_buffers())
+    if isinstance(model, NeighborMethod) and model.queue.sync:
+        yield from ((f'queue.{name}', buffer) for name, buffer in model.queue.named_buffers())
 
 
 @torch.no_grad()

@@ -1,11 +1,13 @@
-"""SNCLR: two views, two encoders, soft neighbours."""
+"""What methods on a set of past features share; see :class:`NeighborMethod`."""
 
 import copy
 import logging
 import math
+from abc import abstractmethod
 from typing import NamedTuple
 
 import torch
+from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.logging import print_log
 from mmpretrain.models.selfsup import BaseSelfSupervisor, MoCoV3ViT
@@ -13,16 +15,19 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..datasets.image_id import image_id
 from .backbone import TIMMRepresentation
-from .dist import gather_rows, sum_over_ranks
+from .dist import gather_rows
 from .queue import Neighbors
-from .snclr_loss import Candidates
+
+# SNCLR's for ResNet-50.
+_MOMENTUM_COEFFICIENT = 0.99
 
 
 class Diagnostics(NamedTuple):
-    """The neighbours that the last step used, for logging only.
+    """The neighbours that the last step weighed, for logging only.
 
     Attributes:
         neighbors: Neighbours of the first order's queries.
@@ -49,14 +54,21 @@ class Step(NamedTuple):
     labels: Tensor | None
 
 
-@MODELS.register_module()
-class SNCLR(BaseSelfSupervisor):
-    """Soft-neighbour contrastive learning.
+class NeighborMethod(BaseSelfSupervisor):
+    """A method that compares images with their neighbours among past features.
 
-    `Soft Neighbors are Positive Supporters in Contrastive Visual
-    Representation Learning`, ICLR 2023. A view's positives are its other view
-    and its K nearest neighbours in a set of past features, each weighted by
-    its positiveness; everything else in the global batch is negative.
+    Two views of each image pass an online and a momentum encoder; the latter's
+    features, the keys, enter the candidate set. This class owns the encoders,
+    the set, the images' identities and the loop over views. A method says what
+    it makes of neighbours:
+
+    - :meth:`compare`, the loss of one view's projections against the keys of
+      another; :meth:`neighbors_of` finds neighbours for it.
+    - :attr:`neighbors`, how many it looks up.
+    - :attr:`targets`, if not every pair of the first two views is compared.
+    - :attr:`weighs` and :meth:`log_weights`, if neighbours count differently.
+    - :meth:`against_noise` and :meth:`against_collapse`, if other settings
+      help it than most methods.
 
     Needs :class:`~mmsnclr.engine.NeighborQueueHook` in ``custom_hooks``, which
     calls :meth:`after_optimizer_step`.
@@ -68,17 +80,20 @@ class SNCLR(BaseSelfSupervisor):
         head: Config of the head.
         queue: Config of the candidate neighbour set.
         momentum_coefficient: Share of the momentum encoder that an update
-            keeps. The paper fixes 0.99 for ResNet-50. (mmpretrain's
-            ``momentum`` is 1 minus this.)
+            keeps; SNCLR fixes 0.99 for ResNet-50. (mmpretrain's ``momentum`` is
+            1 minus this.)
         end_momentum_coefficient: If given, the coefficient rises to it by a
-            half cosine over the training; the released code goes to 1.
+            half cosine over the training; SNCLR's released code goes to 1.
         channels_last: Whether convolutions work in channels-last layout, which
             is faster under mixed precision on CUDA, and on CPUs.
         compile_backbone: Whether ``torch.compile`` translates the backbone and
             its momentum copy.
-        pretrained: Checkpoint to start from.
-        data_preprocessor: Config of the preprocessor.
-        init_cfg: Initialisation config.
+        **kwargs: Further arguments of mmpretrain's ``BaseSelfSupervisor``.
+
+    Attributes:
+        use_neighbors: Whether neighbours are used yet, or a warm-up goes on.
+        diagnostics: What was weighed in the last step; ``None`` if nothing was.
+        last_step: What was compared in the last step.
 
     Raises:
         ValueError: If K exceeds the set's length, a coefficient is not in
@@ -87,6 +102,8 @@ class SNCLR(BaseSelfSupervisor):
 
     # Views whose keys the others are compared with; those of the last are enqueued.
     targets: tuple[int, ...] = (0, 1)
+    # Whether K neighbours share what counts, as `log_weights` says.
+    weighs = False
     # More micro-batches than this without an optimiser step: the hook is missing.
     _max_pending = 256
 
@@ -96,13 +113,11 @@ class SNCLR(BaseSelfSupervisor):
         neck: dict,
         head: dict,
         queue: dict,
-        momentum_coefficient: float = 0.99,
+        momentum_coefficient: float = _MOMENTUM_COEFFICIENT,
         end_momentum_coefficient: float | None = None,
         channels_last: bool = False,
         compile_backbone: bool = False,
-        pretrained: str | None = None,
-        data_preprocessor: dict | None = None,
-        init_cfg: dict | list[dict] | None = None,
+        **kwargs,
     ) -> None:
         backbone = MODELS.build(backbone)
         if isinstance(backbone, MoCoV3ViT):
@@ -114,14 +129,7 @@ class SNCLR(BaseSelfSupervisor):
                     'set model.neck.in_channels to the width that the backbone puts out'
                 )
             neck = dict(neck, in_channels=backbone.out_channels)
-        super().__init__(
-            backbone=backbone,
-            neck=neck,
-            head=head,
-            pretrained=pretrained,
-            data_preprocessor=data_preprocessor,
-            init_cfg=init_cfg,
-        )
+        super().__init__(backbone=backbone, neck=neck, head=head, **kwargs)
         for name, value in (
             ('momentum_coefficient', momentum_coefficient),
             ('end_momentum_coefficient', end_momentum_coefficient),
@@ -129,14 +137,14 @@ class SNCLR(BaseSelfSupervisor):
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f'model.{name}={value} must lie between 0 and 1')
         self.queue = MODELS.build(queue)
-        if self.head.neighbors > self.queue.length:
+        if self.neighbors is not None and self.neighbors > self.queue.length:
             raise ValueError(
-                f"neighbors={self.head.neighbors} exceeds the candidate set's length "
+                f"neighbors={self.neighbors} exceeds the candidate set's length "
                 f'{self.queue.length}; lower model.head.neighbors or raise model.queue.length'
             )
         self.momentum_coefficient = momentum_coefficient
         self.end_momentum_coefficient = end_momentum_coefficient
-        self.momentum_encoder = copy.deepcopy(self._online_encoder)
+        self.momentum_encoder = copy.deepcopy(self.online_encoder)
         self.momentum_encoder.requires_grad_(False)
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self._layout)
@@ -150,7 +158,78 @@ class SNCLR(BaseSelfSupervisor):
         self._told_no_ids = False
 
     @property
-    def _online_encoder(self) -> nn.Sequential:
+    @abstractmethod
+    def neighbors(self) -> int | None:
+        """K, the number of neighbours; ``None`` if every entry of the set counts."""
+
+    @abstractmethod
+    def compare(
+        self, projection: Tensor, keys: Tensor, all_keys: Tensor, ids: Tensor | None
+    ) -> tuple[Tensor, Diagnostics | None]:
+        """Compare one view's projections with the keys of another.
+
+        Args:
+            projection: Online projections of a view, ``(N, D)``, any scale.
+            keys: Normalised momentum projections of another, ``(N, D)``.
+            all_keys: Those of the global batch, ``(M, D)``.
+            ids: Identity of each image, ``(N,)``, or ``None``.
+
+        Returns:
+            The loss, a mean over the N images, and what was weighed, if anything was.
+        """
+
+    def log_weights(self, projections: Tensor, rows: Tensor, neighbors: Neighbors) -> Tensor:
+        """Logarithm of how much each neighbour counts; their similarity by default.
+
+        Args:
+            projections: Online projections of the queries, ``(N, D)``, any scale.
+            rows: Features among which the neighbours were found, ``(C, D)``.
+            neighbors: The neighbours, K for each query.
+
+        Returns:
+            ``(N, K)``.
+        """
+        return neighbors.similarity
+
+    @classmethod
+    def against_noise(cls, cfg: Config) -> list[str]:
+        """What may help where neighbours are no better than random images.
+
+        Args:
+            cfg: The config of a run.
+
+        Returns:
+            Half sentences with settings, each enough by itself.
+        """
+        advice = []
+        for number, hook in enumerate(cfg.get('custom_hooks') or ()):
+            if hook.type == 'NeighborQueueHook' and 'max_epochs' in cfg.train_cfg:
+                m, epochs = hook.get('warmup_epochs', 0), cfg.train_cfg.max_epochs
+                longer = min(max(2 * m, math.ceil(epochs / 10)), epochs)
+                advice.append(
+                    'leave them out for longer with '
+                    f'custom_hooks.{number}.warmup_epochs={longer} (now {m})'
+                )
+        return advice
+
+    @classmethod
+    def against_collapse(cls, cfg: Config) -> list[str]:
+        """What may help where features have collapsed, beside the optimiser's settings.
+
+        Args:
+            cfg: The config of a run.
+
+        Returns:
+            Settings, all to be changed.
+        """
+        coefficient = cfg.model.get('momentum_coefficient', _MOMENTUM_COEFFICIENT)
+        if coefficient >= 0.9:
+            return []
+        return [f'model.momentum_coefficient={_MOMENTUM_COEFFICIENT} (now {coefficient:g})']
+
+    @property
+    def online_encoder(self) -> nn.Sequential:
+        """Backbone and projector, which learn by gradients."""
         return nn.Sequential(self.backbone, self.neck)
 
     def init_weights(self) -> None:
@@ -159,13 +238,13 @@ class SNCLR(BaseSelfSupervisor):
         self.to(memory_format=torch.contiguous_format)
         super().init_weights()
         self.to(memory_format=self._layout)
-        self.momentum_encoder.load_state_dict(self._online_encoder.state_dict())
+        self.momentum_encoder.load_state_dict(self.online_encoder.state_dict())
 
     def loss(self, inputs: list[Tensor], data_samples: list[DataSample]) -> dict[str, Tensor]:
         """Loss of a batch, summed over pairs of a view and another one's keys.
 
         Args:
-            inputs: The two views, each ``(N, 3, H, W)``.
+            inputs: The views, each ``(N, 3, H, W)``; sizes may differ from the third on.
             data_samples: One for each image; ``img_path`` or ``sample_idx``
                 tells images apart, ``gt_label`` is for diagnostics only.
 
@@ -182,7 +261,7 @@ class SNCLR(BaseSelfSupervisor):
                 continue
             projection = self.neck(self.backbone(view))[0]
             for target in others:
-                loss, diagnostics = self._one_order(projection, keys[target], all_keys[target], ids)
+                loss, diagnostics = self.compare(projection, keys[target], all_keys[target], ids)
                 total = total + loss
                 self.diagnostics = self.diagnostics or diagnostics
                 self.last_step = self.last_step or Step(
@@ -203,43 +282,24 @@ class SNCLR(BaseSelfSupervisor):
             )
         return keys
 
-    def _one_order(
-        self,
-        projection: Tensor,
-        keys: Tensor,
-        all_keys: Tensor,
-        ids: Tensor | None,
-    ) -> tuple[Tensor, Diagnostics | None]:
-        """Compare one view's projections with the other view's keys."""
-        own_key = self._own_key(keys)
-        k = self.head.neighbors
-        if not self.use_neighbors or self.queue.fill < k:
-            return self.head.loss(projection, all_keys, own_key)[0], None
-        neighbors = self.queue.search(keys, ids, k)
-        candidates = self._candidates(neighbors)
-        loss, log_weights = self.head.loss(projection, all_keys, own_key, candidates)
-        return loss, Diagnostics(neighbors, log_weights)
+    def neighbors_of(self, keys: Tensor, ids: Tensor | None) -> Neighbors | None:
+        """Find the K nearest entries of the candidate set.
+
+        Args:
+            keys: The queries, L2-normalised, ``(N, D)``.
+            ids: Identity of each image, ``(N,)``, or ``None``.
+
+        Returns:
+            The neighbours; ``None`` in the warm-up, and while the set holds fewer than K.
+        """
+        if not self.use_neighbors or self.queue.fill < self.neighbors:
+            return None
+        return self.queue.search(keys, ids, self.neighbors)
 
     @staticmethod
-    def _own_key(keys: Tensor) -> Tensor:
-        """Positions of this rank's keys among those of all ranks."""
+    def own_key(keys: Tensor) -> Tensor:
+        """Positions of this rank's keys among those of all ranks, ``(N,)``."""
         return torch.arange(len(keys), device=keys.device) + get_rank() * len(keys)
-
-    @torch.no_grad()
-    def _candidates(self, neighbors: Neighbors) -> Candidates:
-        """What the whole global batch picked.
-
-        Where ranks share one set, only the number of times that each entry was
-        picked travels; where they do not, the features have to.
-        """
-        index, _, valid = neighbors
-        rows = self.queue.features[: self.queue.fill]
-        if self.queue.sync:
-            return Candidates(rows, sum_over_ranks(self.queue.count(neighbors)), index, valid)
-        rows = gather_rows(rows[index.flatten()])
-        counts = gather_rows(valid.flatten().int())
-        own = torch.arange(index.numel(), device=index.device).view_as(index)
-        return Candidates(rows, counts, own + get_rank() * index.numel(), valid)
 
     def _identify(
         self, data_samples: list[DataSample], device: torch.device
@@ -292,7 +352,6 @@ class SNCLR(BaseSelfSupervisor):
         """Drop the keys of a step that the optimiser did not take."""
         self._pending.clear()
 
-    @torch.no_grad()
     def update_momentum_encoder(self, progress: float = 0.0) -> None:
         """Move the momentum encoder towards the online one.
 
@@ -303,8 +362,18 @@ class SNCLR(BaseSelfSupervisor):
         coefficient = start
         if end is not None:
             coefficient = end - (end - start) * (math.cos(math.pi * progress) + 1) / 2
-        torch._foreach_lerp_(
-            list(self.momentum_encoder.parameters()),
-            list(self._online_encoder.parameters()),
-            1 - coefficient,
-        )
+        encoders = (self.momentum_encoder, self.online_encoder)
+        get_ema_multi_avg_fn(coefficient)(*(list(e.parameters()) for e in encoders), None)
+
+
+def method_of(cfg: Config) -> type[NeighborMethod] | None:
+    """The method that a config trains.
+
+    Args:
+        cfg: A full config.
+
+    Returns:
+        Its class; ``None`` if it is not one on a candidate set.
+    """
+    found = MODELS.get(cfg.model.get('type', 'backbone'))
+    return found if issubclass(found or object, NeighborMethod) else None

@@ -1,0 +1,85 @@
+"""SNCLR: its equation on one process, and its settings."""
+
+import pytest
+import torch
+from helpers import build_method, fill_set, gradient_step, images, small_model, snclr_by_hand
+from mmpretrain.registry import MODELS
+from torch.nn import functional as F
+
+
+def build(**options):
+    return build_method(small_model(**options))
+
+
+@pytest.mark.parametrize('projection', [None, 'linear'])
+def test_every_online_parameter_learns_in_warm_up_and_after(projection):
+    model = build(**{'head.projection': projection})
+    online = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert not any(name.startswith('momentum_encoder') for name in online)
+    for use_neighbors in (False, True):
+        fill_set(model, 2)
+        model.use_neighbors = use_neighbors
+        model.zero_grad()
+        _, gradients = gradient_step(model)
+        assert set(gradients) == online
+        assert (model.diagnostics is not None) == use_neighbors
+        assert not use_neighbors or not model.diagnostics.log_weights.requires_grad
+        assert all(torch.isfinite(g).all() for g in gradients.values())
+        if projection and use_neighbors:
+            assert all(gradients[f'head.projections.{i}.weight'].any() for i in (0, 1))
+
+
+def test_neighbors_wait_until_the_set_holds_k():
+    model = build(**{'head.neighbors': 12})
+    views, samples = images(8, seed=0)
+    model.loss(views, samples)
+    model.after_optimizer_step(0.0)
+    model.loss(views, samples)
+    assert model.queue.fill == 8 and model.diagnostics is None
+    model.after_optimizer_step(0.0)
+    model.loss(views, samples)
+    assert model.queue.fill == 16 and model.diagnostics is not None
+
+
+def test_loss_is_that_of_both_orders_against_the_set_as_it_stood_before():
+    model = build().eval()  # BN with running statistics: views can be encoded again by hand
+    model.training = True
+    fill_set(model, 3)
+    before, ids = (x[: model.queue.fill].clone() for x in (model.queue.features, model.queue.ids))
+    views, samples = images(8, seed=50, first_id=1000)
+    loss = model.loss(views, samples)['loss'].double()
+    expected = snclr_by_hand(model, views, samples, [(before, ids)] * 8)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(model.queue.features[: len(before)], before)
+    model.after_optimizer_step(0.0)
+    keys = F.normalize(model.momentum_encoder(views[1])[0], dim=1)
+    torch.testing.assert_close(model.queue.features[len(before) :][:8], keys)
+
+
+def test_detaching_the_positiveness_changes_the_gradient_only():
+    results = []
+    for detach in (False, True):
+        model = build(**{'head.detach_positiveness': detach})
+        fill_set(model, 2)
+        results.append(gradient_step(model))
+    (loss, gradients), (detached_loss, detached) = results
+    assert torch.equal(loss, detached_loss)
+    assert not torch.equal(gradients['neck.fc1.weight'], detached['neck.fc1.weight'])
+    assert torch.equal(
+        gradients['head.predictor.fc1.weight'], detached['head.predictor.fc1.weight']
+    )
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'head.gamma': [1.0, 2.0]}, 'head.gamma must be one positive float or 4'),
+        ({'head.positiveness': 'hard'}, 'head.positiveness'),
+        ({'head.projection': 'mlp'}, 'head.projection'),
+        ({'head.projection': 'linear', 'head.detach_positiveness': True}, 'learns through'),
+        ({'head.loss.form': 'logsum'}, 'loss.form'),
+    ],
+)
+def test_wrong_settings_of_the_head_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        MODELS.build(small_model(**options))
