@@ -169,7 +169,7 @@ class ProbeHook(Hook):
         model = runner.model
         with torch.autocast('cpu', torch.bfloat16):
             (bank, bank_labels), (queries, labels) = (
-                extract_features(model, batches, progress=False) for batches in self.batches
+                extract_features(model, batches) for batches in self.batches
             )
             keys, _ = extract_features(model, self.batches[1], model.momentum_encoder, False)
         linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500, tol=1e-3))

@@ -31,7 +31,7 @@ def load_run(checkpoint: str | Path) -> tuple[Config, NeighborMethod]:
     """
     stored = Stored.read(checkpoint)
     cfg = stored.config
-    if cfg is None or not stored.weights:
+    if cfg is None:
         raise ValueError(f'{checkpoint} is no checkpoint of a training: pass one that it saved')
     init_default_scope('mmpretrain')
     if method_of(cfg) is None:

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import torch
 from mmengine.model import BaseModel
-from mmengine.utils import track_iter_progress
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ..console import track
 from ..models.backbone import pooled
 
 
@@ -16,7 +16,6 @@ def extract_features(
     model: BaseModel,
     loader: DataLoader,
     encode: Callable[[Tensor], tuple[Tensor, ...]] | None = None,
-    progress: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """Represent every image of a loader.
 
@@ -24,7 +23,6 @@ def extract_features(
         model: An mmpretrain model; gives the preprocessing and the device.
         loader: Yields batches in mmpretrain's format.
         encode: Maps images to features; the model's backbone by default.
-        progress: Whether to show a progress bar.
 
     Returns:
         Features ``(N, C)``, maps averaged over space, and labels ``(N,)``,
@@ -34,7 +32,7 @@ def extract_features(
     was_training = model.training
     model.eval()
     features, labels = [], []
-    for batch in track_iter_progress((loader, len(loader))) if progress else loader:
+    for batch in track(loader, 'Representing images'):
         batch = model.data_preprocessor(batch, False)
         features.append(pooled(encode(batch['inputs'])).float().cpu())
         labels += [s.gt_label.cpu() for s in batch['data_samples'] if 'gt_label' in s]

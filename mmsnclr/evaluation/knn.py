@@ -85,7 +85,6 @@ def evaluate_knn(
     cfg: Config,
     ks: Sequence[int] = (20, 200),
     temperature: float = 0.07,
-    progress: bool = True,
 ) -> dict[int, float]:
     """k-NN accuracy of the backbone of a classification config.
 
@@ -96,7 +95,6 @@ def evaluate_knn(
             initialisation.
         ks: Numbers of voting neighbours to try.
         temperature: How much similarity weighs.
-        progress: Whether to show progress bars.
 
     Returns:
         Top-1 accuracy in percent for each number of neighbours.
@@ -120,11 +118,7 @@ def evaluate_knn(
     bank_loader = copy.deepcopy(cfg.train_dataloader)
     bank_loader.dataset.pipeline = cfg.val_dataloader.dataset.pipeline
     bank_loader.sampler = dict(type='DefaultSampler', shuffle=False)
-    bank, bank_labels = extract_features(
-        model, Runner.build_dataloader(bank_loader), progress=progress
-    )
-    queries, labels = extract_features(
-        model, Runner.build_dataloader(cfg.val_dataloader), progress=progress
-    )
+    bank, bank_labels = extract_features(model, Runner.build_dataloader(bank_loader))
+    queries, labels = extract_features(model, Runner.build_dataloader(cfg.val_dataloader))
     bank = bank.to(next(model.parameters()).device)
     return knn_accuracy(bank, bank_labels, queries, labels, ks, temperature)

@@ -1,6 +1,5 @@
 """What a pretrained model makes of a user's images."""
 
-import logging
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,61 +9,39 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, default_collate
-from mmengine.logging import print_log
 from mmpretrain.registry import TRANSFORMS
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ..console import say
 from ..datasets.decoding import read_image
 from ..datasets.views import view_size
 from ..models import NeighborMethod, pooled
 from .features import extract_features
 
 
-class Images(BaseDataset):
-    """Images and, where they have some, labels, as a network is to see them.
-
-    Args:
-        paths: Their paths.
-        labels: Their labels, or ``None``.
-        size: Edge of the centre crop that is looked at, in pixels.
+class _Images(BaseDataset):
+    """Images as a network is to see them: the centre of each.
 
     Attributes:
         unreadable: Numbers of the images that could not be read so far.
     """
 
-    def __init__(self, paths: Sequence[Path], labels: Sequence[str] | None, size: int) -> None:
+    def __init__(self, paths: Sequence[Path], size: int) -> None:
         self.paths = paths
-        self.labels = labels
         self.unreadable = []
         pipeline = [
             dict(type='ResizeEdge', scale=round(size * 8 / 7), edge='short'),
             dict(type='CenterCrop', crop_size=size),
             dict(type='PackInputs'),
         ]
-        classes = None if labels is None else tuple(sorted(set(labels)))
-        super().__init__(
-            metainfo=dict(classes=classes), pipeline=[TRANSFORMS.build(step) for step in pipeline]
-        )
+        super().__init__(pipeline=[TRANSFORMS.build(step) for step in pipeline])
 
     def load_data_list(self) -> list[dict]:
-        """List path and class of each image."""
-        images = [dict(img_path=str(path)) for path in self.paths]
-        if self.labels is not None:
-            index = {name: number for number, name in enumerate(self.metainfo['classes'])}
-            for image, label in zip(images, self.labels):
-                image['gt_label'] = index[label]
-        return images
+        return [dict(img_path=str(path)) for path in self.paths]
 
     def prepare_data(self, idx: int) -> dict:
-        """Read an image and pass it through the pipeline.
-
-        Args:
-            idx: Its number.
-
-        Returns:
-            What the pipeline packs; of an unreadable image, a black one.
-        """
+        """What the pipeline packs; of an unreadable image, a black one."""
         info = self.get_data_info(idx)
         try:
             image = read_image(info['img_path'])
@@ -111,7 +88,7 @@ def represent_images(
         seed: Seed of that.
 
     Returns:
-        Features and labels of those that can be read; the log names the others.
+        Features and labels of those that can be read; the console names the others.
 
     Raises:
         ValueError: If none can be read or is to be.
@@ -122,51 +99,28 @@ def represent_images(
         chosen = sorted(random.Random(seed).sample(range(len(paths)), max_images))
         paths = [paths[number] for number in chosen]
         labels = None if labels is None else [labels[number] for number in chosen]
-    dataset = Images(paths, labels, view_size(cfg))
-    found = represent(model, DataLoader(dataset, batch_size=64, collate_fn=default_collate), labels)
-    if not dataset.unreadable:
-        return found
-    bad = [str(paths[number]) for number in dataset.unreadable]
-    message = f'{len(bad)} of {len(paths)} images cannot be read'
-    if len(bad) == len(paths):
-        raise ValueError(f'{message}, the first {bad[0]!r}')
-    print_log(f'{message} and are left out: {", ".join(bad[:5])}', 'current', logging.WARNING)
-    good = sorted(set(range(len(paths))) - set(dataset.unreadable))
-    return Representations(
-        [found.paths[number] for number in good],
-        None if labels is None else [labels[number] for number in good],
-        *(part[good] for part in found[2:]),
-    )
-
-
-def represent(
-    model: NeighborMethod,
-    loader: DataLoader,
-    names: Sequence[str] | None = None,
-    progress: bool = True,
-) -> Representations:
-    """Represent every image of a loader in one pass.
-
-    Args:
-        model: A trained model.
-        loader: Yields images in mmpretrain's format, unshuffled, with the
-            paths in ``loader.dataset``.
-        names: Label of each image; the numbers of its classes by default.
-        progress: Whether to show a progress bar.
-
-    Returns:
-        Features and labels.
-    """
+    dataset = _Images(paths, view_size(cfg))
+    loader = DataLoader(dataset, batch_size=64, collate_fn=default_collate)
 
     def encode(images: Tensor) -> tuple[Tensor]:
         outputs = model.backbone(images)
         parts = (model.momentum_encoder(images)[0], model.neck(outputs)[0], pooled(outputs))
         return (torch.cat([part.float() for part in parts], dim=1),)
 
-    found, labels = extract_features(model, loader, encode, progress)
-    if names is None and labels is not None:
-        names = [str(label) for label in labels.tolist()]
+    found, _ = extract_features(model, loader, encode)
+    bad = [str(paths[number]) for number in dataset.unreadable]
+    message = f'{len(bad)} of {len(paths)} images cannot be read'
+    if len(bad) == len(paths):
+        raise ValueError(f'{message}, the first {bad[0]!r}')
+    if bad:
+        say(f'{message} and are left out: {", ".join(bad[:5])}', err=True)
+    good = sorted(set(range(len(paths))) - set(dataset.unreadable))
     dim = model.queue.dim
-    keys, projections, features = found.split([dim, dim, found.size(1) - 2 * dim], dim=1)
-    paths = [loader.dataset.get_data_info(i)['img_path'] for i in range(len(loader.dataset))]
-    return Representations(paths, names, features, keys, projections)
+    keys, projections, features = found[good].split([dim, dim, found.size(1) - 2 * dim], dim=1)
+    return Representations(
+        [str(paths[number]) for number in good],
+        None if labels is None else [labels[number] for number in good],
+        features,
+        keys,
+        projections,
+    )
