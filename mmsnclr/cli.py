@@ -223,7 +223,7 @@ def export(**arguments: Any) -> None:
     mmsnclr export run/epoch_100.pth backbone.pth --to timm
     mmsnclr export run/epoch_100.pth backbone.onnx --to onnx
     """  # noqa: D301
-    from .api.export import export
+    from .api import export
 
     click.echo(export(**arguments))
 
@@ -245,7 +245,7 @@ def import_(**arguments: Any) -> None:
     mmsnclr import vit-s-300ep.pth.tar snclr_vit-s.pth
     mmsnclr import model.safetensors convnext.pth --timm-model convnext_tiny
     """  # noqa: D301
-    from .api.import_ import import_checkpoint
+    from .api import import_checkpoint
 
     click.echo(import_checkpoint(**arguments))
 

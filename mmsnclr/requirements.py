@@ -8,6 +8,8 @@ checked here instead.
 import warnings
 from importlib import import_module
 
+from packaging.version import Version
+
 # package: (lowest supported version, first unsupported version)
 SUPPORTED = {
     'mmengine': ('0.10.3', '1.0.0'),
@@ -40,7 +42,7 @@ def check_requirements(supported: dict[str, tuple[str, str]] = SUPPORTED) -> Non
         except (ImportError, AssertionError) as error:
             problems.append(f'{wanted} cannot be imported ({error})')
             continue
-        if not _release(lowest) <= _release(version) < _release(below):
+        if not Version(lowest).release <= Version(version).release < Version(below).release:
             problems.append(f'{wanted} is needed, but {version} is installed')
     if problems:
         raise ImportError(f'mmsnclr: {"; ".join(problems)}. {_INSTALL}')
@@ -65,12 +67,3 @@ def check_detection_requirements() -> None:
         # A fork of mmdet asks for a package that only one of its metrics needs.
         warnings.filterwarnings('ignore', 'faster_coco_eval')
         import_module('mmdet.evaluation')
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """Leading numbers of a version, ``'2.1.0rc1'`` giving ``(2, 1, 0)``."""
-    numbers = []
-    for part in version.split('.')[:3]:
-        digits = ''.join(c for c in part.split('rc')[0] if c.isdigit())
-        numbers.append(int(digits or 0))
-    return tuple(numbers)

@@ -7,7 +7,7 @@ from helpers import ROOT, run_tool
 
 # From the bottom to the top.
 ORDER = """version requirements console random_state parents registry datasets models checkpoints
-backbones evaluation engine recipes visualization api tool_arguments cli __main__""".split()  # noqa: SIM905
+backbones evaluation engine recipes visualization api cli __main__""".split()  # noqa: SIM905
 FILES = sorted(p for p in (ROOT / 'mmsnclr').rglob('*.py') if '.mim' not in p.parts)
 
 

@@ -2,8 +2,9 @@
 
 import argparse
 
+from arguments import add_config_arguments, load_config
+
 from mmsnclr.evaluation import evaluate_knn
-from mmsnclr.tool_arguments import add_config_arguments, load_config
 
 
 def main() -> None:

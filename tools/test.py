@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
+from arguments import add_common_arguments, load_config
+
 from mmsnclr.engine import build_runner
-from mmsnclr.tool_arguments import add_common_arguments, load_config
 
 
 def main() -> None:

@@ -3,11 +3,11 @@
 import argparse
 from pathlib import Path
 
+from arguments import add_common_arguments, load_config
 from mmengine.config import Config
 
 from mmsnclr.engine import build_runner
 from mmsnclr.engine.optim import set_amp
-from mmsnclr.tool_arguments import add_common_arguments, load_config
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,9 +1,9 @@
 """The verbs of the command line as Python functions."""
 
+from ..backbones import export_backbone as export
+from ..backbones import import_backbone as import_checkpoint
 from .detect import detect
 from .embed import embed
-from .export import export
-from .import_ import import_checkpoint
 from .neighbors import neighbors
 from .predict import predict
 from .pretrain import pretrain

@@ -77,7 +77,7 @@ def detect(
         train_json: Annotations in COCO's format.
         images: Folder that its file names start from.
         backbone: Checkpoint with a ResNet; foreign ones go through
-            :func:`mmsnclr.api.import_.import_checkpoint` first.
+            :func:`mmsnclr.api.import_checkpoint` first.
         out: Folder to write into.
         val_json: Annotations to validate on; without them a fifth of the
             annotated training images is drawn and set aside.

@@ -34,7 +34,7 @@ def initialize_backbone(backbone: nn.Module, stored: Stored) -> None:
             attention has another number of heads.
     """
     given = f'init={str(stored.path)!r}'
-    check_heads(backbone, stored, given)
+    _check_heads(backbone, stored, given)
     wanted = backbone.state_dict()
     best, prefix_of_best = {}, ''
     for naming in ('mmpretrain', 'torchvision', 'timm'):
@@ -44,7 +44,7 @@ def initialize_backbone(backbone: nn.Module, stored: Stored) -> None:
             value = _resampled(keys[name], value, wanted[keys[name]], backbone)
             return value if value.shape == wanted[keys[name]].shape else None
 
-        prefix, count = find_prefix(keys, stored.weights, lambda *x: fitted(*x) is not None)
+        prefix, count = _most_common_prefix(keys, stored.weights, lambda *x: fitted(*x) is not None)
         if count > len(best):
             found = {keys[n]: fitted(n, v) for n, v in _below(prefix, keys, stored.weights)}
             best = {key: value for key, value in found.items() if value is not None}
@@ -60,19 +60,10 @@ def initialize_backbone(backbone: nn.Module, stored: Stored) -> None:
     backbone.load_state_dict(best, strict=False)
 
 
-def find_prefix(
+def _most_common_prefix(
     names: Iterable[str], weights: Mapping[str, Tensor], fits: Callable[[str, Tensor], bool]
 ) -> tuple[str, int]:
-    """The prefix under which a checkpoint holds most of the names.
-
-    Args:
-        names: What is looked for.
-        weights: The checkpoint's weights.
-        fits: Whether a weight can be that of a name.
-
-    Returns:
-        The prefix, its dot included, and how many names it has; ``''`` and 0 if none is there.
-    """
+    """The prefix, dot included, under which most of the names are, and how many are."""
     hits = Counter(
         key.removesuffix(name)
         for name in names
@@ -139,7 +130,7 @@ def check_pretrained(model: nn.Module) -> list[Stored]:
                 if 'state_dict' not in content:  # where else mmengine looks: on top
                     content = dict(state_dict=content)
                 read[checkpoint] = Stored(Path(checkpoint), content)
-            check_heads(module, read[checkpoint], checkpoint)
+            _check_heads(module, read[checkpoint], checkpoint)
             _check_filled(module, name or type(module).__name__, setting, read[checkpoint], prefix)
     return list(read.values())
 
@@ -154,7 +145,7 @@ def _check_filled(
     missing = [key for key, shape in wanted.items() if there.get(key) != shape]
     if not missing:
         return
-    best, count = find_prefix(wanted, stored.weights, lambda key, x: x.shape == wanted[key])
+    best, count = _most_common_prefix(wanted, stored.weights, lambda key, x: x.shape == wanted[key])
     if not count:
         advice = 'None of its keys fits: the checkpoint is of another network.'
     elif best == start:
@@ -170,17 +161,8 @@ def _check_filled(
     )
 
 
-def check_heads(backbone: nn.Module, stored: Stored, source: str) -> None:
-    """Compare a backbone's number of attention heads with a checkpoint's.
-
-    Args:
-        backbone: What the checkpoint is to fill; other networks than ViTs pass.
-        stored: The checkpoint; one that does not say its heads passes.
-        source: What to call the checkpoint.
-
-    Raises:
-        ValueError: If the numbers differ.
-    """
+def _check_heads(backbone: nn.Module, stored: Stored, source: str) -> None:
+    """Compare a ViT's number of attention heads with what a checkpoint says, if it does."""
     if not isinstance(backbone, VisionTransformer):
         return
     theirs, ours = stated_heads(stored), backbone.arch_settings['num_heads']

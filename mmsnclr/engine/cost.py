@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, repeat
+from types import SimpleNamespace
 
 import torch
 from mmengine.config import Config
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..models.dist import Collectives, exchanging_by
+from ..models.dist import exchanging_by
 
 
 @contextmanager
@@ -45,7 +46,10 @@ def synthetic_peers(ranks: int) -> Iterator[Counter]:
         received['all_reduce'] += ring_bytes(values.nbytes, ranks)
         values *= ranks
 
-    with exchanging_by(Collectives(all_gather, all_reduce, lambda: ranks)):
+    peers = SimpleNamespace(
+        all_gather=all_gather, all_reduce=all_reduce, get_world_size=lambda: ranks
+    )
+    with exchanging_by(peers):
         yield received
 
 

@@ -4,36 +4,21 @@ Everything that ranks exchange passes through here; with one process both
 functions return their input, and so does what is built on them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
+import mmengine.dist
 import torch
-from mmengine.dist import all_gather, all_reduce, get_rank, get_world_size
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-
-class Collectives(NamedTuple):
-    """How ranks exchange tensors; mmengine's functions by default.
-
-    Attributes:
-        all_gather: Maps a tensor to those of all ranks.
-        all_reduce: Overwrites a tensor by its sum over all ranks.
-        get_world_size: Number of ranks.
-    """
-
-    all_gather: Callable[[Tensor], list[Tensor]] = all_gather
-    all_reduce: Callable[[Tensor], None] = all_reduce
-    get_world_size: Callable[[], int] = get_world_size
-
-
-_collectives = Collectives()
+# Has all_gather, all_reduce and get_world_size.
+_collectives = mmengine.dist
 
 
 @contextmanager
-def exchanging_by(collectives: Collectives) -> Iterator[None]:
-    """Use other collectives in this process for a while, such as some that count."""
+def exchanging_by(collectives: object) -> Iterator[None]:
+    """Use others than mmengine's collectives for a while, such as some that count."""
     global _collectives
     before, _collectives = _collectives, collectives
     try:
@@ -91,7 +76,7 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_output):
         count = len(grad_output) // _collectives.get_world_size()
-        return sum_over_ranks(grad_output.clone()).split(count)[get_rank()]
+        return sum_over_ranks(grad_output.clone()).split(count)[mmengine.dist.get_rank()]
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -29,8 +29,6 @@ class SNCLRHead(BaseModule):
         projection: ``None`` for the identity mappings of Eq. 4 (default) or
             ``'linear'`` for parametric ``f1`` and ``f2``, which the paper
             tried and found inferior; they start as the identity.
-        detach_positiveness: Whether to stop the gradient through the weights.
-            Neither the paper nor the released code does.
         init_cfg: Initialisation config.
 
     Raises:
@@ -46,7 +44,6 @@ class SNCLRHead(BaseModule):
         positiveness: str = 'attention',
         gamma: float | Sequence[float] = 1.0,
         projection: str | None = None,
-        detach_positiveness: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -66,16 +63,14 @@ class SNCLRHead(BaseModule):
         self.loss_module = MODELS.build(loss)
         self.neighbors = neighbors
         self.positiveness = positiveness
-        self.detach_positiveness = detach_positiveness
         self.register_buffer('log_gamma', gamma.log(), persistent=False)
 
         self.projections = None
         if projection == 'linear':
-            weighted = positiveness == 'attention' and not detach_positiveness
-            if not weighted or self.loss_module.neighbors_in == 'negatives':
+            if positiveness != 'attention' or self.loss_module.neighbors_in == 'negatives':
                 raise ValueError(
                     "head.projection='linear' learns through the positiveness alone: it needs "
-                    "head.positiveness='attention', head.detach_positiveness=False and "
+                    "head.positiveness='attention' and "
                     "head.loss.neighbors_in='both' or 'positives'"
                 )
             dim = predictor['out_channels']
@@ -143,4 +138,4 @@ class SNCLRHead(BaseModule):
             log_weights = log_positiveness(scores, candidates.valid, self.log_gamma)
         if self.positiveness == 'uniform':
             log_weights = torch.where(candidates.valid, 0.0, log_weights)
-        return log_weights.detach() if self.detach_positiveness else log_weights
+        return log_weights

@@ -21,7 +21,7 @@ from PIL import Image
 from mmsnclr.api.pretrain import parse_time, pretrain
 from mmsnclr.api.report import report
 from mmsnclr.cli import main
-from mmsnclr.engine import ViewSeedHook
+from mmsnclr.engine.hooks import ViewSeedHook
 from mmsnclr.engine.hooks.preemption import PREEMPTED
 
 SMALL = {

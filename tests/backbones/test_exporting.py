@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 
-from mmsnclr.api.export import export
+from mmsnclr.api import export
 from mmsnclr.cli import main
 
 RESNET = dict(type='mmpretrain.ResNet', depth=18, norm_cfg=dict(type='SyncBN'))

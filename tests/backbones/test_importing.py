@@ -10,8 +10,7 @@ from mmpretrain.registry import MODELS
 from safetensors.torch import save_file
 from torch import nn
 
-from mmsnclr.api.export import export
-from mmsnclr.api.import_ import import_checkpoint
+from mmsnclr.api import export, import_checkpoint
 from mmsnclr.backbones import check_pretrained
 from mmsnclr.cli import main
 

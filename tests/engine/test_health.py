@@ -12,7 +12,8 @@ from helpers import ROOT, config_of, free_port, run_tool, small_run
 from mmengine.config import Config
 from torch.nn import functional as F
 
-from mmsnclr.engine import HealthHook, build_runner
+from mmsnclr.engine import build_runner
+from mmsnclr.engine.hooks import HealthHook
 from mmsnclr.evaluation import health
 from mmsnclr.evaluation.knn import vote
 from mmsnclr.models.queue import Neighbors

@@ -6,7 +6,7 @@ import time
 import pytest
 from helpers import run_with
 
-from mmsnclr.engine import UnreadableImagesHook
+from mmsnclr.engine.hooks import UnreadableImagesHook
 
 VIEWS = [
     dict(type='AugmentedViews', views=[dict(size=32), dict(size=32)]),

@@ -10,7 +10,7 @@ import time
 from itertools import islice
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, build_optim_wrapper
@@ -23,7 +23,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from mmsnclr.engine.cost import PeakMemory, ring_bytes, synthetic_peers
 from mmsnclr.models import NeighborMethod, method_of
 from mmsnclr.models.dist import gather_rows
-from mmsnclr.tool_arguments import add_common_arguments, load_config
 
 IMAGENET_IMAGES = 1_281_167
 
@@ -31,7 +30,14 @@ IMAGENET_IMAGES = 1_281_167
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_common_arguments(parser)
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings of the config to override, such as model.head.neighbors=10',
+    )
     parser.add_argument('--gpus', type=int, default=1, help='number of ranks')
     parser.add_argument(
         '--images', type=int, help='size of the data set, where it is not on this machine'
@@ -318,7 +324,8 @@ def _print(title: str, rows: dict[str, str]) -> None:
 def main() -> None:
     """Print estimate and, if asked to, measurement."""
     args = parse_args()
-    cfg = load_config(args)
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
     MMLogger.get_instance('estimate', log_level='ERROR')
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     size = cfg.train_dataloader.batch_size

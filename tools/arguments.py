@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
-from .requirements import check_detection_requirements
+from mmsnclr.requirements import check_detection_requirements
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
