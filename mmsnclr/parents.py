@@ -46,18 +46,12 @@ def without_prints() -> contextlib.AbstractContextManager:
     return contextlib.redirect_stdout(io.StringIO())
 
 
-# Reading checkpoints
-
-
 def read_checkpoints_by(load: Callable[[str, str | None], dict]) -> None:
     """Have mmengine read checkpoints without running what they may hold.
 
     mmengine 0.10.7 reads files with ``weights_only=False``, and its own training
     state cannot be read otherwise. Needless once a release of mmengine reads
-    weights only and registers its classes with torch.
-
-    Args:
-        load: Reads a local file, as mmengine's loaders do.
+    weights only and registers its classes with torch. ``load`` reads local files.
     """
     _allow_training_state()
     for prefix, loader in list(CheckpointLoader._schemes.items()):
@@ -138,19 +132,12 @@ def _weights_only(loader: Callable) -> Callable:
     return load
 
 
-# Training
-
-
 def skip_first_batches(loader: DataLoader, count: int) -> None:
     """Have a loader leave out the first batches of its next pass, without loading them.
 
     torch's DataLoader lets no batch sampler be set once it is made, and loaders
     whose workers outlive an epoch would keep a sampler of their own. Needless
     once torch's loaders can start within a pass (torchdata's StatefulDataLoader does).
-
-    Args:
-        loader: The loader.
-        count: Number of batches.
     """
     loader.__dict__['batch_sampler'] = _Remaining(loader.batch_sampler, count)
 
@@ -218,21 +205,11 @@ def watch_optimizer(
     """Put functions in the place of a wrapper's backward pass and optimiser step.
 
     mmengine 0.10 has no hook between the two, where it must be decided whether to step.
-
-    Args:
-        wrapper: The optimiser wrapper.
-        backward: Called as ``wrapper.backward``.
-        step: Called as ``wrapper.step``.
-
-    Returns:
-        The wrapper's own two, for the new ones to call.
+    Returns the wrapper's own two, for the new ones to call.
     """
     own = wrapper.backward, wrapper.step
     wrapper.backward, wrapper.step = backward, step
     return own
-
-
-# What the parents say
 
 
 @contextlib.contextmanager
