@@ -1,11 +1,12 @@
 """The demo in its quick form, end to end."""
 
 import re
+import shlex
 
 from helpers import run_tool
 
 
-def test_the_demo_leaves_all_that_it_promises(tmp_path):
+def test_the_demo_shows_its_commands_and_leaves_all_that_it_promises(tmp_path):
     result = run_tool('tools/demo.py', '--quick', '--out', str(tmp_path))
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     summary = (tmp_path / 'summary.md').read_text()
@@ -18,5 +19,22 @@ def test_the_demo_leaves_all_that_it_promises(tmp_path):
     ]
     assert all(0 <= float(value) <= 100 for _, *pair in figures for value in pair if value)
     assert (tmp_path / 'snclr' / 'epoch_2.pth').is_file()
-    assert (tmp_path / 'neighbors.png').stat().st_size > 10_000
+    assert (tmp_path / 'detector' / 'summary.md').is_file()
     assert 'Epoch(train) [2]' in result.stdout and 'Iter(val)' in result.stdout
+
+    lines = result.stdout.replace('\\\n', '').splitlines()  # commands go over several lines
+    commands = [shlex.split(line[1:]) for line in lines if line.startswith('$ ')]
+    assert [command[:2] for command in commands] == [
+        ['python', 'tools/train.py'],
+        ['mmsnclr', 'neighbors'],
+        ['python', 'tools/knn.py'],
+        ['python', 'tools/knn.py'],
+        ['python', 'tools/train.py'],
+        ['mmsnclr', 'detect'],
+    ]
+    picture = tmp_path / 'neighbors.png'
+    drawn = picture.read_bytes()
+    picture.unlink()
+    again = run_tool('-m', *commands[1])  # a command that was shown can be copied
+    assert again.returncode == 0, again.stderr
+    assert picture.read_bytes() == drawn and len(drawn) > 10_000
