@@ -20,11 +20,7 @@ def get_random_state() -> dict:
 
 
 def set_random_state(state: dict) -> None:
-    """Put back what :func:`get_random_state` returned.
-
-    Args:
-        state: The states.
-    """
+    """Put back what :func:`get_random_state` returned."""
     torch.set_rng_state(state['torch'].cpu())
     if state.get('cuda') is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state['cuda'].cpu())
@@ -34,11 +30,7 @@ def set_random_state(state: dict) -> None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the host's generators, and put them back; devices are left alone.
-
-    Args:
-        seed: 32 bits.
-    """
+    """Seed the host's generators by 32 bits, and put them back; devices are left alone."""
     state = dict(torch=torch.get_rng_state(), numpy=np.random.get_state(), python=random.getstate())
     random.seed(seed)
     np.random.seed(seed)

@@ -76,13 +76,7 @@ def relocated(cfg: Config, folder: str | Path) -> Config:
 
 
 def latest_checkpoint(folder: str | Path) -> Path:
-    """Find the newest checkpoint of a run, also after the folder was moved.
-
-    Args:
-        folder: The run's work directory.
-
-    Returns:
-        Its path.
+    """The newest checkpoint of a run, also after its folder was moved.
 
     Raises:
         FileNotFoundError: If there is none.

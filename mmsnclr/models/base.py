@@ -22,8 +22,7 @@ from .backbone import TIMMRepresentation
 from .dist import gather_rows
 from .queue import Neighbors
 
-# SNCLR's for ResNet-50.
-_MOMENTUM_COEFFICIENT = 0.99
+_MOMENTUM_COEFFICIENT = 0.99  # SNCLR's for ResNet-50
 
 
 class Diagnostics(NamedTuple):
@@ -193,14 +192,7 @@ class NeighborMethod(BaseSelfSupervisor):
 
     @classmethod
     def against_noise(cls, cfg: Config) -> list[str]:
-        """What may help where neighbours are no better than random images.
-
-        Args:
-            cfg: The config of a run.
-
-        Returns:
-            Half sentences with settings, each enough by itself.
-        """
+        """What may help a run where neighbours are noise: half sentences, each enough by itself."""
         advice = []
         for number, hook in enumerate(cfg.get('custom_hooks') or ()):
             if hook.type == 'NeighborQueueHook' and 'max_epochs' in cfg.train_cfg:
@@ -214,14 +206,7 @@ class NeighborMethod(BaseSelfSupervisor):
 
     @classmethod
     def against_collapse(cls, cfg: Config) -> list[str]:
-        """What may help where features have collapsed, beside the optimiser's settings.
-
-        Args:
-            cfg: The config of a run.
-
-        Returns:
-            Settings, all to be changed.
-        """
+        """What may help a collapsed run beside the optimiser's settings, all to be changed."""
         coefficient = cfg.model.get('momentum_coefficient', _MOMENTUM_COEFFICIENT)
         if coefficient >= 0.9:
             return []
@@ -367,13 +352,6 @@ class NeighborMethod(BaseSelfSupervisor):
 
 
 def method_of(cfg: Config) -> type[NeighborMethod] | None:
-    """The method that a config trains.
-
-    Args:
-        cfg: A full config.
-
-    Returns:
-        Its class; ``None`` if it is not one on a candidate set.
-    """
+    """Class of the method that a config trains; ``None`` if it is not one on a candidate set."""
     found = MODELS.get(cfg.model.get('type', 'backbone'))
     return found if issubclass(found or object, NeighborMethod) else None

@@ -230,29 +230,22 @@ def streaming_softmax(
     return peak + total.log(), weighted.div_(total[:, None])
 
 
-def log_sum_exp(
-    z: Tensor,
-    rows: Tensor,
-    temperature: float,
-    log_counts: Tensor | None = None,
-    own: Tensor | None = None,
-    own_bias: Tensor | None = None,
-) -> Tensor:
+def log_sum_exp(z: Tensor, rows: Tensor, temperature: float, *biases: Tensor | None) -> Tensor:
     """The first result of :func:`streaming_softmax`, with its gradient for ``z``."""
-    return _LogSumExp.apply(z, rows, temperature, log_counts, own, own_bias)
+    return _LogSumExp.apply(z, rows, temperature, *biases)
 
 
 class _LogSumExp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, z, rows, temperature, log_counts, own, own_bias):
-        value, mean = streaming_softmax(z, rows, temperature, log_counts, own, own_bias)
+    def forward(ctx, z, rows, temperature, *biases):
+        value, mean = streaming_softmax(z, rows, temperature, *biases)
         ctx.save_for_backward(mean.div_(temperature))
         return value
 
     @staticmethod
     def backward(ctx, grad_output):
         (gradient,) = ctx.saved_tensors
-        return grad_output[:, None] * gradient, None, None, None, None, None
+        return grad_output[:, None] * gradient, *(None for _ in ctx.needs_input_grad[1:])
 
 
 @MODELS.register_module()
