@@ -5,7 +5,7 @@ import json
 import os
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,21 @@ from PIL import Image
 from ..console import track
 
 _EXIF_ORIENTATION, _EXIF_TURNED = 274, (5, 6, 7, 8)
+_Note = Callable[..., None]  # notes a mistake of an annotation: its kind, the detail, if fatal
+
+
+class CocoSet(NamedTuple):
+    """A set in COCO's format.
+
+    Attributes:
+        content: ``images``, ``annotations`` and ``categories``.
+        file: The annotation file.
+        images: Folder that its file names start from.
+    """
+
+    content: dict
+    file: Path
+    images: Path
 
 
 class Mistake(NamedTuple):
@@ -60,14 +75,30 @@ def check_coco(ann_file: str | Path, images: str | Path) -> tuple[dict, list[Mis
     content = _read(ann_file)
     if not Path(images).is_dir():
         raise FileNotFoundError(f'images={str(images)!r} is not a folder')
-    checker = _Checker(Path(ann_file).name, Path(images), content)
     name = Path(ann_file).name
-    listed = track(content['images'], f'Checking the images of {name}')
-    good_images = checker.check_images(listed)
-    annotations = track(content['annotations'], f'Checking the annotations of {name}')
-    good = checker.check_annotations(annotations)
-    content = dict(images=good_images, annotations=good, categories=content['categories'])
-    return content, checker.mistakes
+    checker = _Checker(name, Path(images), content)
+    good = dict(
+        images=checker.check_images(track(content['images'], f'Checking the images of {name}')),
+        annotations=checker.check_annotations(
+            track(content['annotations'], f'Checking the annotations of {name}')
+        ),
+        categories=content['categories'],
+    )
+    return good, checker.mistakes
+
+
+def objects_of(content: dict) -> tuple[list[dict], list[dict]]:
+    """The annotations of single objects, and the images that have some.
+
+    Args:
+        content: A set in COCO's format.
+
+    Returns:
+        Images and annotations, crowds left out.
+    """
+    objects = [ann for ann in content['annotations'] if not ann['iscrowd']]
+    having = {ann['image_id'] for ann in objects}
+    return [image for image in content['images'] if image['id'] in having], objects
 
 
 def split_coco(content: dict, share: float, seed: int) -> tuple[dict, dict]:
@@ -236,27 +267,31 @@ class _Checker:
                 note('unknown image id', f'image_id {annotation.get("image_id")!r}')
             elif _id(annotation, 'category_id') not in self.category_ids:
                 note('unknown category id', f'category_id {annotation.get("category_id")!r}')
-            else:
-                box = _check_box(annotation.get('bbox'), image, note)
-                mask, area = _check_mask(annotation.get('segmentation'), image, note)
-                if box is not None and area is not None:
-                    stated = annotation.get('area')
-                    stated = stated if _numbers([stated]) and stated > 0 else None
-                    kept = dict(
-                        # pycocotools wants numbers, and takes 0 for none.
-                        id=len(good) + 1,
-                        image_id=image['id'],
-                        category_id=annotation['category_id'],
-                        bbox=box,
-                        area=stated or area or box[2] * box[3],
-                        iscrowd=int(bool(annotation.get('iscrowd'))),
-                    )
-                    good.append(kept | (dict(segmentation=mask) if mask else {}))
+            elif (checked := _check_object(annotation, image, note)) is not None:
+                # pycocotools wants numbers, and takes 0 for none.
+                good.append(dict(id=len(good) + 1) | checked)
             seen.add(number)
         return good
 
 
-def _check_box(box: Any, image: dict, note: Any) -> list[float] | None:
+def _check_object(annotation: dict, image: dict, note: _Note) -> dict | None:
+    """The annotation with a good box, mask and area but no id, ``None`` if it has none."""
+    box = _check_box(annotation.get('bbox'), image, note)
+    mask, area = _check_mask(annotation.get('segmentation'), image, note)
+    if box is None or area is None:
+        return None
+    stated = annotation.get('area')
+    checked = dict(
+        image_id=image['id'],
+        category_id=annotation['category_id'],
+        bbox=box,
+        area=(stated if _numbers([stated]) and stated > 0 else 0) or area or box[2] * box[3],
+        iscrowd=int(bool(annotation.get('iscrowd'))),
+    )
+    return checked | dict(segmentation=mask) if mask else checked
+
+
+def _check_box(box: Any, image: dict, note: _Note) -> list[float] | None:
     """The box within the image, ``None`` if there is nothing of it."""
     if not _numbers(box, 4) or box[2] <= 0 or box[3] <= 0:
         note('degenerate box', f'bbox {box!r}')
@@ -277,37 +312,14 @@ def _check_box(box: Any, image: dict, note: Any) -> list[float] | None:
     return [left, top, right - left, bottom - top]
 
 
-def _check_mask(mask: Any, image: dict, note: Any) -> tuple[Any, float | None]:
+def _check_mask(mask: Any, image: dict, note: _Note) -> tuple[Any, float | None]:
     """The mask without its bad polygons, and its area, ``None`` if there is nothing of it."""
-    from pycocotools import mask as mask_tools  # comes with mmdet
-
     if not mask:
         return None, 0
-    height, width = image['height'], image['width']
     if isinstance(mask, list):
-        good = [part for part in mask if _numbers(part) and len(part) >= 6 and len(part) % 2 == 0]
-        area = 0
-        if good:
-            lengths = mask_tools.merge(mask_tools.frPyObjects(good, height, width))
-            area = int(mask_tools.area(lengths))
-        if not area:
-            note('degenerate polygon', f'{len(mask)} polygons cover no pixel of the image')
-            return None, None
-        if len(good) < len(mask):
-            bad = len(mask) - len(good)
-            note('degenerate polygon', f'{bad} of {len(mask)} polygons left out', False)
-        return good, area
+        return _check_polygons(mask, image, note)
     try:
-        counts, size = mask['counts'], list(mask['size'])
-        if size != [height, width]:
-            raise ValueError(f'its size is {size}, not {[height, width]}')
-        if isinstance(counts, list):
-            if not _numbers(counts) or min(counts, default=0) < 0 or sum(counts) != height * width:
-                raise ValueError('its counts do not add up to the image')
-            lengths = mask_tools.frPyObjects(mask, height, width)
-        else:
-            lengths = dict(size=size, counts=counts)
-        area = int(mask_tools.decode(lengths).sum())
+        area = _lengths_area(mask, image['height'], image['width'])
     except (KeyError, TypeError, ValueError) as error:
         note('bad run lengths', f'{type(error).__name__}: {error}')
         return None, None
@@ -315,3 +327,36 @@ def _check_mask(mask: Any, image: dict, note: Any) -> tuple[Any, float | None]:
         note('empty mask', 'its run lengths cover no pixel')
         return None, None
     return mask, area
+
+
+def _check_polygons(mask: list, image: dict, note: _Note) -> tuple[Any, float | None]:
+    from pycocotools import mask as mask_tools  # comes with mmdet
+
+    good = [part for part in mask if _numbers(part) and len(part) >= 6 and len(part) % 2 == 0]
+    area = 0
+    if good:
+        lengths = mask_tools.frPyObjects(good, image['height'], image['width'])
+        area = int(mask_tools.area(mask_tools.merge(lengths)))
+    if not area:
+        note('degenerate polygon', f'{len(mask)} polygons cover no pixel of the image')
+        return None, None
+    if len(good) < len(mask):
+        bad = len(mask) - len(good)
+        note('degenerate polygon', f'{bad} of {len(mask)} polygons left out', False)
+    return good, area
+
+
+def _lengths_area(mask: dict, height: int, width: int) -> int:
+    """Number of pixels of a mask of run lengths, which raises if these are wrong."""
+    from pycocotools import mask as mask_tools
+
+    counts, size = mask['counts'], list(mask['size'])
+    if size != [height, width]:
+        raise ValueError(f'its size is {size}, not {[height, width]}')
+    if isinstance(counts, list):
+        if not _numbers(counts) or min(counts, default=0) < 0 or sum(counts) != height * width:
+            raise ValueError('its counts do not add up to the image')
+        lengths = mask_tools.frPyObjects(mask, height, width)
+    else:
+        lengths = dict(size=size, counts=counts)
+    return int(mask_tools.decode(lengths).sum())
