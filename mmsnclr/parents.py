@@ -231,7 +231,9 @@ def quiet() -> Iterator[None]:
 
 
 _COLOR = re.compile(r'\x1b\[[0-9;]*m')
-_NOISE = re.compile(r'deprecated|is the alias of|skipped since its requires_grad')
+_NOISE = re.compile(
+    r'deprecated|is the alias of|skipped since its requires_grad|`metrics` is an empty'
+)
 _PROGRESS = re.compile(r'(Iter|Epoch)\((train|val)\)')
 
 

@@ -1,5 +1,6 @@
 """Small real models and runs that the tests share."""
 
+import copy
 import multiprocessing
 import os
 import signal
@@ -7,12 +8,15 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
@@ -50,6 +54,19 @@ METHODS = {
         'head': dict(type='SCEHead', _delete_=True),
     },
 }
+
+
+def pretrained_resnet(path: Path, **backbone) -> Path:
+    """Save a narrow ResNet-18 as pretraining does."""
+    resnet = dict(type='ResNet', depth=18, stem_channels=16, base_channels=16)
+    model = small_model()
+    model.backbone = resnet | backbone
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        weights = MODELS.build(copy.deepcopy(model)).state_dict()
+    meta = dict(cfg=Config(dict(model=model)).pretty_text)
+    torch.save(dict(state_dict=weights, meta=meta), path)
+    return path
 
 
 def config_of(method: str) -> dict:
@@ -130,6 +147,18 @@ def run_ranks(function: Callable, ranks: int, *args) -> list[int]:
             os.kill(process.pid, signal.SIGCONT)  # a stopped process takes no other signal
             process.join()
     return [process.exitcode for process in processes]
+
+
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often ``torch.load`` opens each file from now on, by absolute path."""
+    reads, load = Counter(), torch.load
+
+    def counting(file, *args, **kwargs):
+        reads[os.path.abspath(getattr(file, 'name', file))] += 1
+        return load(file, *args, **kwargs)
+
+    monkeypatch.setattr(torch, 'load', counting)
+    return reads
 
 
 def free_port() -> int:

@@ -1,24 +1,36 @@
 """Train a detector on a COCO-format set."""
 
+import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from mmengine.config import Config
 
 from ..backbones import read_backbone
-from ..checkpoints import Stored
+from ..checkpoints import Stored, at_hand
 from ..console import Setting, say, settings_table
-from ..datasets.coco import Mistake, check_coco, describe_mistakes, split_coco
+from ..datasets.coco import (
+    CocoSet,
+    Mistake,
+    check_coco,
+    describe_mistakes,
+    objects_of,
+    split_coco,
+)
 from ..engine import build_runner
 from ..evaluation.coco import CocoAP, evaluate_coco
 from ..parents import only_progress
 from ..recipes.detection import (
     Backbone,
-    config_text,
-    derive_schedule,
     detector_backbone,
-    detector_config,
+    fit_to_backbone,
+    fit_to_files,
+    fit_to_iterations,
+    fit_to_objects,
+    fit_to_run,
+    load_detector,
 )
 from ..requirements import check_detection_requirements
 from ..visualization import plot_precision_recall
@@ -105,126 +117,173 @@ def detect(
             what was made with others.
     """
     out = Path(out).resolve()
-    if (out / 'config.py').exists() and not resume:
+    if val_images is not None and val_json is None:
+        raise ValueError('val_images is given without val_json, the annotations that go with it')
+    check_detection_requirements()
+    _check_out(out, resume)
+    starts = _read_starts(backbone, compare)
+    sources = [(train_json, images)] + ([(val_json, val_images or images)] if val_json else [])
+    train, val = _read_sets(sources, out, skip_bad, seed)
+
+    masks, detector = _choose_detector(train, val)
+    cfg = load_detector(masks)
+    cfg.randomness = dict(seed=seed)
+    learned, objects = objects_of(train.content)
+    settings = [
+        detector,
+        *fit_to_objects(cfg, learned, objects, size, flip),
+        *fit_to_iterations(cfg, len(learned), iterations, epochs, batch, lr),
+    ]
+    fit_to_files(cfg, train, val, workers)
+    say(settings_table(settings))
+    for part in (train, val):
+        _write(part.file, json.dumps(part.content), resume)
+
+    results, detectors = {}, {}
+    for name, start in starts.items():
+        folder = out if name == 'pretrained' else out / name
+        config = _write_config(folder, name, start.backbone, cfg, settings, resume)
+        checkpoint, results[name] = _train(config, start)
+        detectors[name] = (start.source, checkpoint)
+    plot_precision_recall(results, out / 'precision_recall.png')
+    kind = 'segm' if masks else 'bbox'
+    pictures, threshold = _draw(val, _predictions(out / 'training', kind), out / 'pictures')
+    summary = out / 'summary.md'
+    sets = (train.content, val.content)
+    summary.write_text(
+        detection_summary(results, settings, detectors, sets, pictures, threshold, out)
+    )
+    say(f'\n{ap_table(results)}{ap_advice(results)}\nAll of it: {summary}')
+    return Detection(detectors['pretrained'][1], results, summary)
+
+
+class _Start(NamedTuple):
+    """What a run starts from: as the user named it, and the files that it takes weights from."""
+
+    source: str
+    backbone: Backbone
+    files: tuple[Stored, ...] = ()
+
+
+def _check_out(out: Path, resume: bool) -> None:
+    config = out / 'config.py'
+    if not config.exists():
+        return
+    if not resume:
         raise ValueError(
             f'out={str(out)!r} holds a run already: choose another folder, or pass --resume '
             'to continue what was interrupted'
         )
-    if val_images is not None and val_json is None:
-        raise ValueError('val_images is given without val_json, the annotations that go with it')
-    check_detection_requirements()
-    config = out / 'config.py'
-    if resume and config.exists() and Config.fromfile(config).get('default_scope') != 'mmdet':
+    if Config.fromfile(config).get('default_scope') != 'mmdet':
         raise ValueError(f'out={str(out)!r} holds no detector: choose another folder')
-    starts = {'pretrained': _start(backbone)}
+
+
+def _read_starts(backbone: str | Path, compare: str | Path | None) -> dict[str, _Start]:
+    """What each run starts from, by the run's name."""
+    starts = {'pretrained': _read_start(backbone)}
     if compare == 'random':
-        starts['random'] = starts['pretrained']._replace(init_cfg=None)
+        random = starts['pretrained'].backbone._replace(init_cfg=None)
+        starts['random'] = _Start('random weights', random)
     elif compare is not None:
-        starts['compared'] = _start(compare)
-
-    images, val_images = Path(images).resolve(), Path(val_images or images).resolve()
-    for name, folder in dict(images=images, val_images=val_images).items():
-        if not folder.is_dir():
-            raise FileNotFoundError(f'{name}={str(folder)!r} is not a folder')
-    sets = _read_sets(train_json, images, val_json, val_images, out, skip_bad)
-    if val_json is None:
-        sets += split_coco(sets.pop(), _VAL_SHARE, seed)
-        count = len(sets[1]['images'])
-        say(f'No --val: {count} of the images were drawn to validate on (seed {seed})')
-    settings, choices = derive_schedule(sets[0], size, iterations, epochs, batch, lr, flip)
-    masks, note = _masks(sets)
-    choices.insert(0, note)
-    say(settings_table(choices))
-
-    files = []
-    for name, content in zip(('train', 'val'), sets):
-        files.append(out / f'{name}.json')
-        _write(files[-1], json.dumps(content), resume)
-    parts = list(zip(files, (images, val_images)))
-    kinds = ('bbox', 'segm') if masks else ('bbox',)
-    results, checkpoints = {}, {}
-    for name, start in starts.items():
-        folder = out if name == 'pretrained' else out / name
-        work_dir = folder / 'training'
-        config = detector_config(
-            start, settings, sets[0]['categories'], masks, *parts, work_dir, workers, seed
-        )
-        head = [f'{choices[0].value} from the {name} backbone; to train it again: ']
-        head[0] += 'python tools/train.py THIS_FILE --work-dir ELSEWHERE\n'
-        head += [f'{choice.name}: {choice.value} ({choice.reason})' for choice in choices]
-        _write(folder / 'config.py', config_text(config, masks, '\n'.join(head)), resume)
-        say(f'Training from the {name} backbone by {folder / "config.py"}; logs are in {work_dir}')
-        _train(folder / 'config.py', kinds)
-        checkpoints[name] = work_dir / f'iter_{settings["iterations"]}.pth'
-        results[name] = {
-            kind: evaluate_coco(files[1], _predictions(work_dir, kind), kind) for kind in kinds
-        }
-    plot_precision_recall(results, out / 'precision_recall.png')
-    pictures, threshold = _draw(sets[1], val_images, out, masks)
-    sources = dict(pretrained=str(backbone), random='random weights', compared=str(compare))
-    summary = out / 'summary.md'
-    summary.write_text(
-        detection_summary(results, choices, checkpoints, sources, sets, pictures, threshold, out)
-    )
-    say(f'\n{ap_table(results)}{ap_advice(results)}\nAll of it: {summary}')
-    return Detection(checkpoints['pretrained'], results, summary)
+        starts['compared'] = _read_start(compare)
+    return starts
 
 
-def _start(checkpoint: str | Path) -> Backbone:
-    trained = read_backbone(Stored.read(checkpoint))
-    return detector_backbone(trained.cfg, trained.preprocessing, checkpoint)
+def _read_start(checkpoint: str | Path) -> _Start:
+    stored = Stored.read(Path(checkpoint).resolve())
+    trained = read_backbone(stored)
+    backbone = detector_backbone(trained.cfg, trained.preprocessing, checkpoint)
+    # The rest, such as the optimiser's state, would fill the memory throughout the training.
+    weights = {k: value for k, value in stored.weights.items() if k.startswith('backbone.')}
+    return _Start(str(checkpoint), backbone, (Stored(stored.path, dict(state_dict=weights)),))
 
 
 def _read_sets(
-    train_json: str | Path,
-    images: Path,
-    val_json: str | Path | None,
-    val_images: Path,
-    out: Path,
-    skip_bad: bool,
-) -> list[dict]:
-    """The training set and, if there is one, the validation set, checked."""
-    sets: list[dict] = []
+    sources: list[tuple[str | Path, str | Path]], out: Path, skip_bad: bool, seed: int
+) -> tuple[CocoSet, CocoSet]:
+    """The training and the validation set, checked; the latter drawn if it is not given."""
+    folders = [Path(folder).resolve() for _, folder in sources]
+    for name, folder in zip(('images', 'val_images'), folders):
+        if not folder.is_dir():
+            raise FileNotFoundError(f'{name}={str(folder)!r} is not a folder')
+    contents: list[dict] = []
     mistakes: list[Mistake] = []
-    pairs = [(train_json, images)] + ([(val_json, val_images)] if val_json else [])
-    for ann_file, folder in pairs:
+    for (ann_file, _), folder in zip(sources, folders):
         content, found = check_coco(ann_file, folder)
-        sets.append(content)
+        contents.append(content)
         mistakes += found
     if mistakes:
         text = describe_mistakes(mistakes, out / 'mistakes.csv')
         if any(mistake.fatal for mistake in mistakes) and not skip_bad:
             raise ValueError(f'{text}\nMend them, or leave these annotations out by --skip-bad')
         say(text)
-    if val_json is not None and _names(sets[0]) != _names(sets[1]):
-        differ = sorted(set(_names(sets[0]).items()) ^ set(_names(sets[1]).items()), key=str)
+    if len(sources) == 1:
+        contents = split_coco(contents[0], _VAL_SHARE, seed)
+        count = len(contents[1]['images'])
+        say(f'No --val: {count} of the images were drawn to validate on (seed {seed})')
+    else:
+        _check_categories(*contents, *(ann_file for ann_file, _ in sources))
+        contents[1]['categories'] = contents[0]['categories']  # labels follow their order
+    train, val = contents
+    return (
+        CocoSet(train, out / 'train.json', folders[0]),
+        CocoSet(val, out / 'val.json', folders[-1]),
+    )
+
+
+def _check_categories(train: dict, val: dict, train_json: str | Path, val_json: str | Path) -> None:
+    ours, theirs = _names(train), _names(val)
+    if ours != theirs:
+        differ = sorted(set(ours.items()) ^ set(theirs.items()), key=str)
         raise ValueError(
             f'{val_json} has other categories than {train_json}; ids and names must be the same: '
             f'{differ[:5]}'
         )
-    if val_json is not None:
-        sets[1]['categories'] = sets[0]['categories']  # labels follow their order
-    return sets
 
 
 def _names(content: dict) -> dict:
     return {category['id']: category['name'] for category in content['categories']}
 
 
-def _masks(sets: list[dict]) -> tuple[bool, Setting]:
-    """Whether there are masks to learn."""
-    counted = [ann for content in sets for ann in content['annotations'] if not ann['iscrowd']]
-    without = sum('segmentation' not in ann for ann in counted)
+def _choose_detector(*sets: CocoSet) -> tuple[bool, Setting]:
+    """Whether there are masks to learn, and the detector that does."""
+    objects = [ann for part in sets for ann in objects_of(part.content)[1]]
+    without = sum('segmentation' not in ann for ann in objects)
     if without:
-        reason = f'{without} of {len(counted)} annotations have no mask'
+        reason = f'{without} of {len(objects)} annotations have no mask'
         return False, Setting('detector', 'Faster R-CNN', reason)
-    return True, Setting('detector', 'Mask R-CNN', f'all {len(counted)} annotations have masks')
+    return True, Setting('detector', 'Mask R-CNN', f'all {len(objects)} annotations have masks')
 
 
-def _write(path: Path, text: str, resume: bool) -> None:
-    """Write a file; on resuming, only compare it with what the run began with."""
+def _write_config(
+    folder: Path,
+    name: str,
+    backbone: Backbone,
+    cfg: Config,
+    settings: list[Setting],
+    resume: bool,
+) -> Path:
+    """Write the config of a run, which says why it is as it is."""
+    config, cfg = folder / 'config.py', copy.deepcopy(cfg)
+    fit_to_backbone(cfg, backbone)
+    fit_to_run(cfg, folder / 'training')
+    why = '\n'.join(f'{row.name}: {row.value} ({row.reason})' for row in settings)
+    text = f'''"""{settings[0].value} from the {name} backbone; to train it again: \
+python tools/train.py THIS_FILE --work-dir ELSEWHERE
+
+{why}
+"""
+
+{cfg.pretty_text}'''
+    _write(config, text, resume, lambda text: Config.fromstring(text, '.py').to_dict())
+    say(f'Training from the {name} backbone by {config}; logs are in {cfg.work_dir}')
+    return config
+
+
+def _write(path: Path, text: str, resume: bool, read: Callable[[str], object] = str) -> None:
+    """Write a file; on resuming, only compare what it says with what the run began with."""
     if resume and path.exists():
-        if path.read_text() != text:
+        if read(path.read_text()) != read(text):
             raise ValueError(
                 f'{path} was written with other annotations or settings: pass with --resume what '
                 'the run was started with, or choose another --out'
@@ -234,39 +293,46 @@ def _write(path: Path, text: str, resume: bool) -> None:
     path.write_text(text)
 
 
-def _predictions(work_dir: str | Path, kind: str) -> Path:
-    return Path(work_dir, f'predictions.{kind}.json')
-
-
-def _train(path: Path, kinds: tuple[str, ...]) -> None:
-    """Train to the end and validate, or what is left to do of it."""
-    cfg = Config.fromfile(path)
-    cfg.val_evaluator.outfile_prefix = str(Path(cfg.work_dir, 'predictions'))
-    with only_progress():
+def _train(config: Path, start: _Start) -> tuple[Path, dict[str, CocoAP]]:
+    """Train to the end and validate, or what is left to do of it; the detector and its quality."""
+    cfg = Config.fromfile(config)
+    work_dir = Path(cfg.work_dir)
+    # The metric writes predictions down, and evaluate_coco rates them: it tells the classes' APs
+    # and curves, too.
+    cfg.val_evaluator.update(format_only=True, outfile_prefix=str(work_dir / 'predictions'))
+    files = {kind: _predictions(work_dir, kind) for kind in cfg.val_evaluator.metric}
+    with only_progress(), at_hand(*start.files):
         runner = build_runner(cfg)
         runner.train()
         # The validation may have been interrupted.
-        if not all(_predictions(cfg.work_dir, kind).exists() for kind in kinds):
+        if not all(file.exists() for file in files.values()):
             runner.val()
+    truth = cfg.val_evaluator.ann_file
+    results = {kind: evaluate_coco(truth, file, kind) for kind, file in files.items()}
+    return work_dir / f'iter_{cfg.train_cfg.max_iters}.pth', results
 
 
-def _draw(content: dict, images: Path, out: Path, masks: bool) -> tuple[list[Path], float]:
+def _predictions(work_dir: Path, kind: str) -> Path:
+    return work_dir / f'predictions.{kind}.json'
+
+
+def _draw(val: CocoSet, found: Path, folder: Path) -> tuple[list[Path], float]:
     """Pictures of some validation images, predictions beside the truth, and the lowest score."""
-    file = _predictions(out / 'training', 'segm' if masks else 'bbox')
-    predictions = json.loads(file.read_text())
+    predictions = json.loads(found.read_text())
+    images, annotations = val.content['images'], val.content['annotations']
     # A weak detector's few best are shown too.
     scores = sorted((p['score'] for p in predictions), reverse=True)
-    threshold = min([_THRESHOLD, *scores[: 3 * len(content['images'])]])
-    step = max(1, len(content['images']) // _PICTURES)
+    threshold = min([_THRESHOLD, *scores[: 3 * len(images)]])
+    step = max(1, len(images) // _PICTURES)
     pictures = [
         draw_detections(
-            images / image['file_name'],
+            val.images / image['file_name'],
             [p for p in predictions if p['image_id'] == image['id']],
-            _names(content),
-            out / 'pictures' / f'{number:02d}_{Path(image["file_name"]).stem}.jpg',
-            [a for a in content['annotations'] if a['image_id'] == image['id']],
+            _names(val.content),
+            folder / f'{number:02d}_{Path(image["file_name"]).stem}.jpg',
+            [a for a in annotations if a['image_id'] == image['id']],
             threshold,
         )
-        for number, image in enumerate(content['images'][::step][:_PICTURES])
+        for number, image in enumerate(images[::step][:_PICTURES])
     ]
     return pictures, threshold

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import torch
@@ -12,6 +13,7 @@ from mmcv import imread
 from ..checkpoints import Stored, at_hand
 from ..console import say, track
 from ..datasets.listing import list_images
+from ..parents import without_prints
 from ..requirements import check_detection_requirements
 from ..visualization.detections import draw_detections
 
@@ -42,41 +44,34 @@ def predict(
             threshold is out of range, no image can be read, or ``out`` has
             predictions.
     """
-    results = Path(out) / 'predictions.json'
-    if results.exists():
+    out = Path(out)
+    if (out / 'predictions.json').exists():
         raise ValueError(f'out={str(out)!r} holds predictions already: choose another folder')
     if not 0 <= threshold <= 1:
         raise ValueError(f'threshold={threshold} must lie between 0 and 1')
     images = [images] if isinstance(images, str | Path) else images
     paths = list_images(images)
-    folders = [os.path.abspath(source) for source in images if Path(source).is_dir()]
-    root = os.path.commonpath([*folders, *(path.parent for path in paths)])
     check_detection_requirements()
     model = _load(Path(checkpoint), threshold)
-    from mmdet.apis import inference_detector
-
     meta = model.dataset_meta
     classes = dict(zip(meta['category_ids'], meta['classes']))
+
+    root = _common_folder(images, paths)
     predictions, unreadable = [], []
     for image_id, path in enumerate(track(paths, 'Finding objects')):
-        name = path.relative_to(root)
-        try:
-            pixels = imread(path)
-            found = None if pixels is None else inference_detector(model, pixels)
-        except (OSError, cv2.error):  # gone, empty, or of no height at the detector's size
-            found = None
-        if found is None:
+        instances = _find(model, path)
+        if instances is None:
             unreadable.append(str(path))
             continue
-        found = found.pred_instances.cpu()
-        found = _as_coco(found[found.scores >= threshold], image_id, name, classes)
-        predictions += found
-        picture = Path(out) / 'pictures' / name.with_name(f'{name.name}.jpg')
+        name = path.relative_to(root)
+        found = _as_coco(instances[instances.scores >= threshold], image_id, name, classes)
+        picture = out / 'pictures' / name.with_name(f'{name.name}.jpg')
         draw_detections(path, found, classes, picture, threshold=threshold)
+        predictions += found
     if len(unreadable) == len(paths):
         raise ValueError(f'none of the images in {", ".join(map(str, images))} can be read')
-    Path(out).mkdir(parents=True, exist_ok=True)
-    results.write_text(json.dumps(predictions))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / 'predictions.json').write_text(json.dumps(predictions))
     if unreadable:
         count = f'{len(unreadable)} of {len(paths)} images'
         say(f'{count} cannot be read and were left out: {", ".join(unreadable[:5])}')
@@ -88,6 +83,12 @@ def predict(
     return predictions
 
 
+def _common_folder(images: Sequence[str | Path], paths: list[Path]) -> str:
+    """The folder that all images share, given ones included."""
+    folders = [os.path.abspath(source) for source in images if Path(source).is_dir()]
+    return os.path.commonpath([*folders, *(path.parent for path in paths)])
+
+
 def _load(path: Path, threshold: float) -> torch.nn.Module:
     stored = Stored.read(path)
     cfg = stored.config
@@ -97,29 +98,43 @@ def _load(path: Path, threshold: float) -> torch.nn.Module:
 
     cfg.model.test_cfg.rcnn.score_thr = threshold
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    with at_hand(stored):
+    with at_hand(stored), without_prints():  # mmengine tells which backend read it
         return init_detector(cfg, str(path), palette='random', device=device)
 
 
-def _as_coco(found, image_id: int, name: Path, classes: dict[int, str]) -> list[dict]:
+def _find(model: torch.nn.Module, path: Path) -> Any:
+    """Mmdet's instances in an image, ``None`` if it cannot be read."""
+    from mmdet.apis import inference_detector
+
+    try:
+        pixels = imread(path)
+        if pixels is None:
+            return None
+        return inference_detector(model, pixels).pred_instances.cpu()
+    except (OSError, cv2.error):  # gone, empty, or of no height at the detector's size
+        return None
+
+
+def _as_coco(instances: Any, image_id: int, name: Path, classes: dict[int, str]) -> list[dict]:
     """Mmdet's instances in COCO's result format."""
     from mmdet.structures.mask import encode_mask_results
 
-    masks = encode_mask_results(found.masks.numpy()) if 'masks' in found else None
     categories = list(classes)
-    results = []
-    for number, (left, top, right, bottom) in enumerate(found.bboxes.tolist()):
-        category = categories[int(found.labels[number])]
-        result = dict(
+    results = [
+        dict(
             image_id=image_id,
             file_name=str(name),
-            category_id=category,
-            category=classes[category],
+            category_id=categories[label],
+            category=classes[categories[label]],
             bbox=[left, top, right - left, bottom - top],
-            score=float(found.scores[number]),
+            score=score,
         )
-        if masks is not None:
-            counts = masks[number]['counts'].decode()
-            result['segmentation'] = dict(size=list(masks[number]['size']), counts=counts)
-        results.append(result)
+        for (left, top, right, bottom), label, score in zip(
+            instances.bboxes.tolist(), instances.labels.tolist(), instances.scores.tolist()
+        )
+    ]
+    if 'masks' in instances:
+        for result, mask in zip(results, encode_mask_results(instances.masks.numpy())):
+            counts = mask['counts'].decode()
+            result['segmentation'] = dict(size=list(mask['size']), counts=counts)
     return results

@@ -16,6 +16,20 @@ from ..console import track
 _EXIF_ORIENTATION, _EXIF_TURNED = 274, (5, 6, 7, 8)
 
 
+class CocoSet(NamedTuple):
+    """A set in COCO's format.
+
+    Attributes:
+        content: ``images``, ``annotations`` and ``categories``.
+        file: The annotation file.
+        images: Folder that its file names start from.
+    """
+
+    content: dict
+    file: Path
+    images: Path
+
+
 class Mistake(NamedTuple):
     """Something wrong in an annotation file.
 
@@ -68,6 +82,13 @@ def check_coco(ann_file: str | Path, images: str | Path) -> tuple[dict, list[Mis
     good = checker.check_annotations(annotations)
     content = dict(images=good_images, annotations=good, categories=content['categories'])
     return content, checker.mistakes
+
+
+def objects_of(content: dict) -> tuple[list[dict], list[dict]]:
+    """The images of a set with single objects, and their annotations; crowds are left out."""
+    objects = [ann for ann in content['annotations'] if not ann['iscrowd']]
+    having = {ann['image_id'] for ann in objects}
+    return [image for image in content['images'] if image['id'] in having], objects
 
 
 def split_coco(content: dict, share: float, seed: int) -> tuple[dict, dict]:

@@ -1,22 +1,21 @@
-"""The config of a detector, its size and schedule chosen by the set that it is trained on."""
+"""The recipes of the detectors, fitted to a backbone and to a set of images with objects."""
 
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from mmengine.config import Config
 
 from ..backbones.naming import mmdet_resnet
 from ..console import Setting
+from ..datasets.coco import CocoSet
+from .pretraining import CONFIGS
 
-# FPN's strides and mmdet's ratios for them: what the chosen anchors are compared with.
-_STRIDES = (4, 8, 16, 32, 64)
-_COMMON_SCALE, _COMMON_RATIOS = 8.0, (0.5, 1.0, 2.0)
 _COCO_EPOCHS, _COCO_SHARE = 12, 10_000  # images from which on COCO's 12 epochs suffice
-_LR, _LR_BATCH = 0.02, 16  # mmdet's learning rate for SGD, and the batch that it is for
-_MAX_SIZE = 1333
-_REGIONS, _REGIONS_SIZE = 512, 1000  # mmdet's regions for an image, and about its image size
+_LONGEST_SIDE = 1333
+_REGIONS_SIZE = 1000  # about the image size that mmdet's number of regions is for
+_GIVEN = 'as asked for'
 
 
 class Backbone(NamedTuple):
@@ -60,301 +59,246 @@ def detector_backbone(cfg: dict, preprocessing: dict, checkpoint: str | Path) ->
     return Backbone(mmdet_resnet(cfg), preprocessing, init_cfg)
 
 
-def derive_schedule(
-    content: dict,
-    size: int | None = None,
-    iterations: int | None = None,
-    epochs: float | None = None,
-    batch: int = 4,
-    lr: float | None = None,
-    flip: bool = True,
-) -> tuple[dict[str, Any], list[Setting]]:
-    """Size, anchors and schedule for a set.
+def load_detector(masks: bool) -> Config:
+    """Load the recipe of Mask R-CNN or, without masks, of Faster R-CNN, each with FPN.
 
     Args:
-        content: The training set in COCO's format.
-        size: Longer side of the training images, in pixels.
-        iterations: Number of training steps.
-        epochs: The same in passes over the images.
-        batch: Images in a step.
-        lr: Learning rate.
-        flip: Whether to mirror images at random.
+        masks: Whether to learn masks.
 
     Returns:
-        ``size``, ``scale`` and ``ratios`` of the anchors, ``regions`` of an
-        image to learn from, ``batch``, ``lr``, ``flip``, ``iterations`` and
-        ``warmup``; and the choices to print.
+        The config; what is fitted to the set, the backbone and the run is left out.
+    """
+    cfg = Config.fromfile(CONFIGS / '_base_' / f'detect_{"mask" if masks else "faster"}-rcnn.py')
+    cfg.pop('shared')
+    return cfg
+
+
+def fit_to_objects(
+    cfg: Config,
+    images: list[dict],
+    objects: list[dict],
+    size: int | None = None,
+    flip: bool = True,
+) -> list[Setting]:
+    """Choose what follows from the size of the images and of their objects.
+
+    Args:
+        cfg: A recipe; changed in place.
+        images: Those to learn from, in COCO's format.
+        objects: Their annotations.
+        size: Longer side of the training images in pixels, if the user has chosen.
+        flip: Whether to mirror training images at random.
+
+    Returns:
+        What was chosen.
 
     Raises:
-        ValueError: If an option is out of range or nothing is annotated.
+        ValueError: If there is no object, or ``size`` is too small.
     """
-    with_objects = {ann['image_id'] for ann in content['annotations'] if not ann['iscrowd']}
-    images = {image['id']: image for image in content['images'] if image['id'] in with_objects}
-    if not images:
+    if not objects:
         raise ValueError('no image of the training set has an annotation')
-    limits = (('size', size, 32), ('iterations', iterations, 2), ('batch', batch, 2))
-    for name, value, lowest in limits:
-        if value is not None and value < lowest:
-            raise ValueError(f'{name}={value} must be at least {lowest}')
-    if iterations is not None and epochs is not None:
-        raise ValueError('iterations and epochs say the same: pass one of them')
-    count = len(images)
-    choices = []
-
-    def choose(name: str, given: Any, value: Any, reason: str) -> Any:
-        value = value if given is None else given
-        choices.append(Setting(name, str(value), reason if given is None else 'as asked for'))
-        return value
-
-    side = float(np.median([max(i['width'], i['height']) for i in images.values()]))
-    size = choose(
-        'size',
-        size,
-        min(32 * math.ceil(side / 32), _MAX_SIZE),
-        f'the median longer side of the images is {side:.0f} pixels',
-    )
-    scale, ratios, quality, common = _anchors(content, images, size)
-    choices.append(
-        Setting(
-            'anchors',
-            f'scale {scale:g}, ratios {", ".join(f"{r:g}" for r in ratios)}',
-            f'they overlap the {size}-pixel boxes by an IoU of {quality:.2f} on average, '
-            f"mmdet's (8; 0.5, 1, 2) by {common:.2f}",
-        )
-    )
-    # A power of 2, so that images of a similar size have the same.
-    regions = 2 ** round(math.log2(_REGIONS * (size / _REGIONS_SIZE) ** 2))
-    regions = min(max(regions, 64), _REGIONS)
-    reason = (
-        f"of each image to learn from: mmdet's {_REGIONS} at {_REGIONS_SIZE} pixels, by the area"
-    )
-    choices.append(Setting('regions', str(regions), reason))
-    if epochs is None:
-        epochs = _COCO_EPOCHS * max(1.0, math.sqrt(_COCO_SHARE / count))
-        why = f'{epochs:.0f} epochs of {count} annotated images; COCO has 12, a set of fewer than '
-        why += f'{_COCO_SHARE:,} images has more, by the square root'
-    else:
-        why = f'{epochs:g} epochs of {count} annotated images, as asked for'
-    iterations = choose('iterations', iterations, max(2, math.ceil(epochs * count / batch)), why)
-    choices.append(
-        Setting(
-            'backbone',
-            'all of it learns',
-            'so that random weights are trained alike; BN takes the statistics of the batch',
-        )
-    )
-    choices.append(Setting('batch', str(batch), 'images in a step of one process'))
-    why = f"mmdet's {_LR} for {_LR_BATCH} images in a step, in proportion"
-    lr = choose('lr', lr, _LR * batch / _LR_BATCH, why)
-    warmup = min(500, max(1, iterations // 10))
-    settings = dict(size=size, scale=scale, ratios=ratios, regions=regions, batch=batch, lr=lr)
-    return settings | dict(flip=flip, iterations=iterations, warmup=warmup), choices
+    _check_least(size=(size, 32))
+    sides = {image['id']: max(image['width'], image['height']) for image in images}
+    why = _GIVEN
+    if size is None:
+        side = float(np.median(list(sides.values())))
+        size = min(32 * math.ceil(side / 32), _LONGEST_SIDE)
+        why = f'the median longer side of the images is {side:.0f} pixels'
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        for step in loader.dataset.pipeline:
+            if step.type in ('RandomResize', 'Resize'):
+                step.scale = (size, size)
+            elif step.type == 'RandomFlip' and not flip:
+                step.prob = 0.0
+    boxes = [np.array(o['bbox'][2:]) * size / sides[o['image_id']] for o in objects]
+    anchors = _fit_anchors(cfg.model.rpn_head.anchor_generator, np.array(boxes), size)
+    return [Setting('size', str(size), why), anchors, _fit_regions(cfg.model, size)]
 
 
-def _anchors(content: dict, images: dict, size: int) -> tuple[float, list[float], float, float]:
-    """Scale and ratios of the anchors, how well they fit, and how well mmdet's do."""
-    boxes = np.array(
-        [
-            np.array(ann['bbox'][2:]) * size / max(image['width'], image['height'])
-            for ann in content['annotations']
-            if not ann['iscrowd'] and (image := images[ann['image_id']])
-        ]
-    )
+def _fit_anchors(generator: dict, boxes: np.ndarray, size: int) -> Setting:
+    """Choose the anchors that overlap the boxes ``(N, 2)`` best, mmdet's being among them."""
     boxes = boxes[:: 1 + len(boxes) // 20_000]  # as good as all of them
+    sides = np.array(generator['strides'])
+
+    def quality(scale: float, ratios: list[float]) -> float:
+        return _overlap(boxes, scale * sides, ratios)
+
+    common = quality(generator['scales'][0], generator['ratios'])
     # The middle of each third: as many boxes are near to each ratio.
     ratios = np.quantile(boxes[:, 1] / boxes[:, 0], [1 / 6, 1 / 2, 5 / 6])
     ratios = sorted({round(float(ratio), 2) for ratio in ratios.clip(0.1, 10)})
-    scales = np.geomspace(1, 16, 25).round(2)
-    qualities = [_overlap(boxes, scale, ratios) for scale in scales]
-    common = _overlap(boxes, _COMMON_SCALE, _COMMON_RATIOS)
-    best = int(np.argmax(qualities))
-    if qualities[best] <= common:
-        return _COMMON_SCALE, list(_COMMON_RATIOS), common, common
-    return float(scales[best]), ratios, qualities[best], common
+    qualities = {float(s): quality(s, ratios) for s in np.geomspace(1, 16, 25).round(2)}
+    scale, best = max(qualities.items(), key=lambda item: item[1])
+    if best > common:
+        generator.update(scales=[scale], ratios=ratios)
+    chosen = ', '.join(f'{ratio:g}' for ratio in generator['ratios'])
+    return Setting(
+        'anchors',
+        f'scale {generator["scales"][0]:g}, ratios {chosen}',
+        f'they overlap the {size}-pixel boxes by an IoU of {max(best, common):.2f} on average, '
+        f"mmdet's (8; 0.5, 1, 2) by {common:.2f}",
+    )
 
 
-def _overlap(boxes: np.ndarray, scale: float, ratios: Any) -> float:
+def _overlap(boxes: np.ndarray, sides: np.ndarray, ratios: list[float]) -> float:
     """Mean over boxes of the best IoU with an anchor of the same centre."""
-    side = scale * np.array(_STRIDES)[:, None]
     root = np.sqrt(np.array(ratios))[None]
-    anchors = np.stack([side / root, side * root], axis=-1).reshape(1, -1, 2)
+    sides = sides[:, None]
+    anchors = np.stack([sides / root, sides * root], axis=-1).reshape(1, -1, 2)
     inter = np.minimum(boxes[:, None], anchors).prod(axis=2)
     union = boxes[:, None].prod(axis=2) + anchors.prod(axis=2) - inter
     return float((inter / union).max(axis=1).mean())
 
 
-def detector_config(
-    backbone: Backbone,
-    settings: dict[str, Any],
-    categories: list[dict],
-    masks: bool,
-    train: tuple[Path, Path],
-    val: tuple[Path, Path],
-    work_dir: Path,
-    workers: int = 2,
-    seed: int = 0,
-) -> Config:
-    """Config of Mask R-CNN, or of Faster R-CNN, with FPN.
+def _fit_regions(model: dict, size: int) -> Setting:
+    """Choose how many regions of an image are learned from, and proposed."""
+    most, proposed = model.train_cfg.rcnn.sampler.num, model.test_cfg.rpn.max_per_img
+    # A power of 2, so that images of a similar size have the same.
+    regions = 2 ** round(math.log2(most * (size / _REGIONS_SIZE) ** 2))
+    regions = min(max(regions, 64), most)
+    model.train_cfg.rcnn.sampler.num = regions
+    for proposals in (model.train_cfg.rpn_proposal, model.test_cfg.rpn):
+        count = min(4 * regions, proposed)
+        proposals.update(nms_pre=count, max_per_img=count)
+    why = f"of each image to learn from: mmdet's {most} at {_REGIONS_SIZE} pixels, by the area"
+    return Setting('regions', str(regions), why)
 
-    Nothing of the backbone is frozen and BN takes the batch's statistics, so
-    that the same settings suit a pretrained and a random backbone.
+
+def fit_to_iterations(
+    cfg: Config,
+    images: int,
+    iterations: int | None = None,
+    epochs: float | None = None,
+    batch: int = 4,
+    lr: float | None = None,
+) -> list[Setting]:
+    """Choose what follows from how long is trained.
 
     Args:
-        backbone: What the detector starts from.
-        settings: What :func:`derive_schedule` gave.
-        categories: The classes, as in the annotation file.
-        masks: Whether to learn masks.
-        train: Annotation file and image folder to train on.
-        val: The same to validate on.
-        work_dir: Where logs and checkpoints go; not the folder of
-            the config, which the runner would write over.
-        workers: Processes that load images.
-        seed: Seed of everything random.
+        cfg: A recipe; changed in place.
+        images: How many images there are to learn from.
+        iterations: Number of training steps, if the user has chosen.
+        epochs: The same in passes over the images.
+        batch: Images in a step.
+        lr: Learning rate, if the user has chosen.
 
     Returns:
-        The overrides of mmdet's base configs, which :func:`config_text` writes out.
+        What was chosen.
+
+    Raises:
+        ValueError: If an argument is too small, or ``iterations`` and
+            ``epochs`` are both given.
     """
-    resnet = backbone.config
-    base = resnet['base_channels'] * (1 if resnet['depth'] < 50 else 4)
-    width = min(256, max(64, 4 * resnet['base_channels']))
-    classes = tuple(category['name'] for category in categories)
-    head = dict(in_channels=width, num_classes=len(classes))
-    roi_head = dict(
-        bbox_roi_extractor=dict(out_channels=width),
-        bbox_head=dict(head, fc_out_channels=4 * width),
+    _check_least(iterations=(iterations, 2), batch=(batch, 2))
+    if iterations is not None and epochs is not None:
+        raise ValueError('iterations and epochs say the same: pass one of them')
+    why_iterations = why_lr = _GIVEN
+    if iterations is None:
+        epochs, why_iterations = _choose_epochs(images, epochs)
+        iterations = max(2, math.ceil(epochs * images / batch))
+    optimizer, for_batch = cfg.optim_wrapper.optimizer, cfg.auto_scale_lr.base_batch_size
+    if lr is None:
+        lr = optimizer.lr * batch / for_batch
+        why_lr = f"mmdet's {optimizer.lr} for {for_batch} images in a step, in proportion"
+    optimizer.lr = lr
+    cfg.auto_scale_lr.base_batch_size = cfg.train_dataloader.batch_size = batch
+
+    warmup = min(500, max(1, iterations // 10))
+    linear, cosine = cfg.param_scheduler
+    linear.end = cosine.begin = warmup
+    cosine.update(T_max=iterations - warmup, end=iterations)
+    cfg.train_cfg.update(max_iters=iterations, val_interval=iterations)
+    cfg.default_hooks.logger.interval = min(50, max(1, iterations // 10))
+    cfg.default_hooks.checkpoint.interval = max(1, math.ceil(iterations / 4))
+    return [
+        Setting('iterations', str(iterations), why_iterations),
+        Setting(
+            'backbone',
+            'all of it learns',
+            'so that random weights are trained alike; BN takes the statistics of the batch',
+        ),
+        Setting('batch', str(batch), 'images in a step of one process'),
+        Setting('lr', str(lr), why_lr),
+    ]
+
+
+def _choose_epochs(images: int, epochs: float | None) -> tuple[float, str]:
+    """The number of passes over the images, and why."""
+    if epochs is not None:
+        return epochs, f'{epochs:g} epochs of {images} annotated images, {_GIVEN}'
+    epochs = _COCO_EPOCHS * max(1.0, math.sqrt(_COCO_SHARE / images))
+    return epochs, (
+        f'{epochs:.0f} epochs of {images} annotated images; COCO has {_COCO_EPOCHS}, a set of '
+        f'fewer than {_COCO_SHARE:,} images has more, by the square root'
     )
-    if masks:
-        roi_head |= dict(
-            mask_roi_extractor=dict(out_channels=width),
-            mask_head=dict(head, conv_out_channels=width),
-        )
+
+
+def _check_least(**settings: tuple[float | None, float]) -> None:
+    for name, (value, least) in settings.items():
+        if value is not None and value < least:
+            raise ValueError(f'{name}={value} must be at least {least}')
+
+
+def fit_to_files(cfg: Config, train: CocoSet, val: CocoSet, workers: int = 2) -> None:
+    """Set the files and the classes.
+
+    Args:
+        cfg: A recipe; changed in place.
+        train: The set to train on.
+        val: The one to validate on.
+        workers: Processes that load images.
+    """
+    categories = train.content['categories']
+    metainfo = dict(  # without a palette mmdet takes COCO's 80 colours
+        classes=tuple(category['name'] for category in categories),
+        category_ids=tuple(category['id'] for category in categories),
+    )
+    for name, part in dict(train=train, val=val, test=val).items():
+        loader = cfg[f'{name}_dataloader']
+        loader.update(num_workers=workers, persistent_workers=workers > 0)
+        prefix = dict(img=str(part.images))
+        loader.dataset.update(ann_file=str(part.file), data_prefix=prefix, metainfo=metainfo)
+    cfg.val_evaluator.ann_file = cfg.test_evaluator.ann_file = str(val.file)
+    for name in ('bbox_head', 'mask_head'):
+        if name in cfg.model.roi_head:
+            cfg.model.roi_head[name].num_classes = len(categories)
+
+
+def fit_to_backbone(cfg: Config, backbone: Backbone) -> None:
+    """Put a backbone in, and make what follows it as wide as suits it.
+
+    Args:
+        cfg: A recipe; changed in place.
+        backbone: What the detector starts from.
+    """
+    model, resnet = cfg.model, backbone.config
     preprocessing = dict(backbone.preprocessing)
     if preprocessing:
         preprocessing['bgr_to_rgb'] = preprocessing.pop('to_rgb')
-    anchors = dict(scales=[settings['scale']], ratios=settings['ratios'])
-    count = 4 * settings['regions']
-    proposals = dict(nms_pre=min(count, 1000), max_per_img=min(count, 1000))
-    model = dict(
-        data_preprocessor=preprocessing,
-        backbone=resnet | dict(frozen_stages=-1, norm_eval=False, init_cfg=backbone.init_cfg),
-        neck=dict(in_channels=[base * 2**stage for stage in range(4)], out_channels=width),
-        rpn_head=dict(in_channels=width, feat_channels=width, anchor_generator=anchors),
-        roi_head=roi_head,
-        train_cfg=dict(rpn_proposal=proposals, rcnn=dict(sampler=dict(num=settings['regions']))),
-        test_cfg=dict(rpn=proposals),
-    )
-    if backbone.init_cfg is not None:
-        model['backbone']['init_cfg'] = dict(_delete_=True, **backbone.init_cfg)
-    side = (settings['size'],) * 2
-    load = [
-        dict(type='LoadImageFromFile'),
-        dict(type='LoadAnnotations', with_bbox=True, with_mask=masks),
-    ]
-    keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
-    augment = [
-        dict(type='RandomResize', scale=side, ratio_range=(0.8, 1.25), keep_ratio=True),
-        dict(type='RandomFlip', prob=0.5 if settings['flip'] else 0.0),
-        dict(type='PackDetInputs', meta_keys=keys),
-    ]
-    resize = [
-        dict(type='Resize', scale=side, keep_ratio=True),
-        dict(type='PackDetInputs', meta_keys=keys),
-    ]
-    # Without a palette mmdet takes COCO's 80 colours.
-    metainfo = dict(classes=classes, category_ids=tuple(c['id'] for c in categories))
+    model.data_preprocessor.update(preprocessing)
+    model.backbone.update(resnet)
+    model.backbone.init_cfg = backbone.init_cfg
 
-    def loader(source: tuple[Path, Path], pipeline: list[dict], **options: Any) -> dict:
-        dataset = dict(
-            type='CocoDataset',
-            ann_file=str(source[0]),
-            data_prefix=dict(img=str(source[1])),
-            metainfo=metainfo,
-            pipeline=pipeline,
-        )
-        return dict(
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            sampler=options.pop('sampler'),
-            dataset=dataset | options.pop('dataset'),
-            **options,
-        )
-
-    iterations, warmup = settings['iterations'], settings['warmup']
-    val_loader = loader(
-        val,
-        load[:1] + resize[:1] + load[1:] + resize[1:],
-        batch_size=1,
-        sampler=dict(type='DefaultSampler', shuffle=False),
-        dataset=dict(test_mode=True),
-    )
-    evaluator = dict(
-        type='CocoMetric',
-        ann_file=str(val[0]),
-        metric=['bbox', 'segm'] if masks else ['bbox'],
-    )
-    return Config(
-        dict(
-            custom_imports=dict(imports=['mmsnclr'], allow_failed_imports=False),
-            work_dir=str(work_dir),
-            model=model,
-            train_dataloader=loader(
-                train,
-                load + augment,
-                batch_size=settings['batch'],
-                sampler=dict(type='InfiniteSampler', shuffle=True),
-                dataset=dict(filter_cfg=dict(filter_empty_gt=True)),
-            ),
-            val_dataloader=val_loader,
-            test_dataloader=val_loader,
-            val_evaluator=evaluator,
-            test_evaluator=evaluator,
-            train_cfg=dict(
-                type='IterBasedTrainLoop', max_iters=iterations, val_interval=iterations
-            ),
-            val_cfg=dict(type='ValLoop'),
-            test_cfg=dict(type='TestLoop'),
-            optim_wrapper=dict(
-                type='OptimWrapper',
-                optimizer=dict(type='SGD', lr=settings['lr'], momentum=0.9, weight_decay=1e-4),
-                clip_grad=dict(max_norm=10),
-            ),
-            param_scheduler=[
-                dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=warmup),
-                dict(
-                    type='CosineAnnealingLR',
-                    by_epoch=False,
-                    T_max=iterations - warmup,
-                    begin=warmup,
-                    end=iterations,
-                ),
-            ],
-            auto_scale_lr=dict(base_batch_size=settings['batch']),
-            default_hooks=dict(
-                logger=dict(interval=min(50, max(1, iterations // 10))),
-                checkpoint=dict(
-                    by_epoch=False, interval=max(1, math.ceil(iterations / 4)), max_keep_ckpts=1
-                ),
-            ),
-            # A name of its own: two runs in one process would share one visualizer.
-            visualizer=dict(name=f'visualizer of {work_dir}'),
-            log_processor=dict(by_epoch=False),
-            randomness=dict(seed=seed),
-            resume=True,  # if there is something to resume from
-        )
-    )
+    first = resnet['base_channels'] * (1 if resnet['depth'] < 50 else 4)
+    width = min(256, max(64, 4 * resnet['base_channels']))
+    heads = model.roi_head
+    model.neck.update(in_channels=[first * 2**stage for stage in range(4)], out_channels=width)
+    model.rpn_head.update(in_channels=width, feat_channels=width)
+    heads.bbox_roi_extractor.out_channels = width
+    heads.bbox_head.update(in_channels=width, fc_out_channels=4 * width)
+    if 'mask_head' in heads:
+        heads.mask_roi_extractor.out_channels = width
+        heads.mask_head.update(in_channels=width, conv_out_channels=width)
 
 
-def config_text(config: Config, masks: bool, head: str) -> str:
-    """A detector's config as a file that `tools/train.py` runs.
+def fit_to_run(cfg: Config, work_dir: Path) -> None:
+    """Set where a run writes; it is resumed if there is something to resume from.
 
     Args:
-        config: What :func:`detector_config` gave.
-        masks: Whether to learn masks.
-        head: What the file's docstring says.
-
-    Returns:
-        The file's content.
+        cfg: A recipe; changed in place.
+        work_dir: Folder of logs and checkpoints; not that of the config, which
+            the runner would write over.
     """
-    kind = 'mask-rcnn' if masks else 'faster-rcnn'
-    base = [f'mmdet::_base_/models/{kind}_r50_fpn.py', 'mmdet::_base_/default_runtime.py']
-    return f'"""{head}\n"""\n\n_base_ = {base!r}\n\n{config.pretty_text}'
+    cfg.work_dir, cfg.resume = str(work_dir), True
+    # A name of its own: two runs in one process would share one visualizer.
+    cfg.visualizer.name = f'visualizer of {work_dir}'

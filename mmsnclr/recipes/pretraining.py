@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from ..console import Setting
 
-_CONFIGS = Path(__file__).parents[1] / '.mim' / 'configs'
+CONFIGS = Path(__file__).parents[1] / '.mim' / 'configs'
 _R50, _TIMM = 'snclr_r50_1xb256_200e.py', 'snclr_timm_300e.py'
 # name: (recipe, what of its model differs)
 BACKBONES = {
@@ -48,7 +48,7 @@ def load_recipe(backbone: str) -> Config:
             f'backbone={backbone!r} is neither one of {", ".join(BACKBONES)} nor a model of timm '
             '(timm.list_models() lists these)'
         )
-    recipe = Config.fromfile(_CONFIGS / name)
+    recipe = Config.fromfile(CONFIGS / name)
     cfg = Config({key: recipe[key] for key in _NEEDED if key in recipe})
     cfg.merge_from_dict({f'model.{key}': value for key, value in differs.items()})
     cfg.model.channels_last = True

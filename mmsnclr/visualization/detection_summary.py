@@ -65,10 +65,9 @@ def _class_table(results: dict[str, dict[str, CocoAP]]) -> str:
 
 def detection_summary(
     results: dict[str, dict[str, CocoAP]],
-    choices: list[Setting],
-    checkpoints: dict[str, Path],
-    starts: dict[str, str],
-    sets: list[dict],
+    settings: list[Setting],
+    detectors: dict[str, tuple[str, Path]],
+    sets: tuple[dict, dict],
     pictures: list[Path],
     threshold: float,
     out: Path,
@@ -77,18 +76,17 @@ def detection_summary(
 
     Args:
         results: For each run, by name, its average precision of each kind.
-        choices: The settings, the detector's name first.
-        checkpoints: The trained detector of each run.
-        starts: What each run started from.
+        settings: What was chosen, the detector's name first.
+        detectors: For each run, by name, what it started from and the trained detector.
         sets: The training and the validation set in COCO's format.
         pictures: Predictions beside the truth.
         threshold: Lowest score of what the pictures show.
         out: Folder that the paths are to be relative to.
     """
     train, val = (f'{len(s["images"])} images, {len(s["annotations"])} annotations' for s in sets)
-    setting = ''.join(_row(*choice) for choice in choices)
+    chosen = ''.join(_row(*setting) for setting in settings)
     runs = ''.join(
-        _row(run, starts[run], path.relative_to(out)) for run, path in checkpoints.items()
+        _row(run, start, path.relative_to(out)) for run, (start, path) in detectors.items()
     )
     chance = (
         '\nEach was trained once, with the same seed: differences of a point or so, on few images '
@@ -96,7 +94,7 @@ def detection_summary(
     )
     once = chance if len(results) > 1 else ''
     shown = '\n'.join(f'![]({quote(path.relative_to(out).as_posix())})' for path in pictures)
-    return f"""# {choices[0].value} on {len(sets[0]['categories'])} classes
+    return f"""# {settings[0].value} on {len(sets[0]['categories'])} classes
 
 Trained on {train}; measured on {val}.
 Average precision in percent, by pycocotools:
@@ -106,11 +104,11 @@ Average precision in percent, by pycocotools:
 
 | setting | value | why |
 | --- | --- | --- |
-{setting}
+{chosen}
 | backbone | from | detector |
 | --- | --- | --- |
 {runs}
-`mmsnclr predict {checkpoints['pretrained']} IMAGES --out DIR` finds objects in other images;
+`mmsnclr predict {detectors['pretrained'][1]} IMAGES --out DIR` finds objects in other images;
 `python tools/train.py {out / 'config.py'} --work-dir ELSEWHERE` trains it again.
 
 ## Classes

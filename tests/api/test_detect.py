@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from helpers import run_ranks, run_tool, small_model
+from helpers import pretrained_resnet, run_ranks, run_tool, small_model
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
@@ -25,22 +25,16 @@ from mmsnclr.backbones import check_pretrained
 from mmsnclr.backbones.exporting import read_backbone
 from mmsnclr.checkpoints import Stored
 from mmsnclr.cli import main
+from mmsnclr.datasets.coco import objects_of
 from mmsnclr.evaluation.coco import evaluate_coco
-from mmsnclr.recipes.detection import derive_schedule, detector_backbone
+from mmsnclr.recipes.detection import (
+    detector_backbone,
+    fit_to_iterations,
+    fit_to_objects,
+    load_detector,
+)
 
-RESNET = dict(type='ResNet', depth=18, stem_channels=16, base_channels=16)
 QUICK = dict(size=64, iterations=2, batch=2, workers=0)
-
-
-def pretrained(path, **backbone):
-    """A checkpoint as pretraining saves it."""
-    model = small_model()
-    model.backbone = RESNET | backbone
-    torch.manual_seed(0)
-    weights = MODELS.build(copy.deepcopy(model)).state_dict()
-    meta = dict(cfg=Config(dict(model=model)).pretty_text)
-    torch.save(dict(state_dict=weights, meta=meta), path)
-    return path
 
 
 def comparison(scenes, folder):
@@ -60,7 +54,7 @@ def comparison(scenes, folder):
 def run(scenes, tmp_path_factory):
     """A detector of a few steps, and what was said."""
     out = tmp_path_factory.mktemp('run')
-    pretrained(out / 'snclr.pth', norm_cfg=dict(type='SyncBN'))
+    pretrained_resnet(out / 'snclr.pth', norm_cfg=dict(type='SyncBN'))
     with redirect_stdout(io.StringIO()) as said:
         detection = detect(**comparison(scenes, out), out=out / 'detector')
     return detection, out / 'detector', said.getvalue()
@@ -105,7 +99,7 @@ def test_the_detector_starts_from_the_checkpoint_and_the_other_does_not(run):
 def test_the_config_says_why_and_differs_in_the_backbone_only(run):
     _, out, _ = run
     text = (out / 'config.py').read_text()
-    assert 'anchors: scale' in text.partition('_base_')[0]
+    assert 'anchors: scale' in text.split('"""')[1]
     configs = [Config.fromfile(path / 'config.py') for path in (out, out / 'random')]
     assert configs[0].model.backbone.pop('init_cfg').prefix == 'backbone.'
     assert configs[1].model.backbone.pop('init_cfg') is None
@@ -114,6 +108,7 @@ def test_the_config_says_why_and_differs_in_the_backbone_only(run):
     assert configs[0].model.data_preprocessor.mean == [80.0] * 3
     assert configs[0].train_dataloader.dataset.pipeline[3] == dict(type='RandomFlip', prob=0.5)
     assert configs[0].model.roi_head.mask_head.num_classes == 10
+    assert configs[0].val_evaluator.keys() == {'type', 'ann_file', 'metric'}  # it rates by itself
 
 
 def test_what_was_interrupted_is_continued(run, scenes, tmp_path):
@@ -138,6 +133,9 @@ def test_what_was_interrupted_is_continued(run, scenes, tmp_path):
     first = (tmp_path / 'training/iter_2.pth').stat().st_mtime_ns
     with pytest.raises(ValueError, match=r'config\.py was written with other .*--resume'):
         detect(**(arguments | dict(lr=0.1)), resume=True)
+    # The first versions named mmdet's configs in it.
+    config = tmp_path / 'config.py'
+    config.write_text(f"_base_ = ['mmdet::_base_/default_runtime.py']\n{config.read_text()}")
     detection = detect(**arguments, resume=True)
     assert (tmp_path / 'training/iter_2.pth').stat().st_mtime_ns == first
     assert detection.summary.is_file()
@@ -204,7 +202,7 @@ def test_without_masks_it_is_faster_rcnn_and_a_drawn_fifth_validates(content, sc
         del annotation['segmentation']
     (tmp_path / 'boxes.json').write_text(json.dumps(content))
     arguments = [tmp_path / 'boxes.json', scenes / 'train', '--out', tmp_path / 'out']
-    arguments += ['--backbone', pretrained(tmp_path / 'snclr.pth'), '--size', '64']
+    arguments += ['--backbone', pretrained_resnet(tmp_path / 'snclr.pth'), '--size', '64']
     arguments += ['--iterations', '2', '--batch', '2', '--workers', '0']
     result = CliRunner().invoke(main, ['detect', *map(str, arguments)])
     assert result.exit_code == 0, result.output
@@ -235,6 +233,7 @@ def test_the_tool_repeats_the_training_by_the_written_config(run, tmp_path):
         (log,) = folder.glob('*/vis_data/scalars.json')
         lines = [json.loads(line) for line in log.read_text().splitlines()]
         losses.append([line['loss'] for line in lines if 'loss' in line])
+        assert ('coco/bbox_mAP' in lines[-1]) == (folder == tmp_path)
     assert losses[0] == pytest.approx(losses[1]) and len(losses[0]) == 2
 
 
@@ -246,7 +245,7 @@ def test_a_detector_learns_the_digits(tmp_path):
     detection = detect(
         scenes / 'train.json',
         scenes / 'train',
-        pretrained(tmp_path / 'snclr.pth'),
+        pretrained_resnet(tmp_path / 'snclr.pth'),
         tmp_path / 'detector',
         val_json=scenes / 'val.json',
         val_images=scenes / 'val',
@@ -261,7 +260,7 @@ def test_a_detector_learns_the_digits(tmp_path):
 def test_mistakes_stop_the_training_unless_they_are_left_out(content, scenes, tmp_path):
     for number in range(len(content['annotations'])):
         content['annotations'][number]['bbox'] = [500, 500, 10, 10]
-    path, checkpoint = tmp_path / 'bad.json', pretrained(tmp_path / 'snclr.pth')
+    path, checkpoint = tmp_path / 'bad.json', pretrained_resnet(tmp_path / 'snclr.pth')
     path.write_text(json.dumps(content))
     arguments = (path, scenes / 'train', checkpoint, tmp_path / 'out')
     with pytest.raises(ValueError, match='box outside the image, annotation 1,') as caught:
@@ -281,7 +280,7 @@ def test_backbones_and_settings_at_fault_are_named(scenes, tmp_path):
     weights = {f'backbone.{k}': v for k, v in MODELS.build(dict(vit)).state_dict().items()}
     meta = dict(cfg=Config(dict(model=dict(backbone=vit))).pretty_text)
     torch.save(dict(state_dict=weights, meta=meta), tmp_path / 'vit.pth')
-    good = pretrained(tmp_path / 'snclr.pth')
+    good = pretrained_resnet(tmp_path / 'snclr.pth')
     source = (scenes / 'train.json', scenes / 'train')
     for checkpoint, options, message in (
         (tmp_path / 'vit.pth', {}, 'VisionTransformer .* built on ResNets'),
@@ -330,12 +329,19 @@ def test_the_schedule_and_anchors_follow_the_set():
     def of(count, box):
         images = [dict(id=i, width=640, height=480) for i in range(count)]
         boxes = [dict(image_id=i, iscrowd=0, bbox=[0, 0, *box]) for i in range(count)]
-        return derive_schedule(dict(images=images, annotations=boxes))
+        learned, objects = objects_of(dict(images=images, annotations=boxes))
+        cfg = load_detector(masks=True)
+        chosen = fit_to_objects(cfg, learned, objects) + fit_to_iterations(cfg, len(learned))
+        return cfg, cfg.model.rpn_head.anchor_generator, chosen
 
-    small, choices = of(100, (20, 40))
-    assert small['size'] == 640 and small['ratios'] == [2.0]
-    assert small['iterations'] == 12 * 10 * 100 / 4  # ten times COCO's epochs for a hundredth
-    assert small['lr'] == 0.02 * 4 / 16 and small['regions'] == 256
+    small, anchors, choices = of(100, (20, 40))
+    assert anchors.ratios == [2.0]
+    for loader in (small.train_dataloader, small.val_dataloader, small.test_dataloader):
+        (scale,) = (step.scale for step in loader.dataset.pipeline if 'scale' in step)
+        assert scale == (640, 640)
+    assert small.train_cfg.max_iters == 12 * 10 * 100 / 4  # ten times COCO's epochs for a hundredth
+    assert small.optim_wrapper.optimizer.lr == 0.02 * 4 / 16
+    assert small.model.train_cfg.rcnn.sampler.num == 256
     assert [choice.name for choice in choices] == [
         'size',
         'anchors',
@@ -346,10 +352,11 @@ def test_the_schedule_and_anchors_follow_the_set():
         'lr',
     ]
     # An anchor of one of the levels is of the boxes' size.
-    sides = small['scale'] * np.array([4, 8, 16, 32, 64])
+    sides = anchors.scales[0] * np.array(anchors.strides)
     assert min(abs(np.log2(sides / np.sqrt(20 * 40)))) < 0.1
-    large, _ = of(20_000, (200, 200))
-    assert large['iterations'] == 12 * 20_000 / 4 and large['ratios'] in ([1.0], [0.5, 1.0, 2.0])
+    large, anchors, _ = of(20_000, (200, 200))
+    assert large.train_cfg.max_iters == 12 * 20_000 / 4
+    assert anchors.ratios in ([1.0], [0.5, 1.0, 2.0])
 
 
 def test_average_precision_is_per_class_and_knows_perfect_and_empty(content, scenes):
