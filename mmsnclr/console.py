@@ -21,10 +21,7 @@ def say(text: str, err: bool = False) -> None:
 def track(items: Iterable[_T], label: str, length: int | None = None) -> Iterator[_T]:
     """Yield items, with a progress bar where there is a terminal.
 
-    Args:
-        items: What is worked through.
-        label: What the work is.
-        length: How many items there are, if they do not say it.
+    ``length`` is how many there are, if they do not say it.
     """
     with click.progressbar(items, length=length, label=label, show_pos=True) as bar:
         yield from bar
@@ -45,13 +42,6 @@ class Setting(NamedTuple):
 
 
 def settings_table(settings: list[Setting]) -> str:
-    """Lay settings out in columns.
-
-    Args:
-        settings: Some settings.
-
-    Returns:
-        A line for each.
-    """
+    """Lay settings out in columns, a line for each."""
     name, value = (max(len(row[column]) for row in settings) for column in (0, 1))
     return '\n'.join(f'  {s.name:{name}}  {s.value:>{value}}  {s.reason}' for s in settings)

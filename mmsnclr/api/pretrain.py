@@ -271,13 +271,7 @@ def _write_config(cfg: Config, out: Path, settings: list[Setting], arguments: di
 
 
 def parse_time(text: str) -> float:
-    """Seconds of a duration.
-
-    Args:
-        text: Such as ``'90s'``, ``'30m'``, ``'1h30m'`` or ``'2d'``.
-
-    Returns:
-        The seconds.
+    """Seconds of a duration such as ``'90s'``, ``'30m'``, ``'1h30m'`` or ``'2d'``.
 
     Raises:
         ValueError: If it is not a duration.

@@ -182,13 +182,7 @@ def _vit(source: VisionTransformer, cfg: dict, to: str) -> Call:
 
 
 def rename(key: str, source: nn.Module, to: str) -> str:
-    """A key of the backbone's weights as another library calls it.
-
-    Args:
-        key: The key here.
-        source: The backbone.
-        to: One of :data:`NAMINGS`.
-    """
+    """A key of the backbone's weights as another library, of :data:`NAMINGS`, calls it."""
     if isinstance(source, VisionTransformer) and to in ('timm', 'torchvision'):
         for pattern, timm, torchvision in _VIT_KEYS:
             key = re.sub(pattern, timm if to == 'timm' else torchvision, key)

@@ -176,12 +176,7 @@ def _check_heads(backbone: nn.Module, stored: Stored, source: str) -> None:
 def stated_heads(stored: Stored) -> int | None:
     """The number of a ViT's attention heads, which no weight's shape tells.
 
-    Args:
-        stored: A checkpoint.
-
-    Returns:
-        What the checkpoint's config or, of an exported file, a note beside the
-        weights says; ``None`` if neither does.
+    As the checkpoint's config or, of an exported file, a note says; ``None`` if neither does.
     """
     if str(stored.meta.get('num_heads', '')).isdecimal():
         return int(stored.meta['num_heads'])

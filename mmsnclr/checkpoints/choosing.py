@@ -67,9 +67,6 @@ def newest_checkpoint(
 def check_bytes(path: str) -> None:
     """Check a checkpoint against its checksums, which torch does not look at.
 
-    Args:
-        path: The file.
-
     Raises:
         ValueError: If it is damaged.
     """

@@ -77,11 +77,7 @@ class Stored:
 
 @contextmanager
 def at_hand(*files: Stored) -> Iterator[None]:
-    """Have whoever loads one of these files meanwhile get what was read, mmengine included.
-
-    Args:
-        *files: Files that were read.
-    """
+    """Have whoever loads one of these files meanwhile get what was read, mmengine included."""
     _AT_HAND.update((os.path.abspath(file.path), file.content) for file in files)
     try:
         yield

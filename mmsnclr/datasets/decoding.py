@@ -82,16 +82,11 @@ def decode(data: bytes, spare: int, turn: int, path: str) -> tuple[np.ndarray, i
 def decode_any(data: bytes, path: str) -> np.ndarray:
     """Decode by Pillow, which is slower and knows every kind of image.
 
-    Args:
-        data: The encoded image.
-        path: Named in errors.
-
     Returns:
         ``(H, W, 3)`` uint8 BGR, see :func:`to_rgb`.
 
     Raises:
-        ValueError: If the file is not an image, is damaged, or has no 8-bit
-            form.
+        ValueError: If ``data`` is not an image, is damaged, or has no 8-bit form.
     """
     try:
         with Image.open(BytesIO(data)) as image:
@@ -102,13 +97,7 @@ def decode_any(data: bytes, path: str) -> np.ndarray:
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read an image file of any kind, as :func:`decode_any`.
-
-    Args:
-        path: The file.
-
-    Returns:
-        ``(H, W, 3)`` uint8 BGR.
+    """Read an image file of any kind: ``(H, W, 3)`` uint8 BGR, as :func:`decode_any`.
 
     Raises:
         OSError: If the file cannot be read.

@@ -5,16 +5,10 @@ from hashlib import blake2b
 
 
 def image_id(info: Mapping) -> int | None:
-    """64-bit identity of an image.
+    """64-bit identity of an image, from anything with ``get``: results of a pipeline, a DataSample.
 
-    Args:
-        info: A pipeline's ``results`` or a ``DataSample``: anything with
-            ``get``.
-
-    Returns:
-        A signed 64-bit hash of ``img_path``, or ``sample_idx`` where there is
-        no path, or ``None`` where there is neither. The path comes first
-        because ``sample_idx`` repeats inside concatenated data sets.
+    A signed hash of ``img_path`` or, without it, ``sample_idx``, which repeats inside
+    concatenated data sets; ``None`` where there is neither.
     """
     path = info.get('img_path')
     if path is not None:

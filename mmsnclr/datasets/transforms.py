@@ -15,14 +15,7 @@ from .image_id import image_id
 
 
 def transforms_of(dataset) -> Iterator[BaseTransform]:
-    """Every transform of a data set's pipeline, and of those of data sets inside it.
-
-    Args:
-        dataset: A data set of mmengine, wrapped or not.
-
-    Yields:
-        The transforms.
-    """
+    """Every transform of a data set's pipeline, and of those of data sets inside it."""
     yield from getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
     for inner in getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]:
         if inner is not None:
@@ -45,12 +38,7 @@ class SeededTransform(BaseTransform):
         self._seed_and_epoch = torch.tensor([-1, -1]).share_memory_()
 
     def set_epoch(self, seed: int, epoch: int) -> None:
-        """Set what the views are seeded by, here and in running workers.
-
-        Args:
-            seed: Seed of the run.
-            epoch: Number of the epoch.
-        """
+        """Set by which seed and epoch the views are seeded, here and in running workers."""
         self._seed_and_epoch[0] = seed
         self._seed_and_epoch[1] = epoch
 

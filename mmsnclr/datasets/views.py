@@ -151,16 +151,9 @@ class AugmentedViews(SeededTransform):
 
 
 def crop_box(height: int, width: int, view: View, draw: Random) -> tuple[int, int, int, int]:
-    """Draw a crop as torchvision's ``RandomResizedCrop``.
+    """Draw a crop as torchvision's ``RandomResizedCrop``: top, left, height and width.
 
-    Args:
-        height: Of the image, in pixels.
-        width: Of the image, in pixels.
-        view: Gives the ranges of area and aspect.
-        draw: Source of randomness.
-
-    Returns:
-        Top, left, height and width of the crop.
+    ``view`` gives the ranges of area and aspect, ``draw`` the randomness.
     """
     low, high = view.crop_aspect
     for _ in range(10):
@@ -176,16 +169,10 @@ def crop_box(height: int, width: int, view: View, draw: Random) -> tuple[int, in
 def resized_crop(
     image: np.ndarray, box: tuple[int, int, int, int], size: int, divisor: int = 1
 ) -> np.ndarray:
-    """Crop and resize, bicubic with antialiasing.
+    """Crop and resize, bicubic with antialiasing, to ``(size, size, 3)`` uint8.
 
-    Args:
-        image: ``(H, W, 3)`` uint8.
-        box: Top, left, height and width, in pixels of the image at full size.
-        size: Edge of the result.
-        divisor: Full size over that of ``image``.
-
-    Returns:
-        ``(size, size, 3)`` uint8.
+    ``box`` (top, left, height, width) counts pixels of the image at full size, which is
+    ``divisor`` times that of ``image``, ``(H, W, 3)`` uint8.
     """
     top, left = round(box[0] / divisor), round(box[1] / divisor)
     bottom, right = round((box[0] + box[2]) / divisor), round((box[1] + box[3]) / divisor)
@@ -195,16 +182,7 @@ def resized_crop(
 
 
 def augment(image: np.ndarray, view: View, draw: Random) -> np.ndarray:
-    """Flip, jitter, grayscale, blur and solarize, each with its probability.
-
-    Args:
-        image: ``(H, W, 3)`` uint8 BGR.
-        view: Probabilities and ranges.
-        draw: Source of randomness.
-
-    Returns:
-        The same shape.
-    """
+    """Flip, jitter, grayscale, blur and solarize ``(H, W, 3)`` uint8 BGR by chance."""
     if draw.random() < view.flip_prob:
         image = cv2.flip(image, 1)
     if draw.random() < view.jitter_prob:
@@ -277,14 +255,7 @@ def solarize(image: np.ndarray) -> np.ndarray:
 
 
 def view_size(cfg: Config) -> int:
-    """Edge of the views that a model was trained with.
-
-    Args:
-        cfg: The config of the training.
-
-    Returns:
-        Pixels; 224 if the pipeline does not tell.
-    """
+    """Edge of the views that a config trains with, in pixels; 224 if it does not tell."""
     for step in _dicts(cfg.get('train_dataloader')):
         if step.get('type') == 'AugmentedViews':
             return step['views'][0].get('size', 224)

@@ -24,21 +24,14 @@ class BFloat16OptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module):
-        """Enter autocast on the device of the model.
-
-        Args:
-            model: The model that is trained.
-        """
+        """Enter autocast on the device of the model."""
         device = next(model.parameters()).device.type
         with super().optim_context(model), torch.autocast(device, dtype=torch.bfloat16):
             yield
 
 
 def set_amp(cfg: Config) -> None:
-    """Train in mixed precision: float16 on CUDA, bfloat16 on a CPU.
-
-    Args:
-        cfg: A full config; changed in place.
+    """Have a config train in mixed precision: float16 on CUDA, bfloat16 on a CPU.
 
     Raises:
         ValueError: If the config is a detector's and there is no CUDA device.

@@ -54,15 +54,7 @@ def load_run(checkpoint: str | Path) -> tuple[Config, NeighborMethod]:
 
 
 def relocated(cfg: Config, folder: str | Path) -> Config:
-    """A run's config with the paths as they are after its folder was moved or copied.
-
-    Args:
-        cfg: The config, whose ``work_dir`` is where the folder was.
-        folder: Where it is now.
-
-    Returns:
-        A new config.
-    """
+    """A run's config with the paths as they are after its folder was moved or copied."""
     before, now = cfg.work_dir, os.path.abspath(folder)
 
     def moved(value):

@@ -6,13 +6,9 @@ from torch import Tensor
 
 
 def pooled(outputs: tuple[Tensor, ...]) -> Tensor:
-    """The representation of each image in a backbone's outputs.
+    """The representation of each image, ``(N, C)``: the last of a backbone's outputs.
 
-    Args:
-        outputs: What the backbone returned; the last counts.
-
-    Returns:
-        ``(N, C)``: a map ``(N, C, H, W)`` averaged over space, anything else as it is.
+    A map ``(N, C, H, W)`` is averaged over space; anything else is as it is.
     """
     last = outputs[-1]
     return last.mean(dim=(2, 3)) if last.ndim == 4 else last

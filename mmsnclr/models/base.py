@@ -178,15 +178,9 @@ class NeighborMethod(BaseSelfSupervisor):
         """
 
     def log_weights(self, projections: Tensor, rows: Tensor, neighbors: Neighbors) -> Tensor:
-        """Logarithm of how much each neighbour counts; their similarity by default.
+        """Logarithm of how much each neighbour counts, ``(N, K)``; their similarity by default.
 
-        Args:
-            projections: Online projections of the queries, ``(N, D)``, any scale.
-            rows: Features among which the neighbours were found, ``(C, D)``.
-            neighbors: The neighbours, K for each query.
-
-        Returns:
-            ``(N, K)``.
+        Of online projections ``(N, D)``, any scale, and neighbours found among ``rows`` ``(C, D)``.
         """
         return neighbors.similarity
 
@@ -268,14 +262,9 @@ class NeighborMethod(BaseSelfSupervisor):
         return keys
 
     def neighbors_of(self, keys: Tensor, ids: Tensor | None) -> Neighbors | None:
-        """Find the K nearest entries of the candidate set.
+        """Find the K nearest entries of the candidate set for normalised keys ``(N, D)``.
 
-        Args:
-            keys: The queries, L2-normalised, ``(N, D)``.
-            ids: Identity of each image, ``(N,)``, or ``None``.
-
-        Returns:
-            The neighbours; ``None`` in the warm-up, and while the set holds fewer than K.
+        ``None`` in the warm-up, and while the set holds fewer than K.
         """
         if not self.use_neighbors or self.queue.fill < self.neighbors:
             return None
@@ -325,8 +314,7 @@ class NeighborMethod(BaseSelfSupervisor):
     def after_optimizer_step(self, progress: float) -> None:
         """Move the momentum encoder and enqueue the keys of the step.
 
-        Args:
-            progress: Share of the training that is done, from 0 to 1.
+        ``progress`` is the share of the training that is done, from 0 to 1.
         """
         self.update_momentum_encoder(progress)
         for batch in self._pending:
@@ -338,11 +326,7 @@ class NeighborMethod(BaseSelfSupervisor):
         self._pending.clear()
 
     def update_momentum_encoder(self, progress: float = 0.0) -> None:
-        """Move the momentum encoder towards the online one.
-
-        Args:
-            progress: Share of the training that is done, from 0 to 1.
-        """
+        """Move the momentum encoder towards the online one, ``progress`` as above."""
         start, end = self.momentum_coefficient, self.end_momentum_coefficient
         coefficient = start
         if end is not None:

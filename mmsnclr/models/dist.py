@@ -29,13 +29,9 @@ def exchanging_by(collectives: object) -> Iterator[None]:
 
 @torch.no_grad()
 def gather_rows(rows: Tensor) -> Tensor:
-    """Concatenate the rows of all ranks in rank order.
+    """Concatenate the rows of all ranks in rank order: ``(N * world size, ...)``.
 
-    Args:
-        rows: Shape ``(N, ...)``, the same on every rank.
-
-    Returns:
-        Shape ``(N * world size, ...)``.
+    ``rows`` are ``(N, ...)``, of the same shape on every rank.
     """
     if _collectives.get_world_size() == 1:
         return rows
@@ -44,27 +40,13 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 @torch.no_grad()
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """Sum a tensor over all ranks.
-
-    Args:
-        values: Any shape, the same on every rank. Overwritten by the sum.
-
-    Returns:
-        The sum, the same on every rank.
-    """
+    """Overwrite a tensor, of the same shape on every rank, by its sum over all ranks."""
     _collectives.all_reduce(values)
     return values
 
 
 def gather_rows_with_gradient(rows: Tensor) -> Tensor:
-    """:func:`gather_rows`, through which gradients return to the rank of each row.
-
-    Args:
-        rows: Shape ``(N, D)``, the same on every rank.
-
-    Returns:
-        Shape ``(N * world size, D)``.
-    """
+    """:func:`gather_rows`, through which gradients return to the rank of each row."""
     return rows if _collectives.get_world_size() == 1 else _GatherRows.apply(rows)
 
 

@@ -152,27 +152,13 @@ class NeighborQueue(nn.Module):
 
     @torch.no_grad()
     def count(self, neighbors: Neighbors) -> Tensor:
-        """Count how often each entry was found.
-
-        Args:
-            neighbors: What :meth:`search` returned.
-
-        Returns:
-            Counts of the filled entries, ``(fill,)``, int32.
-        """
+        """Count how often each of the filled entries was found: ``(fill,)``, int32."""
         index, _, valid = neighbors
         counts = torch.zeros(self.fill, dtype=torch.int32, device=index.device)
         return counts.scatter_add_(0, index.flatten(), valid.flatten().int())
 
     def newest(self, count: int) -> Tensor:
-        """The features that came last, oldest first.
-
-        Args:
-            count: How many; all where there are fewer.
-
-        Returns:
-            ``(M, dim)``.
-        """
+        """Features of the entries that came last, oldest first: ``(M, dim)``, at most ``count``."""
         first = self._enqueued - min(count, self.fill)
         rows = torch.arange(first, self._enqueued, device=self.ids.device) % self.length
         return self.features[rows]

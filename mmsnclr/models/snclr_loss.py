@@ -43,12 +43,7 @@ class Candidates(NamedTuple):
 def neighbor_scores(query: Tensor, candidates: Candidates) -> Tensor:
     """Products of each instance with its own neighbours, ``query . NN(y2)_i``.
 
-    Args:
-        query: ``(N, D)``.
-        candidates: The neighbours; ``rows`` and ``own`` are read.
-
-    Returns:
-        ``(N, K)``.
+    Of ``query``, ``(N, D)``, and ``candidates.rows`` at ``candidates.own``; ``(N, K)``.
     """
     return _NeighborScores.apply(query, candidates.rows, candidates.own)
 

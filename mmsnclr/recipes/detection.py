@@ -62,11 +62,7 @@ def detector_backbone(cfg: dict, preprocessing: dict, checkpoint: str | Path) ->
 def load_detector(masks: bool) -> Config:
     """Load the recipe of Mask R-CNN or, without masks, of Faster R-CNN, each with FPN.
 
-    Args:
-        masks: Whether to learn masks.
-
-    Returns:
-        The config; what is fitted to the set, the backbone and the run is left out.
+    What is fitted to the set, the backbone and the run is left out.
     """
     cfg = Config.fromfile(CONFIGS / '_base_' / f'detect_{"mask" if masks else "faster"}-rcnn.py')
     cfg.pop('shared')
@@ -240,14 +236,7 @@ def _check_least(**settings: tuple[float | None, float]) -> None:
 
 
 def fit_to_files(cfg: Config, train: CocoSet, val: CocoSet, workers: int = 2) -> None:
-    """Set the files and the classes.
-
-    Args:
-        cfg: A recipe; changed in place.
-        train: The set to train on.
-        val: The one to validate on.
-        workers: Processes that load images.
-    """
+    """Set the files and the classes, and how many processes load images."""
     categories = train.content['categories']
     metainfo = dict(  # without a palette mmdet takes COCO's 80 colours
         classes=tuple(category['name'] for category in categories),
@@ -265,12 +254,7 @@ def fit_to_files(cfg: Config, train: CocoSet, val: CocoSet, workers: int = 2) ->
 
 
 def fit_to_backbone(cfg: Config, backbone: Backbone) -> None:
-    """Put a backbone in, and make what follows it as wide as suits it.
-
-    Args:
-        cfg: A recipe; changed in place.
-        backbone: What the detector starts from.
-    """
+    """Put a backbone in, and make what follows it as wide as suits it."""
     model, resnet = cfg.model, backbone.config
     preprocessing = dict(backbone.preprocessing)
     if preprocessing:
@@ -294,10 +278,7 @@ def fit_to_backbone(cfg: Config, backbone: Backbone) -> None:
 def fit_to_run(cfg: Config, work_dir: Path) -> None:
     """Set where a run writes; it is resumed if there is something to resume from.
 
-    Args:
-        cfg: A recipe; changed in place.
-        work_dir: Folder of logs and checkpoints; not that of the config, which
-            the runner would write over.
+    ``work_dir`` is not the folder of the config, which the runner would write over.
     """
     cfg.work_dir, cfg.resume = str(work_dir), True
     # A name of its own: two runs in one process would share one visualizer.

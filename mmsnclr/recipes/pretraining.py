@@ -207,11 +207,7 @@ def fit_to_epochs(
 
 
 def set_size(backbone: dict, size: int) -> None:
-    """Tell a backbone the size of its images, if it must know it.
-
-    Args:
-        backbone: Its config; changed in place.
-        size: Edge of a view, in pixels.
+    """Tell the config of a backbone the size of its images, if it must know it.
 
     Raises:
         ValueError: If the size is no multiple of the edge of a patch.

@@ -147,14 +147,7 @@ def draw_neighbors(gallery: Gallery, path: str | Path) -> Path:
 def write_neighbors_page(gallery: Gallery, path: str | Path, title: str, about: str) -> Path:
     """Write a gallery as one HTML page that needs no other file and no network.
 
-    Args:
-        gallery: What to show; sorted by purity where labels exist.
-        path: Page to write.
-        title: Headline.
-        about: A sentence below it.
-
-    Returns:
-        The page's path.
+    It is sorted by purity where labels exist; ``about`` is a sentence below the title.
     """
     page = render('neighbors.html', title=title, about=about, gallery=gallery_view(gallery))
     path = Path(path)
@@ -164,15 +157,7 @@ def write_neighbors_page(gallery: Gallery, path: str | Path, title: str, about: 
 
 
 def gallery_view(gallery: Gallery, edge: int = 112) -> dict:
-    """What the pages' template shows of a gallery.
-
-    Args:
-        gallery: The gallery.
-        edge: Longer edge of the thumbnails, in pixels.
-
-    Returns:
-        Plain values by name.
-    """
+    """What the pages' template shows of a gallery, its thumbnails ``edge`` pixels long."""
 
     def tile(image: int) -> dict:
         path = Path(gallery.paths[image])

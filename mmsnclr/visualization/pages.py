@@ -15,27 +15,11 @@ _TEMPLATES = Environment(
 
 
 def render(template: str, **values) -> str:
-    """Fill a template of the package.
-
-    Args:
-        template: Its file name.
-        **values: What it shows.
-
-    Returns:
-        The page.
-    """
+    """Fill a template of the package, named by its file, with values."""
     return _TEMPLATES.get_template(template).render(**values)
 
 
 def data_uri(image: np.ndarray, quality: int = 80) -> str:
-    """Put an image into an address, as a JPEG.
-
-    Args:
-        image: ``(H, W, 3)`` uint8 BGR.
-        quality: JPEG's, from 0 to 100.
-
-    Returns:
-        ``data:image/jpeg;base64,...``.
-    """
+    """An image ``(H, W, 3)`` uint8 BGR as an address, ``data:image/jpeg;base64,...``."""
     _, data = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return f'data:image/jpeg;base64,{base64.b64encode(data).decode()}'

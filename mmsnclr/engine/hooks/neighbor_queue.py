@@ -36,12 +36,7 @@ class NeighborQueueHook(Hook):
         self.warmup_epochs = warmup_epochs
 
     def save_rank_state(self, runner: Runner, path: str) -> None:
-        """Save a set that differs between ranks beside the checkpoint that is to come.
-
-        Args:
-            runner: The runner.
-            path: The checkpoint's path.
-        """
+        """Save a set that differs between ranks beside the checkpoint that is to come."""
         queue = unwrap(runner.model).queue
         if queue.sync:
             return
@@ -61,12 +56,7 @@ class NeighborQueueHook(Hook):
             checkpoint['meta']['rank_files'] = get_world_size()
 
     def load_rank_state(self, runner: Runner, path: str, world_size: int) -> None:
-        """Load what :meth:`save_rank_state` saved.
-
-        Args:
-            runner: The runner.
-            path: The checkpoint's path.
-            world_size: Number of processes that saved it.
+        """Load what :meth:`save_rank_state` saved in ``world_size`` processes.
 
         Raises:
             ValueError: If there are more or fewer processes now.

@@ -65,13 +65,9 @@ def _shared_tensors(model: nn.Module):
 
 @torch.no_grad()
 def checksum(tensor: Tensor) -> Tensor:
-    """Sum of a tensor's bits, weighted by position along its first axis.
+    """Sum of a tensor's bits, weighted by position along its first axis, as int64.
 
-    Args:
-        tensor: Any shape and type.
-
-    Returns:
-        A scalar, int64; equal bits give equal sums on every device.
+    Equal bits of any shape and type give equal sums on every device.
     """
     bits = tensor.detach().contiguous().view(_INTEGERS[tensor.element_size()])
     rows = bits.reshape(len(bits) if bits.ndim else 1, -1).sum(dim=1, dtype=torch.int64)
