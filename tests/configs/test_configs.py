@@ -182,7 +182,7 @@ def test_linear_evaluation_is_the_papers_protocol(name, base_rate):
 @pytest.mark.parametrize('backbone', ['r50', 'vit-s'])
 @pytest.mark.parametrize('percent', [1, 10])
 def test_fine_tuning_moves_the_backbone_slowly_and_the_classifier_fast(backbone, percent):
-    config = load(f'semisup_{backbone}_{percent}pct.py')
+    config = load(f'semisup_{backbone}_8xb32_{percent}pct.py')
     assert config.train_dataloader.batch_size * 8 == 256
     assert config.train_dataloader.dataset.ann_file == f'meta/train_{percent}percent.txt'
     assert config.train_cfg.max_epochs == config.param_scheduler[0].T_max == 20
