@@ -10,6 +10,7 @@ import pytest
 import torch
 from browser import browse, check_page, needs_chromium
 from click.testing import CliRunner
+from helpers import config_of, small_run
 from matplotlib import colormaps
 from torch.nn import functional as F
 
@@ -18,6 +19,7 @@ from mmsnclr.api.neighbors import neighbors
 from mmsnclr.cli import main
 from mmsnclr.datasets.listing import list_images
 from mmsnclr.datasets.views import view_size
+from mmsnclr.engine import build_runner
 from mmsnclr.engine.run import load_run
 from mmsnclr.evaluation.representation import represent_images
 from mmsnclr.visualization import draw_projection, find_neighbors, project
@@ -81,8 +83,15 @@ def test_the_picture_is_as_large_as_its_rows(pages):
 def test_the_page_shows_every_neighbor_and_whether_it_is_of_the_class(pages):
     page = pages[0].read_text()
     assert page.count('class="query card"') == 14
-    assert page.count('<figure class="same">') + page.count('<figure class="other">') == 14 * 3
-    assert page.count('✓ ') == page.count('<figure class="same">')
+    sections = re.findall(r'<section[^>]*data-text="([^"]*)"(.*?)</section>', page, re.S)
+    for text, section in sections:
+        shown = re.findall(r'<figure class="(\w+)">.*?([✓✗]) (\w+)</span>', section, re.S)
+        label = text.split()[-1]
+        assert shown == [
+            ('same', '✓', own) if own == label else ('other', '✗', own) for *_, own in shown
+        ]
+        assert len(shown) == 3
+    assert 0 < page.count('<figure class="same">') < 14 * 3
     assert page.count('src="data:image/jpeg;base64,') == 14 * 4
     assert not re.search(r'(?:src|href)="(?!data:)', page)
     purities = [float(text) for text in re.findall('data-purity="([^"]+)"', page)]
@@ -142,11 +151,6 @@ def test_long_file_names_fit_the_window(odd_page):
 
 @pytest.mark.parametrize('method', ['nnclr', 'sce'])
 def test_methods_without_positiveness_show_similarity(method, digits, tmp_path):
-    from helpers import small_run
-    from test_other_methods import config_of
-
-    from mmsnclr.engine import build_runner
-
     config = small_run(digits, tmp_path, **{'train_cfg.max_epochs': 1})
     config.model = config_of(method)
     build_runner(config).train()

@@ -5,13 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import timm
 import torch
 from helpers import ROOT
 
 from mmsnclr.api.export import export
-from mmsnclr.backbones.exporting import read_backbone
-from mmsnclr.checkpoints.reading import load_checkpoint, stored_config
 from mmsnclr.engine import build_runner
 from mmsnclr.engine.run import load_run, read_log
 
@@ -42,7 +41,7 @@ def test_a_run_of_before_goes_on_with_the_losses_of_before(digits, tmp_path, mon
     monkeypatch.chdir(tmp_path)  # the paths of its images, which name them, are relative
     (tmp_path / 'digits').symlink_to(digits)
     shutil.copytree(FOLDER / name, tmp_path / 'run')
-    cfg = stored_config(load_checkpoint('run/epoch_2.pth'))
+    cfg, _ = load_run('run/epoch_2.pth')
     cfg.work_dir, cfg.resume = 'run', True
     build_runner(cfg).train()
     losses = [line['loss'] for line in read_log('run')]
@@ -53,7 +52,7 @@ def test_a_run_of_before_goes_on_with_the_losses_of_before(digits, tmp_path, mon
 
 @pytest.mark.parametrize('path', CHECKPOINTS, ids=lambda path: path.parent.name)
 def test_a_model_of_before_is_loaded_with_all_its_weights(path):
-    stored = load_checkpoint(str(path))['state_dict']
+    stored = torch.load(path, weights_only=False)['state_dict']
     cfg, model = load_run(path)
     assert (cfg.model.queue.length, cfg.model.neck.out_channels) == (32, 8)
     state = model.state_dict()
@@ -68,15 +67,19 @@ def test_a_vit_of_before_is_exported_to_timm(tmp_path):
     names = dict(timm=timm, torch=torch)
     exec(line.partition('load it with ')[2], names)
     images = torch.randn(2, 3, 16, 16)
-    backbone = read_backbone(FOLDER / 'sce/epoch_2.pth').backbone
     features = names['model'].eval().forward_features(images)[:, 0]
-    torch.testing.assert_close(features, backbone(images)[-1])
+    _, model = load_run(FOLDER / 'sce/epoch_2.pth')
+    torch.testing.assert_close(features, model.cpu().backbone(images)[-1])
 
 
-def test_a_backbone_of_before_is_read_with_its_preprocessing():
-    trained = read_backbone(FOLDER / 'snclr/epoch_2.pth')
-    assert (trained.cfg['type'], trained.cfg['base_channels'], trained.edge) == ('ResNet', 4, 64)
-    assert trained.preprocessing == dict(mean=[80.0] * 3, std=[40.0] * 3, to_rgb=True)
-    stored = load_checkpoint(str(FOLDER / 'snclr/epoch_2.pth'))['state_dict']
-    for key, value in trained.backbone.state_dict().items():
-        assert torch.equal(value, stored[f'backbone.{key}'])
+def test_a_resnet_of_before_is_exported_with_its_preprocessing(tmp_path):
+    path = FOLDER / 'snclr/epoch_2.pth'
+    export(path, tmp_path / 'out.safetensors', 'safetensors')
+    with safetensors.safe_open(tmp_path / 'out.safetensors', 'pt') as file:
+        meta = file.metadata()
+    weights = safetensors.torch.load_file(tmp_path / 'out.safetensors')
+    assert (json.loads(meta['mean']), json.loads(meta['std'])) == ([80.0] * 3, [40.0] * 3)
+    stored = torch.load(path, weights_only=False)['state_dict']
+    online = {key for key in stored if key.startswith('backbone.')}
+    assert {f'backbone.{key}' for key in weights} == online
+    assert all(torch.equal(value, stored[f'backbone.{key}']) for key, value in weights.items())

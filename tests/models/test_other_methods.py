@@ -1,7 +1,5 @@
 """NNCLR and SCE on SNCLR's candidate set: the equations, and that they learn."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -147,7 +145,6 @@ def test_losses_fall_over_fifty_steps_of_the_demos_digits(method, crops, digits,
     assert len(losses) == 52 and np.isfinite(losses).all()
     settled = losses[8:]  # the set has been filled: before, it grows, and the loss with it
     assert settled[-10:].mean() < settled[:10].mean() - 0.1
-    assert math.isfinite(losses[-1])
 
 
 def test_nnclr_has_one_neighbor():
