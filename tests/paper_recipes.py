@@ -34,8 +34,8 @@ RECIPES = {
         f'linear_vit-{v}_in1k.py': dict(LINEAR, peak=3 * 4096 / 256)
         for v in ('s', 'b', 's_released')
     },
-    **{f'semisup_{b}_1pct.py': dict(FEW_LABELS, images=12_811) for b in ('r50', 'vit-s')},
-    **{f'semisup_{b}_10pct.py': dict(FEW_LABELS, images=128_116) for b in ('r50', 'vit-s')},
+    **{f'semisup_{b}_8xb32_1pct.py': dict(FEW_LABELS, images=12_811) for b in ('r50', 'vit-s')},
+    **{f'semisup_{b}_8xb32_10pct.py': dict(FEW_LABELS, images=128_116) for b in ('r50', 'vit-s')},
     **{n: COCO for n in CONFIGS if n.endswith('1x_coco.py')},
     'retinanet_snclr_1x_coco.py': dict(COCO, start=1e-5, peak=0.01),
     'maskrcnn_snclr_2x_coco.py': dict(COCO, epochs=24),

@@ -83,8 +83,15 @@ def test_the_picture_is_as_large_as_its_rows(pages):
 def test_the_page_shows_every_neighbor_and_whether_it_is_of_the_class(pages):
     page = pages[0].read_text()
     assert page.count('class="query card"') == 14
-    assert page.count('<figure class="same">') + page.count('<figure class="other">') == 14 * 3
-    assert page.count('✓ ') == page.count('<figure class="same">')
+    sections = re.findall(r'<section[^>]*data-text="([^"]*)"(.*?)</section>', page, re.S)
+    for text, section in sections:
+        shown = re.findall(r'<figure class="(\w+)">.*?([✓✗]) (\w+)</span>', section, re.S)
+        label = text.split()[-1]
+        assert shown == [
+            ('same', '✓', own) if own == label else ('other', '✗', own) for *_, own in shown
+        ]
+        assert len(shown) == 3
+    assert 0 < page.count('<figure class="same">') < 14 * 3
     assert page.count('src="data:image/jpeg;base64,') == 14 * 4
     assert not re.search(r'(?:src|href)="(?!data:)', page)
     purities = [float(text) for text in re.findall('data-purity="([^"]+)"', page)]

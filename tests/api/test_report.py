@@ -6,6 +6,7 @@ import shutil
 from html import unescape
 
 import pytest
+import torch
 from browser import browse, check_page, needs_chromium
 from click.testing import CliRunner
 from mmengine.config import Config
@@ -51,7 +52,7 @@ def test_the_page_has_all_its_parts(page, trained):
     ]
     charts = re.findall('<h3>(.*?)</h3>\n<p class="soft">', text)
     assert charts[:3] == ['Loss', 'Learning rate', 'Spread of features']
-    assert 'SNCLR' in text and 'type=&#39;NeighborQueue&#39;' in text and 'PyTorch' in text
+    assert 'SNCLR' in text and 'type=&#39;NeighborQueue&#39;' in text and torch.__version__ in text
     assert text.count('class="query card"') == 12
     assert not re.search(r'(?:src|href)="(?!data:)', text)
 
@@ -126,12 +127,18 @@ HEALTHY = dict(
     ('values', 'said'),
     [
         ({}, None),
-        (dict(feature_std=0.02), 'collapsed'),
-        (dict(effective_rank=1.1), 'collapsed'),
-        (dict(feature_std=float('nan')), 'diverged'),
+        (dict(feature_std=0.02), r'collapsed.*optim_wrapper\.optimizer\.lr=0\.1 \(now 0\.3\)'),
+        (dict(effective_rank=1.1), r'collapsed.*optim_wrapper\.optimizer\.lr=0\.1 \(now 0\.3\)'),
+        (
+            dict(feature_std=float('nan')),
+            r'diverged.*optim_wrapper\.optimizer\.lr=0\.1 \(now 0\.3\)',
+        ),
         (dict(view_recall=0.02), r'noise.*custom_hooks\.0\.warmup_epochs=6 \(now 3\)'),
         (dict(view_recall=0.02, neighbor_purity=0.5, chance_purity=0.1), None),
-        (dict(neighbor_purity=0.11, chance_purity=0.1), 'noise.*11% of them'),
+        (
+            dict(neighbor_purity=0.11, chance_purity=0.1),
+            r'noise.*11 % of them.*custom_hooks\.0\.warmup_epochs=6 \(now 3\)',
+        ),
     ],
     ids=str,
 )
@@ -141,7 +148,7 @@ def test_the_verdict_says_what_is_wrong_and_what_to_change(values, said):
     states = [state for _, _, state, _ in verdict]
     assert ('bad' in states) == bool(problems)
     if said:
-        assert (re.search(said, problems[0]) and 'optim' in problems[0]) or 'hooks' in problems[0]
+        assert re.search(said, problems[0])
 
 
 def test_a_log_without_health_is_not_called_healthy():

@@ -73,6 +73,7 @@ def test_the_twelve_heads_of_the_released_vit_s_stay_twelve(tmp_path):
     line = export(tmp_path / 'ours.pth', tmp_path / 'again.pth', 'timm')
     assert 'num_heads=12' in line
     again = torch.load(tmp_path / 'again.pth')
+    assert theirs.state_dict().keys() - again.keys() == {'head.weight', 'head.bias'}
     assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in again.items())
 
     # Learned positions tell nothing, the metadata does.

@@ -40,8 +40,7 @@ def test_views_are_faster_than_both_other_pipelines(benchmarks, tmp_path):
     import pipeline
 
     paths = pipeline.photographs(None, tmp_path)
-    (_, _, one), (_, _, stock), (_, _, pil) = pipeline.measure(paths, 3, 40, 0)
-    assert float(one) == 1
+    _, (_, _, stock), (_, _, pil) = pipeline.measure(paths, 3, 40, 0)
     assert float(stock) > 1.5
     assert float(pil) > 1
 

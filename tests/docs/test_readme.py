@@ -1,12 +1,17 @@
 """What the README says can be done can be done."""
 
+import ast
 import json
 import re
+from functools import partial
 
 import pytest
-from helpers import ROOT, run_tool
+from helpers import ROOT, run_tool, small_model
 from mmengine.config import Config
-from mmpretrain.registry import DATASETS
+from mmpretrain.registry import DATASETS, MODELS
+
+from mmsnclr.engine import NeighborQueueHook
+from mmsnclr.models import NeighborQueue, SNCLRLoss, SNCLRNeck
 
 README = (ROOT / 'README.md').read_text()
 
@@ -53,9 +58,31 @@ def test_the_files_that_the_readme_names_exist():
         assert (ROOT / name.rstrip('.')).exists(), name
 
 
-def test_the_settings_that_the_readme_names_exist():
-    code = ''.join(path.read_text() for path in (ROOT / 'mmsnclr').rglob('*.py'))
-    names = re.findall(r'(\w+)=[\w\'"]', README.split('## The method')[1].split('## Install')[0])
-    assert {'form', 'sync', 'warmup_epochs', 'num_layers'} <= set(names)
-    for name in names:
-        assert re.search(rf'\b{name}\b', code), name
+# What the rows of the table about the paper and the released code speak of.
+PARTS = {
+    'loss': SNCLRLoss,
+    'candidate set': NeighborQueue,
+    'warm-up': NeighborQueueHook,
+    'momentum coefficient': lambda **settings: MODELS.build(small_model(**settings)),
+    'projector': partial(SNCLRNeck, in_channels=8, hid_channels=8, out_channels=8),
+}
+
+
+def test_each_part_takes_the_settings_that_the_readme_says_of_it():
+    table = README.partition('| | paper (default) | released code |')[2].partition('\n\n')[0]
+    named = {}
+    for line in table.splitlines()[2:]:
+        row, *cells = (cell.strip() for cell in line.strip('|').split('|'))
+        for cell in cells:
+            settings = re.findall(r"(\w+)=('\w+'|[\w.]+)", cell.replace('=m)', '=2)'))
+            if settings:
+                settings = {name: ast.literal_eval(value) for name, value in settings}
+                PARTS[row](**settings)
+                named.setdefault(row, set()).update(settings)
+    assert named == {
+        'loss': {'form', 'loss_weight'},
+        'candidate set': {'sync'},
+        'warm-up': {'warmup_epochs'},
+        'momentum coefficient': {'end_momentum_coefficient'},
+        'projector': {'num_layers', 'with_last_bn', 'with_last_bn_affine'},
+    }

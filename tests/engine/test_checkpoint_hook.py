@@ -209,7 +209,7 @@ def test_a_checkpoint_is_complete_without_the_record_of_it(digits, tmp_path):
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / 'file'
     path.write_text('old')
-    with pytest.raises(OSError), replacing(str(path)) as temporary:
+    with pytest.raises(OSError, match='disk full'), replacing(str(path)) as temporary:
         Path(temporary).write_text('ne')
         raise OSError('disk full')
     assert path.read_text() == 'old' and [p.name for p in tmp_path.iterdir()] == ['file']

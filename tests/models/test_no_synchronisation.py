@@ -93,20 +93,20 @@ def test_loss_search_and_enqueue_stay_on_the_device(options, autocast, device):
 
 
 @pytest.mark.parametrize(
-    ('mistake', 'error'),
+    ('mistake', 'error', 'message'),
     [
-        (lambda x: x.sum().item(), DataDependentOutputException),
-        (lambda x: bool(x.sum() > 0), DataDependentOutputException),
-        (lambda x: x.cpu(), AssertionError),
-        (lambda x: x.nonzero(), DynamicOutputShapeException),
-        (lambda x: x[x > 0], DynamicOutputShapeException),
-        (lambda x: x.unique(), DynamicOutputShapeException),
-        (lambda x: x + torch.tensor(1.0), AssertionError),
-        (lambda x: x @ torch.ones(3), Exception),
+        (lambda x: x.sum().item(), DataDependentOutputException, 'local_scalar_dense'),
+        (lambda x: bool(x.sum() > 0), DataDependentOutputException, 'local_scalar_dense'),
+        (lambda x: x.cpu(), AssertionError, 'copies from the device'),
+        (lambda x: x.nonzero(), DynamicOutputShapeException, 'nonzero'),
+        (lambda x: x[x > 0], DynamicOutputShapeException, 'nonzero'),
+        (lambda x: x.unique(), DynamicOutputShapeException, 'unique'),
+        (lambda x: x + torch.tensor(1.0), AssertionError, 'reads a CPU tensor'),
+        (lambda x: x @ torch.ones(3), RuntimeError, 'two different devices cuda:0, cpu'),
     ],
 )
-def test_the_check_notices(mistake, error):
+def test_the_check_notices(mistake, error, message):
     with FakeTensorMode():
         tensor = torch.randn(3, device='cuda')
-        with StaysOnDevice(), pytest.raises(error):
+        with StaysOnDevice(), pytest.raises(error, match=message):
             mistake(tensor)

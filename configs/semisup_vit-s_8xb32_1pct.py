@@ -1,4 +1,6 @@
-"""Fine-tuning on 1 % of ImageNet's labels: tools/dist_train.sh configs/semisup_vit-s_1pct.py 8
+"""Fine-tuning on 1 % of ImageNet's labels.
+
+tools/dist_train.sh configs/semisup_vit-s_8xb32_1pct.py 8
 
 The list of images comes first (tools/dataset_converters/imagenet_subset.py). The
 paper gives no recipe but names the works that it follows; this is that of Barlow
