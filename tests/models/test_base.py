@@ -1,7 +1,6 @@
 """What methods share: views and keys, the momentum encoder, the set, and one of a user's own."""
 
 import copy
-import math
 
 import numpy as np
 import pytest
@@ -158,7 +157,6 @@ def test_losses_fall_over_fifty_steps_of_the_demos_digits(method, crops, digits,
     assert len(losses) == 52 and np.isfinite(losses).all()
     settled = losses[8:]  # the set has been filled: before, it grows, and the loss with it
     assert settled[-10:].mean() < settled[:10].mean() - 0.1
-    assert math.isfinite(losses[-1])
 
 
 @MODELS.register_module()
