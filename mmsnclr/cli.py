@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from .backbones.exporting import TARGETS
+from .console import say
 
 
 class _Verbs(click.Group):
@@ -108,9 +109,9 @@ def pretrain(cfg_options: tuple[str, ...], **arguments: Any) -> None:
             cfg_options={key: _value(text) for key, _, text in pairs}, **arguments
         )
     except (KeyboardInterrupt, SystemExit):
-        click.echo(f'interrupted; continue with: mmsnclr pretrain --out {out} --resume', err=True)
+        say(f'interrupted; continue with: mmsnclr pretrain --out {out} --resume', err=True)
         raise
-    click.echo(
+    say(
         f'\nThe backbone is in {checkpoint}. Next:\n'
         f'  mmsnclr report {out}\n'
         f'  mmsnclr neighbors {checkpoint} IMAGES\n'
@@ -150,7 +151,7 @@ def neighbors(**arguments: Any) -> None:
     from .api.neighbors import neighbors
 
     for path in neighbors(**arguments):
-        click.echo(f'wrote {path}')
+        say(f'wrote {path}')
 
 
 @main.command(short_help='Write the features of images, and plot them in 2-D.')
@@ -175,7 +176,7 @@ def embed(**arguments: Any) -> None:
     from .api.embed import embed
 
     for path in embed(**arguments):
-        click.echo(f'wrote {path}')
+        say(f'wrote {path}')
 
 
 @main.command(short_help='Write one HTML page about a pretraining run.')
@@ -206,7 +207,7 @@ def report(**arguments: Any) -> None:
     """  # noqa: D301
     from .api.report import report
 
-    click.echo(f'wrote {report(**arguments)}')
+    say(f'wrote {report(**arguments)}')
 
 
 @main.command(short_help='Write a backbone for another library.')
@@ -225,7 +226,7 @@ def export(**arguments: Any) -> None:
     """  # noqa: D301
     from .api import export
 
-    click.echo(export(**arguments))
+    say(export(**arguments))
 
 
 @main.command('import', short_help='Read a backbone of another library or code.')
@@ -247,7 +248,7 @@ def import_(**arguments: Any) -> None:
     """  # noqa: D301
     from .api import import_checkpoint
 
-    click.echo(import_checkpoint(**arguments))
+    say(import_checkpoint(**arguments))
 
 
 @main.command(short_help='Train a detector on a COCO-format set.')
