@@ -140,12 +140,12 @@ def train_detectors(out: Path, checkpoint: Path, quick: bool) -> dict[str, tuple
     """Box and mask AP of Mask R-CNN from the pretrained and from a random backbone."""
     headline('Mask R-CNN from the pretrained backbone, then from a random one')
     scenes = out / 'digits/scenes'
-    iterations = 10 if quick else 600
+    iterations = 10 if quick else 400
     command = ['mmsnclr', 'detect', scenes / 'train.json', scenes / 'train']
     command += ['--val', scenes / 'val.json', '--val-images', scenes / 'val']
     command += ['--backbone', checkpoint, '--compare', 'random', '--out', out / 'detector']
     # So few steps need a high learning rate; a mirrored digit is no digit.
-    command += ['--iterations', iterations, '--lr', 0.02, '--no-flip']
+    command += ['--iterations', iterations, '--lr', 0.04, '--no-flip']
     table = run(*command)
     rows = re.findall(r'\| (box|mask) AP \| ([\d.]+) \| ([\d.]+)', table)
     return {
@@ -171,6 +171,9 @@ on validation pictures of digits seen in no training picture
 | | pretrained backbone | random backbone |
 | --- | ---: | ---: |
 {rows}
+The gain is one of time: digits are so easy that with half as many steps again
+the random backbone has caught up.
+
 Queries, their nearest neighbours and their positiveness relative to the row's
 highest; green frames are of the query's class:
 
