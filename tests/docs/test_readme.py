@@ -10,7 +10,7 @@ from helpers import ROOT, run_tool, small_model
 from mmengine.config import Config
 from mmpretrain.registry import DATASETS, MODELS
 
-from mmsnclr.engine import NeighborQueueHook
+from mmsnclr.engine.hooks.neighbor_queue import NeighborQueueHook
 from mmsnclr.models import NeighborQueue, SNCLRLoss, SNCLRNeck
 
 README = (ROOT / 'README.md').read_text()
