@@ -14,6 +14,7 @@ from PIL import Image
 from ..console import track
 
 _EXIF_ORIENTATION, _EXIF_TURNED = 274, (5, 6, 7, 8)
+_SHOWN = 20  # mistakes that are not many yet
 
 
 class CocoSet(NamedTuple):
@@ -122,23 +123,22 @@ def split_coco(content: dict, share: float, seed: int) -> tuple[dict, dict]:
     return part(False), part(True)
 
 
-def describe_mistakes(mistakes: list[Mistake], path: str | Path, shown: int = 20) -> str:
+def describe_mistakes(mistakes: list[Mistake], path: str | Path) -> str:
     """List mistakes, or the first of many, all of which are then in a csv file.
 
     Args:
         mistakes: What :func:`check_coco` found.
         path: The csv file.
-        shown: Number of mistakes that are not many yet.
 
     Returns:
         Lines for the user.
     """
     fatal = sum(mistake.fatal for mistake in mistakes)
     lines = [f'Mistakes in the annotations: {len(mistakes)}, {fatal} of which cannot be put right:']
-    for file, kind, annotation, image, detail, _ in mistakes[:shown]:
+    for file, kind, annotation, image, detail, _ in mistakes[:_SHOWN]:
         place = image if annotation is None else f'annotation {annotation}, {image}'
         lines.append(f'  {file}: {kind}, {place}: {detail}')
-    if len(mistakes) > shown:
+    if len(mistakes) > _SHOWN:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with open(path, 'w', newline='') as file:
             csv.writer(file).writerows([Mistake._fields, *mistakes])

@@ -38,7 +38,7 @@ class Scan:
         return sorted(self.edges)[len(self.edges) // 2] if self.edges else 0
 
 
-def scan_images(paths: Sequence[Path], min_edge: int = 32, workers: int | None = None) -> Scan:
+def scan_images(paths: Sequence[Path], min_edge: int = 32) -> Scan:
     """Read every image once and leave out those that cannot be used.
 
     Unreadable, truncated and tiny ones are left out, and all but the first of
@@ -47,14 +47,12 @@ def scan_images(paths: Sequence[Path], min_edge: int = 32, workers: int | None =
     Args:
         paths: Image files.
         min_edge: Shorter edge below which an image is tiny, in pixels.
-        workers: Number of threads; by default one for each core.
 
     Returns:
         The usable images and the others.
     """
     scan, first = Scan(), {}
-    workers = workers or len(os.sched_getaffinity(0))
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         chunks = (paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK))
         examined = chain.from_iterable(pool.map(_examine, chunk) for chunk in chunks)
         for path, found in track(zip(paths, examined), 'Scanning', len(paths)):

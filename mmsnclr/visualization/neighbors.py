@@ -156,8 +156,8 @@ def write_neighbors_page(gallery: Gallery, path: str | Path, title: str, about: 
     return path
 
 
-def gallery_view(gallery: Gallery, edge: int = 112) -> dict:
-    """What the pages' template shows of a gallery, its thumbnails ``edge`` pixels long."""
+def gallery_view(gallery: Gallery) -> dict:
+    """What the pages' template shows of a gallery."""
 
     def tile(image: int) -> dict:
         path = Path(gallery.paths[image])
@@ -169,7 +169,7 @@ def gallery_view(gallery: Gallery, edge: int = 112) -> dict:
         )
 
     images = {*gallery.queries.tolist(), *gallery.index.flatten().tolist()}
-    pictures = {image: data_uri(_thumbnail(gallery.paths[image], edge)) for image in images}
+    pictures = {image: data_uri(_thumbnail(gallery.paths[image], 112)) for image in images}
     rows = []
     for row, query in enumerate(gallery.queries.tolist()):
         same = gallery.is_same_class(row)

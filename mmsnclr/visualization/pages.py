@@ -19,7 +19,7 @@ def render(template: str, **values) -> str:
     return _TEMPLATES.get_template(template).render(**values)
 
 
-def data_uri(image: np.ndarray, quality: int = 80) -> str:
+def data_uri(image: np.ndarray) -> str:
     """An image ``(H, W, 3)`` uint8 BGR as an address, ``data:image/jpeg;base64,...``."""
-    _, data = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    _, data = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 80])
     return f'data:image/jpeg;base64,{base64.b64encode(data).decode()}'
