@@ -1,7 +1,7 @@
 """Every change that is made to a parent library, its reason, and what would make it needless.
 
-Nothing else in the package assigns to a parent's module, class or object. What
-a parent lets be registered or subclassed is not a change and lies where it belongs.
+Nothing else in the package changes how a parent's module, class or object behaves.
+What a parent lets be set, registered or subclassed lies where it belongs.
 """
 
 import codecs

@@ -28,7 +28,7 @@ class SeededTransform(BaseTransform):
     What a view looks like depends on nothing else: not on the worker that makes
     it, nor on what that worker did before. A resumed run therefore sees the
     views that it would have seen without the interruption. Seed and epoch come
-    from :class:`~mmsnclr.engine.ViewSeedHook`; without it, and for images with
+    from :class:`~mmsnclr.engine.hooks.ViewSeedHook`; without it, and for images with
     neither path nor index, views are random.
     """
 

@@ -1,12 +1,12 @@
 """Average precision of detections, per class, and precision-recall curves."""
 
-import contextlib
-import io
 import json
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from ..parents import without_prints
 
 
 class ClassAP(NamedTuple):
@@ -62,7 +62,7 @@ def evaluate_coco(
 
     if not isinstance(predictions, list):
         predictions = json.loads(Path(predictions).read_text())
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints what it does
+    with without_prints():  # pycocotools prints what it does
         truth = COCO(str(ann_file))
         if predictions:
             found = truth.loadRes(predictions)

@@ -98,7 +98,7 @@ def findings(values: Mapping[str, float], cfg: Config) -> dict[str, str]:
     """What is wrong with a training, in words, and which setting to change to what.
 
     Args:
-        values: What :class:`~mmsnclr.engine.HealthHook` logged at one step;
+        values: What :class:`~mmsnclr.engine.hooks.HealthHook` logged at one step;
             what is missing is not judged.
         cfg: The config of the run, which gives the method.
 

@@ -69,7 +69,7 @@ class NeighborMethod(BaseSelfSupervisor):
     - :meth:`against_noise` and :meth:`against_collapse`, if other settings
       help it than most methods.
 
-    Needs :class:`~mmsnclr.engine.NeighborQueueHook` in ``custom_hooks``, which
+    Needs :class:`~mmsnclr.engine.hooks.NeighborQueueHook` in ``custom_hooks``, which
     calls :meth:`after_optimizer_step`.
 
     Args:

@@ -1,7 +1,7 @@
-"""The two collectives of a training step.
+"""What ranks exchange in a step's forward and backward pass, by two collectives.
 
-Everything that ranks exchange passes through here; with one process both
-functions return their input, and so does what is built on them.
+With one process the functions return their input. What hooks agree upon beside
+the step is theirs.
 """
 
 from collections.abc import Iterator
@@ -46,7 +46,11 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 
 
 def gather_rows_with_gradient(rows: Tensor) -> Tensor:
-    """:func:`gather_rows`, through which gradients return to the rank of each row."""
+    """:func:`gather_rows`, through which gradients return to the rank of each row.
+
+    As ``torch.distributed.nn.functional.all_gather``, which wants a process group
+    and would pass :func:`exchanging_by` by.
+    """
     return rows if _collectives.get_world_size() == 1 else _GatherRows.apply(rows)
 
 

@@ -43,7 +43,7 @@ class NeighborQueue(nn.Module):
             (default). ``False`` gives each rank a set of its own, filled from
             its own batch, as the authors' released code does; such sets are
             left out of ``state_dict``, and
-            :class:`~mmsnclr.engine.NeighborQueueHook` saves one file per rank.
+            :class:`~mmsnclr.engine.hooks.NeighborQueueHook` saves one file per rank.
 
     Raises:
         ValueError: If ``length`` or ``dtype`` makes no sense, and on loading a
