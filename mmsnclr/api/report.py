@@ -82,7 +82,7 @@ def _settings(cfg: Config, model: NeighborMethod, checkpoint: Path) -> dict[str,
     """What matters most of a config."""
     optimizer = cfg.optim_wrapper.optimizer
     hooks = [hook for hook in cfg.get('custom_hooks') or () if hook.type == 'NeighborQueueHook']
-    backbone, head, train = cfg.model.backbone, cfg.model.head, cfg.train_cfg
+    backbone, train = cfg.model.backbone, cfg.train_cfg
     return {
         'method': cfg.model.type,
         'backbone': backbone.get('model_name')
@@ -97,7 +97,7 @@ def _settings(cfg: Config, model: NeighborMethod, checkpoint: Path) -> dict[str,
         'optimiser': f'{optimizer.type}, learning rate {optimizer.lr:g}, '
         f'weight decay {optimizer.get("weight_decay", 0):g}',
         'neighbours (K)': model.neighbors or 'all of the set',
-        'temperature': head.get('temperature') or head.get('loss', {}).get('temperature'),
+        'temperature': getattr(model.head, 'temperature', None),
         'set': f'{cfg.model.queue.length:,} entries of width {cfg.model.queue.dim}',
         'momentum coefficient': model.momentum_coefficient,
         'epochs without neighbours (m)': hooks[0].get('warmup_epochs', 0) if hooks else 'no hook',

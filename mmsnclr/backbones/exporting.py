@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from mmpretrain.models.backbones import VisionTransformer
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..checkpoints import Stored
@@ -89,8 +90,6 @@ def export_backbone(checkpoint: str | Path, out: str | Path, to: str) -> str:
     wrote = f'wrote {out} for {to}, verified; load it with'
     meta = dict(source=Path(checkpoint).name, architecture=str(call), naming=naming)
     if to == 'safetensors':
-        from safetensors.torch import save_file
-
         meta |= dict(format='pt', **_as_text(trained.preprocessing))
         if isinstance(trained.backbone, VisionTransformer):  # weights do not tell it
             meta['num_heads'] = str(trained.backbone.arch_settings['num_heads'])

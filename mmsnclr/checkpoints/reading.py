@@ -78,12 +78,13 @@ class Stored:
 @contextmanager
 def at_hand(*files: Stored) -> Iterator[None]:
     """Have whoever loads one of these files meanwhile get what was read, mmengine included."""
+    before = dict(_AT_HAND)
     _AT_HAND.update((os.path.abspath(file.path), file.content) for file in files)
     try:
         yield
     finally:
-        for file in files:
-            _AT_HAND.pop(os.path.abspath(file.path), None)
+        _AT_HAND.clear()
+        _AT_HAND.update(before)
 
 
 def load_checkpoint(path: str, map_location: str | None = 'cpu', mmap: bool = False) -> dict:
@@ -96,7 +97,7 @@ def load_checkpoint(path: str, map_location: str | None = 'cpu', mmap: bool = Fa
 
     Args:
         path: The file, of torch or, by its suffix, of safetensors.
-        map_location: As for ``torch.load``.
+        map_location: As for ``torch.load``; not of what is :func:`at_hand`.
         mmap: Leave the tensors on the disk until they are used.
 
     Returns:

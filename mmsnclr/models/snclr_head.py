@@ -76,6 +76,11 @@ class SNCLRHead(BaseModule):
             dim = predictor['out_channels']
             self.projections = nn.ModuleList(nn.Linear(dim, dim, bias=False) for _ in range(2))
 
+    @property
+    def temperature(self) -> float:
+        """``t``, as the loss has it."""
+        return self.loss_module.temperature
+
     def init_weights(self) -> None:
         """Initialise, starting parametric projections as the identity."""
         super().init_weights()
