@@ -315,6 +315,19 @@ def test_knn_agrees_with_scikit_learn():
         knn_accuracy(bank[:5], labels[:5], queries, truth)
 
 
+@pytest.mark.parametrize('temperature', [1e-2, 1e-4, 1e-10, 1e-300])
+def test_at_a_small_temperature_the_nearest_neighbour_decides(temperature):
+    bank = torch.tensor([[0.0, 1.0], [0.5, 0.5], [0.5, 0.5], [0.6, 0.5]])
+    labels = torch.tensor([3, 0, 0, 2])
+    queries, truth = torch.tensor([[0.8, 0.5], [-0.1, 0.1]]), torch.tensor([2, 3])
+    assert knn_accuracy(bank, labels, queries, truth, (4,), temperature) == {4: 100.0}
+
+
+def test_a_temperature_that_is_not_positive_is_refused():
+    with pytest.raises(ValueError, match='temperature=0 must be positive'):
+        knn_accuracy(torch.eye(4), torch.arange(4), torch.eye(4), torch.arange(4), (1,), 0)
+
+
 def test_requirements_name_what_is_missing_or_out_of_range():
     with pytest.raises(ImportError, match=r'nonexistent >= 1\.0.*mmengine >= 99.*\.\[onedl\]'):
         requirements.check_requirements(
