@@ -13,8 +13,8 @@ from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process, master_only
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
-from mmengine.registry import RUNNERS
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from mmengine.visualization import Visualizer
 from torch import nn
@@ -259,7 +259,12 @@ class CPURunner(ResumableRunner):
         """Wrap the model for several processes, without CUDA device ids."""
         if not self.distributed:
             return super().wrap_model(model_wrapper_cfg, model)
-        return MMDistributedDataParallel(model, broadcast_buffers=False)
+        settings = model_wrapper_cfg or dict(
+            broadcast_buffers=False,
+            find_unused_parameters=self.cfg.get('find_unused_parameters', False),
+        )
+        settings = dict(type='MMDistributedDataParallel') | settings
+        return MODEL_WRAPPERS.build(settings, default_args=dict(module=model))
 
 
 def build_runner(cfg: Config) -> Runner:
