@@ -32,6 +32,7 @@ from ..checkpoints import (
 )
 from ..models.dist import unwrap
 from ..parents import detach_loader, survive_full_disk
+from .loading import naming_lost_workers
 
 _MMENGINES_HOOKS = [
     'runtime_info',
@@ -127,7 +128,8 @@ class ResumableRunner(Runner):
                 self._pretrained = check_pretrained(unwrap(self.model))
             self._write_run_id()
         try:
-            return super().train()
+            with naming_lost_workers():
+                return super().train()
         finally:
             self.call_hook('leave_train')
 
