@@ -33,6 +33,7 @@ from ..checkpoints import (
 from ..models.dist import unwrap
 from ..parents import detach_loader, survive_full_disk
 from .loading import naming_lost_workers
+from .run import write_config
 
 _MMENGINES_HOOKS = [
     'runtime_info',
@@ -211,6 +212,17 @@ class ResumableRunner(Runner):
             for scheduler in self.param_schedulers or []:
                 if not scheduler.by_epoch or iteration % now == 0:
                     scheduler.step()
+
+    @master_only
+    def dump_config(self) -> None:
+        """Write the config into the work directory, but not over the file that it was read from.
+
+        A trial by other settings leaves a run's config as it is; its own lies beside its log.
+        """
+        source = Path(self.cfg.filename or f'{self.timestamp}.py')
+        target = Path(self.work_dir, source.name)
+        if not (source.exists() and target.exists() and target.samefile(source)):
+            write_config(self.cfg, target.with_suffix('.py'))
 
     @master_only
     def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
