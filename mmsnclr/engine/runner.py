@@ -1,6 +1,5 @@
 """mmengine's Runner, made to survive interruptions, and what it needs without CUDA."""
 
-import copy
 import logging
 import os
 from contextlib import suppress
@@ -34,6 +33,7 @@ from ..models.dist import unwrap
 from ..parents import detach_loader, survive_full_disk
 from .loading import naming_lost_workers
 from .run import write_config
+from .schedule import Schedule
 
 _MMENGINES_HOOKS = [
     'runtime_info',
@@ -167,10 +167,10 @@ class ResumableRunner(Runner):
         check_bytes(filename)
         check_resumable(filename, saved, unwrap(self.model), self.cfg)
         meta, loader = saved['meta'], self.train_dataloader
-        before, now = meta.get('iters_per_epoch'), None
-        if before is not None and isinstance(self.train_loop, EpochBasedTrainLoop):
-            now = len(loader)
-        start = self._schedule_start() if now not in (None, before) else None
+        schedule = Schedule(self.optim_wrapper, self.param_schedulers)
+        changes = schedule.changes_since(filename, saved)
+        now = len(loader) if isinstance(self.train_loop, EpochBasedTrainLoop) else None
+        before = meta.get('iters_per_epoch', now)
         super().resume(filename, *args, **kwargs)
         self.run_id = meta.get('run_id') or self.run_id
         self._write_run_id()
@@ -185,33 +185,32 @@ class ResumableRunner(Runner):
                 'and candidate set are the same, random states are not, and a batch holds other '
                 'images unless the total batch size is the same.'
             )
-        if start is not None:
-            self._change_epoch_length(before, now, *start)
+        if before and now and before != now:
+            self._change_epoch_length(before, now)
+        if self.iter > self.max_iters:
+            raise ValueError(
+                f'cannot resume from {filename}: it was trained for {self.iter} iterations, and '
+                f'train_cfg ends at {self.max_iters}'
+            )
+        ran = saved['message_hub'].get('runtime_info', {})
+        planned = ran.get('max_epochs', 0) * now if now else ran.get('max_iters', 0)
+        schedule.check_end(filename, planned, self.max_iters, now)
+        if changes:
+            self.logger.warning(
+                f'The config is not that of {filename}: {"; ".join(changes)}. Training goes on '
+                f'at iteration {self.iter}, by the schedule of the config.'
+            )
+        if changes or before != now:
+            schedule.go_to(self.iter, now, self.optim_wrapper, self.param_schedulers)
 
-    def _schedule_start(self) -> tuple[list[dict], list[dict]]:
-        """Settings of the optimiser and states of the schedulers before the first step."""
-        groups = [dict(group) for group in self.optim_wrapper.param_groups]
-        schedulers = self.param_schedulers or []
-        return groups, [copy.deepcopy(scheduler.state_dict()) for scheduler in schedulers]
-
-    def _change_epoch_length(
-        self, before: int, now: int, groups: list[dict], states: list[dict]
-    ) -> None:
-        """Go on at the same share of the epoch, by this run's own schedule."""
+    def _change_epoch_length(self, before: int, now: int) -> None:
+        """Go on at the same share of the epoch."""
         loop = self.train_loop
         loop._iter = loop._epoch * now + (loop._iter - loop._epoch * before) * now // before
         self.logger.warning(
             f'An epoch has {now} iterations instead of {before}: training goes on at iteration '
             f'{loop._iter}, with the learning rate that the config gives there.'
         )
-        for group, start in zip(self.optim_wrapper.param_groups, groups):
-            group.update((key, value) for key, value in start.items() if key != 'params')
-        for scheduler, state in zip(self.param_schedulers or [], states):
-            scheduler.load_state_dict(state)
-        for iteration in range(1, loop._iter + 1):
-            for scheduler in self.param_schedulers or []:
-                if not scheduler.by_epoch or iteration % now == 0:
-                    scheduler.step()
 
     @master_only
     def dump_config(self) -> None:
