@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import zipfile
@@ -95,6 +96,7 @@ def test_wrong_numbers_of_gpus_are_refused(gpus, env, message):
         ('dist', 'NNODES'),
         ('dist', 'NODE_RANK'),
         ('dist', 'MAX_RESTARTS'),
+        ('dist', 'PORT'),
         ('slurm', 'GPUS'),
         ('slurm', 'GPUS_PER_NODE'),
     ],
@@ -144,6 +146,19 @@ def test_the_number_of_gpus_is_the_total_over_all_nodes(tmp_path):
         'snclr_r50_800e.py --launcher pytorch --amp',
     ):
         assert flag in result.stdout
+
+
+def test_a_port_that_is_taken_is_named_in_a_line():
+    with socket.socket() as other:
+        other.bind(('', 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        command = ('tools/dist_train.sh', 'configs/demo/snclr_digits.py', '2')
+        result = run_tool(*command, PORT=port)
+    assert result.returncode == 2
+    *_, line = result.stderr.splitlines()
+    assert f'port {port} cannot be used' in line and 'set PORT' in line
+    assert 'Traceback' not in result.stderr
 
 
 def test_dist_test_takes_the_checkpoint_before_the_number_of_gpus(tmp_path):
