@@ -161,12 +161,13 @@ def neighbors(**arguments: Any) -> None:
 @_projection
 @_max_images
 @_seed
+@click.option('--csv', is_flag=True, help='Write features.csv, too.')
 def embed(**arguments: Any) -> None:
     """Write the features of images, and plot them in 2-D.
 
-    Writes features.npz (paths, features, labels, projection), features.csv (an
-    image per line) and projection.png. IMAGES are folders, searched
-    recursively, text files with a path per line, or COCO json files.
+    Writes features.npz (paths, features, labels, projection), projection.png
+    and, if asked to, features.csv (an image per line). IMAGES are folders,
+    searched recursively, text files with a path per line, or COCO json files.
 
     \b
     mmsnclr embed run/epoch_100.pth photos/ --out features/
@@ -174,7 +175,7 @@ def embed(**arguments: Any) -> None:
     """  # noqa: D301
     from .api.embed import embed
 
-    for path in embed(**arguments):
+    for path in filter(None, embed(**arguments)):
         click.echo(f'wrote {path}')
 
 
