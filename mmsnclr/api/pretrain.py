@@ -359,7 +359,9 @@ def _scan(
     label_of = dict(zip(paths, read_labels(labels, paths, image_root) or ()))
     say(f'{len(paths):,} images found')
     scan = scan_images(paths, min_edge)
-    (out / 'images.txt').write_text(''.join(f'{path}\n' for path in scan.accepted))
+    (out / 'images.txt').write_text(
+        ''.join(f'{path}\n' for path in scan.accepted), encoding='utf-8'
+    )
     _write_csv(out / 'left_out.csv', ('path', 'reason'), scan.left_out)
     if label_of:
         rows = [(path, label_of[path]) for path in scan.accepted]
@@ -371,7 +373,7 @@ def _scan(
 
 def _write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
     # Names of files need not be UTF-8.
-    with open(path, 'w', newline='', errors='backslashreplace') as file:
+    with open(path, 'w', newline='', encoding='utf-8', errors='backslashreplace') as file:
         csv.writer(file).writerows([header, *rows])
 
 
