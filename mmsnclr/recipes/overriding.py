@@ -51,11 +51,13 @@ def try_overrides(cfg: Config, options: dict) -> None:
     with tempfile.TemporaryDirectory() as folder, without_prints(), _naming(options):
         cfg = overridden(cfg, options)
         names = Path(folder, 'images.txt')
-        names.write_text(f'{names}\n' * DRAFT_IMAGES)
+        names.write_text(f'{names}\n' * DRAFT_IMAGES, encoding='utf-8')
         cfg.work_dir, cfg.train_dataloader.dataset.ann_file = folder, str(names)
+        cfg.model.pop('compile_backbone', None)  # it would take minutes
         runner = build_runner(cfg)
         runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-        runner.build_param_scheduler(runner.param_schedulers)
+        if runner.param_schedulers is not None:
+            runner.build_param_scheduler(runner.param_schedulers)
         size, device = view_size(cfg), next(runner.model.parameters()).device
         views = [torch.randn(2, 3, size, size, device=device) for _ in range(2)]
         with torch.no_grad():
