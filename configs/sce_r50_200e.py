@@ -4,8 +4,15 @@ tools/dist_train.sh configs/sce_r50_200e.py 32
 
 The method's basic form (arXiv 2111.14585): the second view, the target, is
 augmented weakly by crop and flip. t, lambda and the queue's length are the
-authors', t_m lies in their range. Their recipe for ImageNet differs in more: both
-views are targets and augmented strongly, t_m = 0.07, there is a predictor.
+authors', t_m lies in their range. Their recipe for ImageNet differs in more:
+
+- both views are targets and augmented strongly, and both targets' keys are
+  enqueued; with `model.symmetric=True` the second view's alone are here;
+- t_m = 0.07;
+- the projector has three layers with a BN after the last, here two without;
+- there is a predictor;
+- the momentum coefficient starts at 0.99, here at 0.996;
+- data, augmentation, batch, optimiser and schedule are their own, here SNCLR's.
 """
 
 _base_ = 'snclr_r50_200e.py'

@@ -1,9 +1,12 @@
 """The `mmsnclr` command: each verb is a function of `mmsnclr.api`."""
 
-import ast
+import argparse
+import shlex
+from pathlib import Path
 from typing import Any
 
 import click
+from mmengine.config import DictAction
 
 from .backbones.exporting import TARGETS
 from .console import say
@@ -78,7 +81,7 @@ _seed = click.option('--seed', default=0, show_default=True, help='Seed of all t
 @_labels
 @click.option('--image-root', metavar='DIR', help='Where paths in files start, if not beside them.')
 @click.option('--min-edge', default=32, show_default=True, help='Leave smaller images out.')
-@click.option('--amp/--no-amp', default=True, help='Mixed precision, which is the default.')
+@click.option('--amp/--no-amp', default=None, help='Mixed precision, which is the default.')
 @click.option(
     '--cfg-options',
     metavar='KEY=VALUE',
@@ -100,31 +103,37 @@ def pretrain(cfg_options: tuple[str, ...], **arguments: Any) -> None:
     """  # noqa: D301
     from .api.pretrain import pretrain
 
-    pairs = [option.partition('=') for option in cfg_options]
-    if not all(equals for _, equals, _ in pairs):
-        raise click.UsageError('--cfg-options takes KEY=VALUE')
     out = arguments['out']
     try:
-        checkpoint = pretrain(
-            cfg_options={key: _value(text) for key, _, text in pairs}, **arguments
-        )
+        checkpoint = pretrain(cfg_options=_settings(cfg_options), **arguments)
     except (KeyboardInterrupt, SystemExit):
-        say(f'interrupted; continue with: mmsnclr pretrain --out {out} --resume', err=True)
+        again = shlex.join(['mmsnclr', 'pretrain', '--out', out, '--resume'])
+        say(
+            f'interrupted; continue with: {again}'
+            if Path(out, 'config.py').exists()
+            else 'interrupted before training began: start again by the same command',
+            err=True,
+        )
         raise
+    backbone = shlex.quote(str(checkpoint))
     say(
         f'\nThe backbone is in {checkpoint}. Next:\n'
-        f'  mmsnclr report {out}\n'
-        f'  mmsnclr neighbors {checkpoint} IMAGES\n'
-        f'  mmsnclr detect TRAIN_JSON IMAGES --backbone {checkpoint} --out DIR'
+        f'  mmsnclr report {shlex.quote(out)}\n'
+        f'  mmsnclr neighbors {backbone} IMAGES\n'
+        f'  mmsnclr detect TRAIN_JSON IMAGES --backbone {backbone} --out DIR'
     )
 
 
-def _value(text: str) -> Any:
-    """A Python literal, or the text itself."""
+def _settings(options: tuple[str, ...]) -> dict[str, Any]:
+    """Settings of the form ``KEY=VALUE``, as ``tools/train.py`` reads them."""
+    if not all(option.find('=') > 0 for option in options):
+        raise click.UsageError('--cfg-options takes KEY=VALUE')
+    found = argparse.Namespace()
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+        DictAction([], 'settings')(None, found, options)
+    except AssertionError as error:
+        raise click.UsageError(f'--cfg-options: {error}') from error
+    return found.settings
 
 
 @main.command(short_help='Draw images with their nearest neighbours.')
@@ -162,12 +171,13 @@ def neighbors(**arguments: Any) -> None:
 @_projection
 @_max_images
 @_seed
+@click.option('--csv', is_flag=True, help='Write features.csv, too.')
 def embed(**arguments: Any) -> None:
     """Write the features of images, and plot them in 2-D.
 
-    Writes features.npz (paths, features, labels, projection), features.csv (an
-    image per line) and projection.png. IMAGES are folders, searched
-    recursively, text files with a path per line, or COCO json files.
+    Writes features.npz (paths, features, labels, projection), projection.png
+    and, if asked to, features.csv (an image per line). IMAGES are folders,
+    searched recursively, text files with a path per line, or COCO json files.
 
     \b
     mmsnclr embed run/epoch_100.pth photos/ --out features/
@@ -175,7 +185,7 @@ def embed(**arguments: Any) -> None:
     """  # noqa: D301
     from .api.embed import embed
 
-    for path in embed(**arguments):
+    for path in filter(None, embed(**arguments)):
         say(f'wrote {path}')
 
 

@@ -60,7 +60,7 @@ class Kill(Hook):
         subprocess.run(['kill', f'-{int(self.number)}', *map(str, pids)], check=True)
 
     def worker(self, model):
-        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        os.kill(multiprocessing.active_children()[0].pid, self.number)
 
     def fail(self, model):
         raise RuntimeError('an error of the training')

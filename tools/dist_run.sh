@@ -31,6 +31,10 @@ restarts=${MAX_RESTARTS:-0} rank=${NODE_RANK:-0} address=${MASTER_ADDR:-127.0.0.
 # Shell arithmetic would run commands in a text, and take 08 for an octal number.
 [[ $restarts =~ ^(0|[1-9][0-9]*)$ ]] || fail "MAX_RESTARTS must be a number, not '$restarts'"
 [[ $rank =~ ^(0|[1-9][0-9]*)$ ]] || fail "NODE_RANK must be a number, not '$rank'"
+[[ $port =~ ^[1-9][0-9]*$ ]] || fail "PORT must be a number, not '$port'"
+listen='import socket, sys; s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(("", int(sys.argv[1])))'
+((rank > 0)) || "$python" -c "$listen" "$port" > /dev/null 2>&1 ||
+    fail "port $port cannot be used, another run may have it: set PORT to a free one, on all nodes the same"
 rendezvous=(--node-rank="$rank" --master-addr="$address" --master-port="$port")
 if ((restarts > 0)); then
     # Else processes that start again find the addresses of the dead ones in torchrun's store.

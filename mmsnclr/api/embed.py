@@ -1,6 +1,6 @@
 """Features of images, for use elsewhere."""
 
-import csv
+import csv as tables
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,12 +19,12 @@ class Embedding(NamedTuple):
     Attributes:
         npz: ``paths``, ``features`` ``(N, C)``, ``projection`` ``(N, 2)`` and,
             where there are some, ``labels``.
-        csv: The same, an image per line.
+        csv: The same, an image per line; ``None`` unless it was asked for.
         picture: The projection, drawn.
     """
 
     npz: Path
-    csv: Path
+    csv: Path | None
     picture: Path
 
 
@@ -36,6 +36,7 @@ def embed(
     projection: str = 'pca',
     max_images: int | None = None,
     seed: int = 0,
+    csv: bool = False,
 ) -> Embedding:
     """Write the backbone's features of images, and plot them in two dimensions.
 
@@ -48,6 +49,7 @@ def embed(
         projection: ``'pca'`` or ``'tsne'``.
         max_images: If there are more images, so many are drawn at random.
         seed: Seed of the choice and of the projection.
+        csv: Whether to write the features as a text, too, at 10 bytes a value.
 
     Returns:
         The files.
@@ -62,25 +64,33 @@ def embed(
     found = represent_images(cfg, model, paths, names, max_images, seed)
     features = found.features.numpy()
     positions = project(features, projection, seed)
-    files = Embedding(*(Path(out) / f'{name}' for name in _NAMES))
-    files.npz.parent.mkdir(parents=True, exist_ok=True)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    files = Embedding(
+        out / 'features.npz', out / 'features.csv' if csv else None, out / 'projection.png'
+    )
     columns = dict(paths=np.array(found.paths))
     if found.labels is not None:
         columns['labels'] = np.array(found.labels)
     np.savez_compressed(files.npz, **columns, projection=positions, features=features)
-
-    header = [*(column[:-1] for column in columns), 'x', 'y']
-    # Names of files need not be UTF-8.
-    with files.csv.open('w', newline='', errors='backslashreplace') as file:
-        writer = csv.writer(file)
-        writer.writerow([*header, *(f'feature_{i}' for i in range(features.shape[1]))])
-        for row in zip(*columns.values(), positions, features):
-            *texts, position, values = row
-            writer.writerow([*texts, *(f'{value:.6g}' for value in (*position, *values))])
+    if files.csv:
+        _write_table(files.csv, columns, positions, features)
     title = f'{len(features)} images by {_TITLES[projection]}'
     draw_projection(positions, found.labels, files.picture, title)
     return files
 
 
-_NAMES = ('features.npz', 'features.csv', 'projection.png')
+def _write_table(
+    path: Path, columns: dict[str, np.ndarray], positions: np.ndarray, features: np.ndarray
+) -> None:
+    header = [*(column[:-1] for column in columns), 'x', 'y']
+    # Names of files need not be UTF-8.
+    with path.open('w', newline='', encoding='utf-8', errors='backslashreplace') as file:
+        writer = tables.writer(file)
+        writer.writerow([*header, *(f'feature_{i}' for i in range(features.shape[1]))])
+        for row in zip(*columns.values(), positions, features):
+            *texts, position, values = row
+            writer.writerow([*texts, *(f'{value:.6g}' for value in (*position, *values))])
+
+
 _TITLES = dict(pca='principal components', tsne='t-SNE')

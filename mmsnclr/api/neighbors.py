@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..console import say
 from ..datasets.listing import list_images, read_labels
 from ..engine.run import load_run
 from ..evaluation.representation import represent_images
@@ -47,6 +48,11 @@ def neighbors(
     names = read_labels(labels, paths)
     found = represent_images(cfg, model, paths, names, max_images, seed)
     gallery = find_neighbors(model, found, queries, shown, seed)
+    if gallery.index.size(1) < shown:
+        say(
+            f'{gallery.index.size(1)} neighbours of each are shown, not {shown}: the model weighs '
+            f'K = {model.neighbors} (model.head.neighbors)'
+        )
     page = write_neighbors_page(
         gallery,
         out / 'neighbors.html',

@@ -23,11 +23,18 @@ from ..datasets.views import view_size
 from ..engine import build_runner
 from ..engine.cost import seconds_per_step
 from ..engine.optim import set_amp
-from ..engine.run import relocated
+from ..engine.run import latest_checkpoint, relocated, write_config
 from ..parents import only_progress
+from ..recipes.overriding import DRAFT_IMAGES, overridden, try_overrides
 from ..recipes.pretraining import fit_to_epochs, fit_to_images, load_recipe, set_size
 
 _UNITS = dict(d=86_400, h=3600, m=60, s=1)
+# What is free on resuming, as arguments and as settings.
+_MACHINE = ('workers', 'amp')
+_MACHINES_KEYS = re.compile(
+    r'env_cfg\b|model\.compile_backbone$'
+    r'|train_dataloader\.(num_workers|persistent_workers|pin_memory|prefetch_factor)$'
+)
 # Settings that are arguments, and those that are shown.
 _ARGUMENTS = {'train_dataloader.batch_size': 'batch', 'train_cfg.max_epochs': 'epochs'}
 _ROWS = {
@@ -53,7 +60,7 @@ def pretrain(
     labels: str | Path | None = None,
     image_root: str | Path | None = None,
     min_edge: int = 32,
-    amp: bool = True,
+    amp: bool | None = None,
     cfg_options: dict | None = None,
     resume: bool = False,
 ) -> Path:
@@ -81,11 +88,14 @@ def pretrain(
         image_root: Folder from which paths in text, json and csv files are
             meant; by default the file's.
         min_edge: Images with a shorter edge are left out, in pixels.
-        amp: Whether to train in mixed precision.
+        amp: Whether to train in mixed precision; by default it is, or on
+            resuming as before.
         cfg_options: Settings of the config to override, such as
             ``{'model.head.neighbors': 10}``.
         resume: Whether to continue the run in ``out``; other arguments are
-            then those of the run.
+            then those of the run, but for what concerns the machine:
+            ``workers``, ``amp`` and such ``cfg_options`` hold for this part of
+            it alone.
 
     Returns:
         The last checkpoint.
@@ -103,22 +113,35 @@ def pretrain(
     }
     start, out = clock.perf_counter(), Path(os.path.abspath(out))
     init_default_scope('mmpretrain')
-    if (out / 'config.py').exists():
+    if _is_to_go_on(out, arguments, resume):
         return _go_on(out, arguments, resume)
     _check_arguments(out, arguments)
     stored = None if init is None else Stored.read(init)
     cfg = load_recipe(backbone)
     # What does not fit is refused before the images are read, which may take hours.
     _try_backbone(cfg, arguments, stored)
+    if cfg_options:
+        _try_options(cfg, out, arguments)
     out.mkdir(parents=True, exist_ok=True)
     scan = _scan(out, images, labels, image_root, min_edge)
     settings = fit_to_images(cfg, len(scan.accepted), scan.median_edge, batch, size)
     _set_run(cfg, out, arguments)
-    initial = [] if stored is None else [_initial_weights(cfg, backbone, stored, out / 'init')]
+    initial = [] if stored is None else [_initial_weights(cfg, arguments, stored, out / 'init')]
     settings += _fit_length(cfg, len(scan.accepted), arguments, start)
     _write_config(cfg, out, settings, arguments)
     with at_hand(*initial):
-        return _train(out)
+        return _train(out, {})
+
+
+def _is_to_go_on(out: Path, arguments: dict, resume: bool) -> bool:
+    """Whether there is a run that is not to be started again, for something would be lost."""
+    config = out / 'config.py'
+    if not config.exists():
+        return False
+    if 'arguments' not in Config.fromfile(config):
+        raise ValueError(f'{config} is not of a pretraining: choose another --out')
+    newest, damaged = newest_checkpoint(str(out))
+    return bool(resume or newest or damaged or not arguments['images'])
 
 
 def _go_on(out: Path, arguments: dict, resume: bool) -> Path:
@@ -129,12 +152,10 @@ def _go_on(out: Path, arguments: dict, resume: bool) -> Path:
             f'{out} holds a run already: pass --resume to continue it, or another --out'
         )
     cfg = Config.fromfile(config)
-    if 'arguments' not in cfg:
-        raise ValueError(f'{config} is not of a pretraining: choose another --out')
     _check_unchanged(config, cfg.arguments, arguments)
     if cfg.work_dir != str(out):
         cfg = relocated(cfg, out)
-        cfg.dump(config)
+        write_config(cfg, config)
     newest, _ = newest_checkpoint(str(out))
     last = out / f'epoch_{cfg.train_cfg.max_epochs}.pth'
     if newest == str(last):
@@ -145,7 +166,7 @@ def _go_on(out: Path, arguments: dict, resume: bool) -> Path:
         if newest is None
         else f'continuing from {newest}'
     )
-    return _train(out)
+    return _train(out, arguments)
 
 
 def _check_arguments(out: Path, arguments: dict) -> None:
@@ -169,7 +190,7 @@ def _try_backbone(cfg: Config, arguments: dict, stored: Stored | None) -> None:
     """Build the backbone as it will be, as far as is known before the images are."""
     draft, size = copy.deepcopy(cfg), arguments['size'] or 224
     set_size(draft.model.backbone, size)
-    draft.merge_from_dict(arguments['cfg_options'] or {})
+    draft = overridden(draft, arguments['cfg_options'])
     network = _build_backbone(draft.model.backbone, arguments['backbone'], size)
     if stored is not None:
         initialize_backbone(network, stored)
@@ -187,25 +208,38 @@ def _build_backbone(cfg: dict, name: str, size: int) -> nn.Module:
     return network
 
 
+def _try_options(cfg: Config, out: Path, arguments: dict) -> None:
+    """Train on nothing by what the user overrides, as far as is known before the images are."""
+    draft = copy.deepcopy(cfg)
+    fit_to_images(draft, DRAFT_IMAGES, 224, size=arguments['size'])
+    fit_to_epochs(draft, DRAFT_IMAGES, arguments['epochs'] or 10)
+    _set_run(draft, out, arguments | dict(labels=None))
+    try_overrides(draft, arguments['cfg_options'])
+
+
 def _set_run(cfg: Config, out: Path, arguments: dict) -> None:
-    """Set where the run lies, who loads its images, and what the user overrides."""
+    """Set where the run lies, and what of it depends on the machine."""
     workers = arguments['workers']
     workers = min(8, len(os.sched_getaffinity(0))) if workers is None else workers
-    cfg.train_dataloader.update(num_workers=workers, persistent_workers=workers > 0)
+    _set_workers(cfg, workers)
     cfg.train_dataloader.dataset.ann_file = str(out / 'images.txt')
     if arguments['labels'] is not None:
         cfg.train_dataloader.dataset.labels = str(out / 'labels.csv')
     # Resumed if there is something to resume from, as after an interruption.
     cfg.work_dir, cfg.resume = str(out), True
     cfg.default_hooks.preemption = dict(type='PreemptionHook', interrupt=True)
-    if arguments['amp']:
+    if arguments['amp'] is not False:
         set_amp(cfg)
-    cfg.merge_from_dict(arguments['cfg_options'] or {})
 
 
-def _initial_weights(cfg: Config, name: str, stored: Stored, folder: Path) -> Stored:
+def _set_workers(cfg: Config, workers: int) -> None:
+    cfg.train_dataloader.update(num_workers=workers, persistent_workers=workers > 0)
+
+
+def _initial_weights(cfg: Config, arguments: dict, stored: Stored, folder: Path) -> Stored:
     """Write the initial weights beside the run, which then needs no other file."""
-    network = _build_backbone(cfg.model.backbone, name, view_size(cfg))
+    final = overridden(cfg, arguments['cfg_options'])
+    network = _build_backbone(final.model.backbone, arguments['backbone'], view_size(final))
     initialize_backbone(network, stored)
     content = dict(state_dict=network.state_dict(), meta=dict(source=str(stored.path)))
     path = folder / 'backbone.pth'
@@ -218,14 +252,9 @@ def _initial_weights(cfg: Config, name: str, stored: Stored, folder: Path) -> St
 def _measure_step(cfg: Config, arguments: dict, budget: float | None) -> float:
     """Seconds of a training step here."""
     say('Measuring the speed of training ...')
-    options = arguments['cfg_options']
     try:
         with only_progress():
             return seconds_per_step(cfg, min(5.0, budget / 20) if budget else 5.0)
-    except TypeError as error:
-        if not options:
-            raise
-        raise ValueError(f'cfg_options={options} cannot be used: {error}') from error
     except (AssertionError, RuntimeError) as error:
         raise ValueError(
             f'backbone={arguments["backbone"]!r} cannot be trained at size={view_size(cfg)} with '
@@ -237,7 +266,7 @@ def _fit_length(cfg: Config, images: int, arguments: dict, start: float) -> list
     """Choose how long is trained, by how long a step takes, and what follows from that."""
     time, epochs, why = arguments['time'], arguments['epochs'], 'as you chose'
     budget = None if time is None else parse_time(time)
-    step = _measure_step(cfg, arguments, budget)
+    step = _measure_step(overridden(cfg, arguments['cfg_options']), arguments, budget)
     batch = cfg.train_dataloader.batch_size
     epoch_seconds = images // batch * step
     if budget:
@@ -267,7 +296,7 @@ def _write_config(cfg: Config, out: Path, settings: list[Setting], arguments: di
     say(f'{settings_table(settings)}\n  all of it is in {out / "config.py"}')
     cfg.settings = {s.name: f'{s.value}, {s.reason}' for s in settings}
     cfg.arguments = arguments
-    cfg.dump(out / 'config.py')
+    write_config(cfg, out / 'config.py')
 
 
 def parse_time(text: str) -> float:
@@ -302,12 +331,20 @@ def _plain(name: str, value):
 def _check_unchanged(config: Path, started: dict, arguments: dict) -> None:
     """Compare what is passed on resuming with what the run was started with."""
     for name, parameter in inspect.signature(pretrain).parameters.items():
-        value = arguments.get(name)
-        if value not in (None, [], {}, parameter.default) and value != started.get(name):
-            raise ValueError(
-                f'{name}={value!r} differs from {started.get(name)!r}, with which the run in '
-                f'{config.parent} was started: leave it out, or start anew with another --out'
-            )
+        value, before = arguments.get(name), started.get(name)
+        if name == 'cfg_options':
+            value, before = (_of_the_run(options or {}) for options in (value, before))
+        if name in _MACHINE or value in (None, [], {}, parameter.default) or value == before:
+            continue
+        raise ValueError(
+            f'{name}={value!r} differs from {before!r}, with which the run in {config.parent} was '
+            'started: leave it out, or start anew with another --out'
+        )
+
+
+def _of_the_run(options: dict) -> dict:
+    """Those of the user's options that do not concern the machine alone."""
+    return {key: value for key, value in options.items() if not _MACHINES_KEYS.match(key)}
 
 
 def _scan(
@@ -322,7 +359,9 @@ def _scan(
     label_of = dict(zip(paths, read_labels(labels, paths, image_root) or ()))
     say(f'{len(paths):,} images found')
     scan = scan_images(paths, min_edge)
-    (out / 'images.txt').write_text(''.join(f'{path}\n' for path in scan.accepted))
+    (out / 'images.txt').write_text(
+        ''.join(f'{path}\n' for path in scan.accepted), encoding='utf-8'
+    )
     _write_csv(out / 'left_out.csv', ('path', 'reason'), scan.left_out)
     if label_of:
         rows = [(path, label_of[path]) for path in scan.accepted]
@@ -334,12 +373,22 @@ def _scan(
 
 def _write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
     # Names of files need not be UTF-8.
-    with open(path, 'w', newline='', errors='backslashreplace') as file:
+    with open(path, 'w', newline='', encoding='utf-8', errors='backslashreplace') as file:
         csv.writer(file).writerows([header, *rows])
 
 
-def _train(out: Path) -> Path:
-    """Run a folder's config to its end, from the latest checkpoint if there is one."""
+def _train(out: Path, arguments: dict) -> Path:
+    """Run a folder's config to its end, from the latest checkpoint if there is one.
+
+    What ``arguments`` say of the machine holds for now, and is not written down.
+    """
+    cfg = Config.fromfile(out / 'config.py')
+    if arguments.get('workers') is not None:
+        _set_workers(cfg, arguments['workers'])
+    if arguments.get('amp') is not None:
+        set_amp(cfg, arguments['amp'])
+    options = arguments.get('cfg_options') or {}
+    cfg.merge_from_dict({k: v for k, v in options.items() if k not in _of_the_run(options)})
     with only_progress():
-        build_runner(Config.fromfile(out / 'config.py')).train()
-    return Path(newest_checkpoint(str(out))[0])
+        build_runner(cfg).train()
+    return latest_checkpoint(out)

@@ -35,7 +35,10 @@ def newest_checkpoint(
     folder = str(work_dir)
     if not glob(f'{escape(folder)}/*.pth*'):
         # mmengine's record of a run whose checkpoints lie elsewhere, as `out_dir` says.
-        with suppress(OSError), open(os.path.join(folder, 'last_checkpoint')) as file:
+        with (
+            suppress(OSError, UnicodeDecodeError),
+            open(os.path.join(folder, 'last_checkpoint'), encoding='utf-8') as file,
+        ):
             folder = os.path.dirname(file.read().strip()) or folder
     found, skipped = [], {}
     for path in glob(f'{escape(folder)}/*.pth{TEMPORARY}'):

@@ -40,21 +40,16 @@ class Stored:
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
-        """The tensors of ``state_dict`` or ``model`` or, if it has neither, of the content itself.
+        """The tensors of ``state_dict``, ``model``, ``teacher`` or else of the content itself.
 
-        None if it is no dictionary; names without a wrapper's ``module.``.
+        None if it is no dictionary; names without a wrapper's ``module.``, and
+        with those of dictionaries within dictionaries before them.
         """
         part = self.content
-        for name in ('state_dict', 'model'):
+        for name in ('state_dict', 'model', 'teacher'):
             if isinstance(part, dict) and isinstance(part.get(name), dict):
                 part = part[name]
-        if not isinstance(part, dict):
-            return {}
-        return {
-            key.removeprefix('module.') if isinstance(key, str) else key: value
-            for key, value in part.items()
-            if isinstance(value, Tensor)
-        }
+        return dict(_tensors(part)) if isinstance(part, dict) else {}
 
     @cached_property
     def meta(self) -> dict:
@@ -73,6 +68,17 @@ class Stored:
         """
         text = self.meta.get('cfg')
         return _config(text) if isinstance(text, str) else None
+
+
+def _tensors(part: dict) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a dictionary or, if it has none, of the dictionaries in it."""
+    found = {key: value for key, value in part.items() if isinstance(value, Tensor)}
+    for key, value in found.items():
+        yield key.removeprefix('module.') if isinstance(key, str) else key, value
+    if not found:
+        for outer, inner in part.items():
+            if isinstance(inner, dict):
+                yield from ((f'{outer}.{key}', value) for key, value in _tensors(inner))
 
 
 @contextmanager

@@ -8,6 +8,9 @@ from mmpretrain.registry import DATASETS
 
 from .listing import read_labels
 
+# If more are missing, a folder was moved or a disk is not there.
+_MISSING_SHARE = 0.1
+
 
 @DATASETS.register_module()
 class ImageList(BaseDataset):
@@ -20,8 +23,11 @@ class ImageList(BaseDataset):
         **kwargs: Further arguments of mmpretrain's ``BaseDataset``; relative paths
             are meant from ``data_root``.
 
+    Attributes:
+        missing: Listed images that are not there, and left out.
+
     Raises:
-        FileNotFoundError: If images are missing.
+        FileNotFoundError: If more than a tenth of the images are missing.
         ValueError: If an image has no label.
     """
 
@@ -38,11 +44,13 @@ class ImageList(BaseDataset):
         names = Path(self.ann_file).read_text(encoding='utf-8-sig').splitlines()
         images = [dict(img_path=str(Path(self.data_root or '', name))) for name in names]
         missing = [image['img_path'] for image in images if not Path(image['img_path']).is_file()]
-        if missing:
+        if len(missing) > _MISSING_SHARE * len(images):
             raise FileNotFoundError(
                 f'{len(missing)} of the {len(images)} images in {self.ann_file} are missing, the '
-                f'first {missing[0]!r}'
+                f'first {missing[0]!r}: put them back, or take their lines out of the file'
             )
+        self.missing, gone = missing, set(missing)
+        images = [image for image in images if image['img_path'] not in gone]
         if self.labels is not None:
             paths = [Path(os.path.abspath(image['img_path'])) for image in images]
             labels = read_labels(self.labels, paths, self.data_root or os.getcwd())

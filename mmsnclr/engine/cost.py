@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..models.dist import exchanging_by
+from .loading import loaded, naming_lost_workers
 
 
 @contextmanager
@@ -98,6 +99,7 @@ def _tensors(tree) -> Iterator[Tensor]:
     return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
 
 
+@naming_lost_workers()
 def seconds_per_step(cfg: Config, limit: float = 5.0) -> float:
     """Train for some steps on this device, loading included, and time them.
 
@@ -110,6 +112,7 @@ def seconds_per_step(cfg: Config, limit: float = 5.0) -> float:
         Seconds of a step.
 
     Raises:
+        OSError: If images cannot be loaded.
         ValueError: If a step does not fit into the device's memory.
     """
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -123,7 +126,7 @@ def seconds_per_step(cfg: Config, limit: float = 5.0) -> float:
     ahead = 1 + loader.num_workers * (loader.prefetch_factor or 0)
     start, steps, measuring = time.perf_counter(), 0, False
     try:
-        for batch in chain.from_iterable(repeat(loader)):
+        for batch in loaded(chain.from_iterable(repeat(loader))):
             model.train_step(batch, wrapper)
             model.after_optimizer_step(0.0)
             if device == 'cuda':

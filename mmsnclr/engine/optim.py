@@ -30,12 +30,16 @@ class BFloat16OptimWrapper(OptimWrapper):
             yield
 
 
-def set_amp(cfg: Config) -> None:
-    """Have a config train in mixed precision: float16 on CUDA, bfloat16 on a CPU.
+def set_amp(cfg: Config, amp: bool = True) -> None:
+    """Have a config train in mixed precision, float16 on CUDA and bfloat16 on a CPU, or in float32.
 
     Raises:
         ValueError: If the config is a detector's and there is no CUDA device.
     """
+    if not amp:
+        cfg.optim_wrapper.type = 'OptimWrapper'
+        cfg.optim_wrapper.pop('loss_scale', None)
+        return
     if torch.cuda.is_available():
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')

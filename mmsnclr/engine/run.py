@@ -11,7 +11,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import DATASETS, MODELS
 
-from ..checkpoints import Stored, newest_checkpoint
+from ..checkpoints import Stored, newest_checkpoint, replacing
 from ..models import NeighborMethod, method_of
 
 
@@ -51,6 +51,15 @@ def load_run(checkpoint: str | Path) -> tuple[Config, NeighborMethod]:
     model.to('cuda' if torch.cuda.is_available() else 'cpu')
     model.eval()  # returns nothing in mmpretrain
     return cfg, model
+
+
+def write_config(cfg: Config, path: str | Path) -> None:
+    """Write a config to be read again, whole or not at all.
+
+    mmengine puts other values in where a text, such as a path, holds ``{{...}}``.
+    """
+    with replacing(str(path)) as name:
+        Path(name).write_text(cfg.pretty_text.replace('{{', r'{\x7b'), encoding='utf-8')
 
 
 def relocated(cfg: Config, folder: str | Path) -> Config:

@@ -1,6 +1,5 @@
 """mmengine's Runner, made to survive interruptions, and what it needs without CUDA."""
 
-import copy
 import logging
 import os
 from contextlib import suppress
@@ -13,8 +12,8 @@ from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process, master_only
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
-from mmengine.registry import RUNNERS
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from mmengine.visualization import Visualizer
 from torch import nn
@@ -32,6 +31,9 @@ from ..checkpoints import (
 )
 from ..models.dist import unwrap
 from ..parents import detach_loader, survive_full_disk
+from .loading import naming_lost_workers
+from .run import write_config
+from .schedule import Schedule
 
 _MMENGINES_HOOKS = [
     'runtime_info',
@@ -127,7 +129,8 @@ class ResumableRunner(Runner):
                 self._pretrained = check_pretrained(unwrap(self.model))
             self._write_run_id()
         try:
-            return super().train()
+            with naming_lost_workers():
+                return super().train()
         finally:
             self.call_hook('leave_train')
 
@@ -164,10 +167,10 @@ class ResumableRunner(Runner):
         check_bytes(filename)
         check_resumable(filename, saved, unwrap(self.model), self.cfg)
         meta, loader = saved['meta'], self.train_dataloader
-        before, now = meta.get('iters_per_epoch'), None
-        if before is not None and isinstance(self.train_loop, EpochBasedTrainLoop):
-            now = len(loader)
-        start = self._schedule_start() if now not in (None, before) else None
+        schedule = Schedule(self.optim_wrapper, self.param_schedulers)
+        changes = schedule.changes_since(filename, saved)
+        now = len(loader) if isinstance(self.train_loop, EpochBasedTrainLoop) else None
+        before = meta.get('iters_per_epoch', now)
         super().resume(filename, *args, **kwargs)
         self.run_id = meta.get('run_id') or self.run_id
         self._write_run_id()
@@ -182,33 +185,43 @@ class ResumableRunner(Runner):
                 'and candidate set are the same, random states are not, and a batch holds other '
                 'images unless the total batch size is the same.'
             )
-        if start is not None:
-            self._change_epoch_length(before, now, *start)
+        if before and now and before != now:
+            self._change_epoch_length(before, now)
+        if self.iter > self.max_iters:
+            raise ValueError(
+                f'cannot resume from {filename}: it was trained for {self.iter} iterations, and '
+                f'train_cfg ends at {self.max_iters}'
+            )
+        ran = saved['message_hub'].get('runtime_info', {})
+        planned = ran.get('max_epochs', 0) * now if now else ran.get('max_iters', 0)
+        schedule.check_end(filename, planned, self.max_iters, now)
+        if changes:
+            self.logger.warning(
+                f'The config is not that of {filename}: {"; ".join(changes)}. Training goes on '
+                f'at iteration {self.iter}, by the schedule of the config.'
+            )
+        if changes or before != now:
+            schedule.go_to(self.iter, now, self.optim_wrapper, self.param_schedulers)
 
-    def _schedule_start(self) -> tuple[list[dict], list[dict]]:
-        """Settings of the optimiser and states of the schedulers before the first step."""
-        groups = [dict(group) for group in self.optim_wrapper.param_groups]
-        schedulers = self.param_schedulers or []
-        return groups, [copy.deepcopy(scheduler.state_dict()) for scheduler in schedulers]
-
-    def _change_epoch_length(
-        self, before: int, now: int, groups: list[dict], states: list[dict]
-    ) -> None:
-        """Go on at the same share of the epoch, by this run's own schedule."""
+    def _change_epoch_length(self, before: int, now: int) -> None:
+        """Go on at the same share of the epoch."""
         loop = self.train_loop
         loop._iter = loop._epoch * now + (loop._iter - loop._epoch * before) * now // before
         self.logger.warning(
             f'An epoch has {now} iterations instead of {before}: training goes on at iteration '
             f'{loop._iter}, with the learning rate that the config gives there.'
         )
-        for group, start in zip(self.optim_wrapper.param_groups, groups):
-            group.update((key, value) for key, value in start.items() if key != 'params')
-        for scheduler, state in zip(self.param_schedulers or [], states):
-            scheduler.load_state_dict(state)
-        for iteration in range(1, loop._iter + 1):
-            for scheduler in self.param_schedulers or []:
-                if not scheduler.by_epoch or iteration % now == 0:
-                    scheduler.step()
+
+    @master_only
+    def dump_config(self) -> None:
+        """Write the config into the work directory, but not over the file that it was read from.
+
+        A trial by other settings leaves a run's config as it is; its own lies beside its log.
+        """
+        source = Path(self.cfg.filename or f'{self.timestamp}.py')
+        target = Path(self.work_dir, source.name)
+        if not (source.exists() and target.exists() and target.samefile(source)):
+            write_config(self.cfg, target.with_suffix('.py'))
 
     @master_only
     def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
@@ -259,7 +272,12 @@ class CPURunner(ResumableRunner):
         """Wrap the model for several processes, without CUDA device ids."""
         if not self.distributed:
             return super().wrap_model(model_wrapper_cfg, model)
-        return MMDistributedDataParallel(model, broadcast_buffers=False)
+        settings = model_wrapper_cfg or dict(
+            broadcast_buffers=False,
+            find_unused_parameters=self.cfg.get('find_unused_parameters', False),
+        )
+        settings = dict(type='MMDistributedDataParallel') | settings
+        return MODEL_WRAPPERS.build(settings, default_args=dict(module=model))
 
 
 def build_runner(cfg: Config) -> Runner:

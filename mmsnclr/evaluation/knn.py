@@ -47,9 +47,12 @@ def knn_accuracy(
         Accuracy in percent for each number of neighbours.
 
     Raises:
-        ValueError: If the bank has fewer images than ``max(ks)``.
+        ValueError: If the bank has fewer images than ``max(ks)``, or the
+            temperature is not positive.
     """
     most = max(ks)
+    if temperature <= 0:
+        raise ValueError(f'temperature={temperature} must be positive')
     if len(bank) < most:
         raise ValueError(
             f'k={most} neighbours need at least as many labelled images, not {len(bank)}'
@@ -76,7 +79,10 @@ def vote(labels: Tensor, similarity: Tensor, temperature: float = 0.07) -> Tenso
     Returns:
         Classes, ``(N,)``.
     """
-    weights = ((similarity - 1) / temperature).exp().masked_fill(labels < 0, 0)
+    similarity = similarity.double().masked_fill(labels < 0, -torch.inf)
+    # Relative to the nearest's, which does not underflow at any temperature.
+    gaps = (similarity - similarity.amax(dim=1, keepdim=True)).nan_to_num(-torch.inf)
+    weights = (gaps / temperature).exp()
     votes = weights.new_zeros(len(labels), max(int(labels.max()), 0) + 1)
     return votes.scatter_add_(1, labels.clamp(min=0), weights).argmax(dim=1)
 

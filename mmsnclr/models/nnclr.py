@@ -20,6 +20,11 @@ class NNCLR(NeighborMethod):
     ``-log( exp(NN(y2) . z1 / t) / sum_k exp(NN(y2) . z1_k / t) )``. The paper
     has no momentum encoder, which is ``momentum_coefficient=0``.
 
+    Whoever compares: this is the equation, whose only negatives are the other
+    images' predictions. lightly's ``NTXentLoss``, which its NNCLR example uses,
+    is another loss: SimCLR's, whose denominator holds the other images' rows of
+    both of its inputs, the neighbours' similarities to each other among them.
+
     Takes the arguments of :class:`NeighborMethod`, with an :class:`SNCLRHead`
     of ``neighbors=1``.
 

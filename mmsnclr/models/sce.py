@@ -116,7 +116,8 @@ class SCE(NeighborMethod):
 
     Args:
         *args: Those of :class:`NeighborMethod`, with an :class:`SCEHead`.
-        symmetric: Whether the first view is a target too.
+        symmetric: Whether the first view is a target too. Its keys are not
+            enqueued, where the authors' code enqueues both targets'.
         **kwargs: Those of :class:`NeighborMethod`.
     """
 

@@ -1,6 +1,7 @@
 """What came of training detectors, in markdown."""
 
 import math
+import shlex
 from pathlib import Path
 from urllib.parse import quote
 
@@ -92,6 +93,8 @@ def detection_summary(
         '\nEach was trained once, with the same seed: differences of a point or so, on few images '
         'more, may be chance.\n'
     )
+    detector = shlex.quote(str(detectors['pretrained'][1]))
+    config = shlex.quote(str(out / 'config.py'))
     once = chance if len(results) > 1 else ''
     shown = '\n'.join(f'![]({quote(path.relative_to(out).as_posix())})' for path in pictures)
     return f"""# {settings[0].value} on {len(sets[0]['categories'])} classes
@@ -108,8 +111,8 @@ Average precision in percent, by pycocotools:
 | backbone | from | detector |
 | --- | --- | --- |
 {runs}
-`mmsnclr predict {detectors['pretrained'][1]} IMAGES --out DIR` finds objects in other images;
-`python tools/train.py {out / 'config.py'} --work-dir ELSEWHERE` trains it again.
+`mmsnclr predict {detector} IMAGES --out DIR` finds objects in other images;
+`python tools/train.py {config} --work-dir ELSEWHERE` trains it again.
 
 ## Classes
 

@@ -167,6 +167,14 @@ def test_a_dead_worker_ends_the_run_and_is_named(digits, tmp_path, capfd):
     assert re.search(r'DataLoader worker \(pid.*killed by signal: Killed', capfd.readouterr().err)
 
 
+def test_too_little_shared_memory_is_named_with_what_helps(digits, tmp_path, capfd):
+    options = {'train_dataloader.num_workers': 2, 'train_dataloader.prefetch_factor': 1}
+    kill = Kill(2, 'worker', number=signal.SIGBUS)  # as the kernel does where /dev/shm is full
+    assert run_ranks(lambda: train(digits, tmp_path, kill, **options), 1) == [1]
+    *_, last = capfd.readouterr().err.strip().splitlines()
+    assert re.search(r'shared memory.*--workers.*--shm-size=8g', last)
+
+
 @pytest.mark.parametrize('kind', ['disk_full', pytest.param('unwritable', marks=pytest.mark.slow)])
 def test_a_checkpoint_that_cannot_be_written_costs_nothing_else(digits, tmp_path, kind, whole):
     def run():

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import zipfile
@@ -95,6 +96,7 @@ def test_wrong_numbers_of_gpus_are_refused(gpus, env, message):
         ('dist', 'NNODES'),
         ('dist', 'NODE_RANK'),
         ('dist', 'MAX_RESTARTS'),
+        ('dist', 'PORT'),
         ('slurm', 'GPUS'),
         ('slurm', 'GPUS_PER_NODE'),
     ],
@@ -144,6 +146,19 @@ def test_the_number_of_gpus_is_the_total_over_all_nodes(tmp_path):
         'snclr_r50_800e.py --launcher pytorch --amp',
     ):
         assert flag in result.stdout
+
+
+def test_a_port_that_is_taken_is_named_in_a_line():
+    with socket.socket() as other:
+        other.bind(('', 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        command = ('tools/dist_train.sh', 'configs/demo/snclr_digits.py', '2')
+        result = run_tool(*command, PORT=port)
+    assert result.returncode == 2
+    *_, line = result.stderr.splitlines()
+    assert f'port {port} cannot be used' in line and 'set PORT' in line
+    assert 'Traceback' not in result.stderr
 
 
 def test_dist_test_takes_the_checkpoint_before_the_number_of_gpus(tmp_path):
@@ -313,6 +328,19 @@ def test_knn_agrees_with_scikit_learn():
     assert knn_accuracy(bank, labels, queries, truth, (5, 20), chunk=7) == pytest.approx(expected)
     with pytest.raises(ValueError, match='k=20'):
         knn_accuracy(bank[:5], labels[:5], queries, truth)
+
+
+@pytest.mark.parametrize('temperature', [1e-2, 1e-4, 1e-10, 1e-300])
+def test_at_a_small_temperature_the_nearest_neighbour_decides(temperature):
+    bank = torch.tensor([[0.0, 1.0], [0.5, 0.5], [0.5, 0.5], [0.6, 0.5]])
+    labels = torch.tensor([3, 0, 0, 2])
+    queries, truth = torch.tensor([[0.8, 0.5], [-0.1, 0.1]]), torch.tensor([2, 3])
+    assert knn_accuracy(bank, labels, queries, truth, (4,), temperature) == {4: 100.0}
+
+
+def test_a_temperature_that_is_not_positive_is_refused():
+    with pytest.raises(ValueError, match='temperature=0 must be positive'):
+        knn_accuracy(torch.eye(4), torch.arange(4), torch.eye(4), torch.arange(4), (1,), 0)
 
 
 def test_requirements_name_what_is_missing_or_out_of_range():

@@ -149,6 +149,17 @@ def test_long_file_names_fit_the_window(odd_page):
     check_page(odd_page)
 
 
+def test_fewer_neighbours_than_asked_for_are_explained(checkpoint, digits, tmp_path):
+    k = load_run(checkpoint)[1].neighbors
+    images = digits / 'labelled' / 'val'
+    result = cli('neighbors', checkpoint, images, '--out', tmp_path, '--shown', k + 5)
+    assert f'{k} neighbours of each are shown, not {k + 5}: the model weighs K = {k}' in (
+        result.output
+    )
+    result = cli('neighbors', checkpoint, images, '--out', tmp_path, '--shown', k)
+    assert 'of each are shown' not in result.output
+
+
 @pytest.mark.parametrize('method', ['nnclr', 'sce'])
 def test_methods_without_positiveness_show_similarity(method, digits, tmp_path):
     config = small_run(digits, tmp_path, **{'train_cfg.max_epochs': 1})
@@ -163,7 +174,7 @@ def test_methods_without_positiveness_show_similarity(method, digits, tmp_path):
 @pytest.fixture(scope='session')
 def embedding(checkpoint, digits, tmp_path_factory):
     out = tmp_path_factory.mktemp('features')
-    return embed(checkpoint, [digits / 'labelled' / 'val'], out, labels='folders')
+    return embed(checkpoint, [digits / 'labelled' / 'val'], out, labels='folders', csv=True)
 
 
 def test_features_are_the_backbones(embedding, checkpoint, digits):
@@ -235,12 +246,13 @@ def test_images_that_cannot_be_read_are_left_out(checkpoint, digits, tmp_path):
     (folder / '00000b.jpg').symlink_to('nowhere')
     odd = folder / os.fsdecode(b'z\xff.png')
     odd.write_bytes(sources[0].read_bytes())
-    result = cli('embed', checkpoint, folder, '--out', tmp_path / 'some')
+    result = cli('embed', checkpoint, folder, '--out', tmp_path / 'some', '--csv')
     assert result.exit_code == 0, result.output
     good, some = (np.load(tmp_path / name / 'features.npz') for name in ('good', 'some'))
     assert some['paths'].tolist() == [*good['paths'].tolist(), str(odd)]
     assert np.allclose(some['features'][:-1], good['features'])
     assert r'z\udcff.png' in (tmp_path / 'some' / 'features.csv').read_text()
+    assert not (tmp_path / 'good' / 'features.csv').exists()
     result = cli('neighbors', checkpoint, folder, '--out', tmp_path, '--shown', 4)
     assert result.exit_code == 0, result.output
     assert r'z\udcff.png' in (tmp_path / 'neighbors.html').read_text()

@@ -20,7 +20,8 @@ class UnreadableImagesHook(Hook):
     :class:`~mmsnclr.datasets.views.AugmentedViews` then gives nothing for such
     an image, and the data set draws another one in its place. The paths and
     their errors go to ``unreadable_images_rank<R>.csv`` in the work directory
-    as soon as they occur.
+    as soon as they occur. Images that are gone before training starts, which
+    :class:`~mmsnclr.datasets.ImageList` leaves out, are listed there, too.
 
     Args:
         max_share: Share of the images seen so far, from 0 to 1, above which
@@ -40,9 +41,17 @@ class UnreadableImagesHook(Hook):
         # Made before the workers are, which inherit it.
         self._failures = Queue()
         self._path = Path(runner.work_dir, f'unreadable_images_rank{get_rank()}.csv')
-        for transform in transforms_of(runner.train_dataloader.dataset):
+        dataset = runner.train_dataloader.dataset
+        for transform in transforms_of(dataset):
             if isinstance(transform, AugmentedViews):
                 transform.failures = self._failures
+        missing = getattr(dataset, 'missing', ())
+        if missing:
+            runner.logger.warning(
+                f'{len(missing)} images are no longer there and are left out: see {self._path}'
+            )
+            for path in missing:
+                self._list(runner, path, 'no longer there')
 
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         """Write down what failed.
@@ -72,10 +81,13 @@ class UnreadableImagesHook(Hook):
             path, error = self._failures.get()
             self.count += 1
             runner.logger.warning(f'Another image takes the place of {path}: {error}')
-            try:
-                with open(self._path, 'a', newline='') as file:
-                    csv.writer(file).writerow([path, error])
-            except OSError as failure:  # a full disk ends no training, least of all on one rank
-                if not self._told:
-                    runner.logger.error(f'Images cannot be listed in {self._path}: {failure}')
-                self._told = True
+            self._list(runner, path, error)
+
+    def _list(self, runner: Runner, path: str, error: str) -> None:
+        try:
+            with open(self._path, 'a', newline='', encoding='utf-8') as file:
+                csv.writer(file).writerow([path, error])
+        except OSError as failure:  # a full disk ends no training, least of all on one rank
+            if not self._told:
+                runner.logger.error(f'Images cannot be listed in {self._path}: {failure}')
+            self._told = True

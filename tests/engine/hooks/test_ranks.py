@@ -18,6 +18,7 @@ from helpers import LIMIT, ROOT, free_port, run_ranks, small_run
 from mmengine.dist import get_rank
 from torch.distributed import init_process_group
 
+from mmsnclr.engine import build_runner
 from mmsnclr.engine.hooks.heartbeat import HeartbeatHook
 from mmsnclr.engine.hooks.rank_drift import checksum
 
@@ -174,3 +175,17 @@ def test_a_checksum_tells_one_changed_bit_and_swapped_rows(dtype):
     swapped = values[[1, 0, 2, 3, 4]]
     assert checksum(values) == checksum(values.clone())
     assert len({int(checksum(x)) for x in (values, changed, swapped)}) == 3
+
+
+@pytest.mark.parametrize('found', [True, False])
+def test_parameters_may_be_unused_where_the_config_allows_it(digits, tmp_path, found):
+    options = {
+        'model.backbone.out_indices': (2,),  # the fourth stage is computed for nothing
+        'model.neck.in_channels': 64,
+        'train_dataloader.batch_size': 8,
+        'train_cfg.max_epochs': 1,
+        'launcher': 'pytorch',
+        'find_unused_parameters': found,
+    }
+    codes = run_ranks(lambda: build_runner(small_run(digits, tmp_path, **options)).train(), 2)
+    assert codes == ([0, 0] if found else [1, 1])

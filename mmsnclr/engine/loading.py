@@ -1,0 +1,48 @@
+"""Errors of loading, told as what they are."""
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+_T = TypeVar('_T')
+_OF_WORKERS = re.compile(r'DataLoader worker|with the workers|shared memory|/torch_\d')
+_NO_MEMORY = re.compile(r'Bus error|shared memory|/torch_\d')
+
+
+def loaded(batches: Iterable[_T]) -> Iterator[_T]:
+    """Yield batches.
+
+    Raises:
+        OSError: If one cannot be loaded.
+    """
+    try:
+        yield from batches
+    except (AssertionError, RuntimeError) as error:
+        raise _told(error) from error
+
+
+@contextmanager
+def naming_lost_workers() -> Iterator[None]:
+    """Name processes that load images when one ends; torch says so wherever training is.
+
+    Raises:
+        OSError: In the place of torch's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not _OF_WORKERS.search(str(error)):
+            raise
+        raise _told(error) from error
+
+
+def _told(error: Exception) -> OSError:
+    *_, line = str(error).strip().splitlines() or [type(error).__name__]
+    if _NO_MEMORY.search(str(error)):
+        return OSError(
+            'the processes that load images have too little shared memory (/dev/shm): lower '
+            '--workers (train_dataloader.num_workers; 0 needs none), or give the container more, '
+            f'as by docker run --shm-size=8g; {line}'
+        )
+    return OSError(f'images cannot be loaded: {line}')
