@@ -71,7 +71,7 @@ def embed(
 
     header = [*(column[:-1] for column in columns), 'x', 'y']
     # Names of files need not be UTF-8.
-    with files.csv.open('w', newline='', errors='backslashreplace') as file:
+    with files.csv.open('w', newline='', encoding='utf-8', errors='backslashreplace') as file:
         writer = csv.writer(file)
         writer.writerow([*header, *(f'feature_{i}' for i in range(features.shape[1]))])
         for row in zip(*columns.values(), positions, features):

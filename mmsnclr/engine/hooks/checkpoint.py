@@ -146,7 +146,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     @staticmethod
     def _write_record(record: str, path: str) -> None:
-        with replacing(record) as temporary, open(temporary, 'w') as file:
+        with replacing(record) as temporary, open(temporary, 'w', encoding='utf-8') as file:
             file.write(path)
 
 

@@ -73,7 +73,9 @@ class UnreadableImagesHook(Hook):
             self.count += 1
             runner.logger.warning(f'Another image takes the place of {path}: {error}')
             try:
-                with open(self._path, 'a', newline='') as file:
+                with open(
+                    self._path, 'a', newline='', encoding='utf-8', errors='backslashreplace'
+                ) as file:
                     csv.writer(file).writerow([path, error])
             except OSError as failure:  # a full disk ends no training, least of all on one rank
                 if not self._told:
