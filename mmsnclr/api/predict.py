@@ -71,7 +71,7 @@ def predict(
     if len(unreadable) == len(paths):
         raise ValueError(f'none of the images in {", ".join(map(str, images))} can be read')
     out.mkdir(parents=True, exist_ok=True)
-    (out / 'predictions.json').write_text(json.dumps(predictions))
+    (out / 'predictions.json').write_text(json.dumps(predictions), 'utf-8')
     if unreadable:
         count = f'{len(unreadable)} of {len(paths)} images'
         say(f'{count} cannot be read and were left out: {", ".join(unreadable[:5])}')

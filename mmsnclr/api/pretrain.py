@@ -125,6 +125,8 @@ def pretrain(
     out.mkdir(parents=True, exist_ok=True)
     scan = _scan(out, images, labels, image_root, min_edge)
     settings = fit_to_images(cfg, len(scan.accepted), scan.median_edge, batch, size)
+    if scan.levels:
+        cfg.train_dataloader.dataset.pipeline[0].levels = scan.levels
     _set_run(cfg, out, arguments)
     initial = [] if stored is None else [_initial_weights(cfg, arguments, stored, out / 'init')]
     settings += _fit_length(cfg, len(scan.accepted), arguments, start)
@@ -359,15 +361,15 @@ def _scan(
     label_of = dict(zip(paths, read_labels(labels, paths, image_root) or ()))
     say(f'{len(paths):,} images found')
     scan = scan_images(paths, min_edge)
-    (out / 'images.txt').write_text(
-        ''.join(f'{path}\n' for path in scan.accepted), encoding='utf-8'
-    )
+    (out / 'images.txt').write_text(''.join(f'{path}\n' for path in scan.accepted), 'utf-8')
     _write_csv(out / 'left_out.csv', ('path', 'reason'), scan.left_out)
     if label_of:
         rows = [(path, label_of[path]) for path in scan.accepted]
         _write_csv(out / 'labels.csv', ('path', 'label'), rows)
-    left_out = f'{len(scan.left_out):,} left out, see {out / "left_out.csv"}'
+    left_out = f'{len(scan.left_out):,} left out{scan.reasons}, see {out / "left_out.csv"}'
     say(f'{len(scan.accepted):,} are usable, {left_out}')
+    if not scan.accepted:
+        raise ValueError(f'none of the {len(paths):,} images is usable{scan.reasons}')
     return scan
 
 

@@ -35,11 +35,9 @@ def newest_checkpoint(
     folder = str(work_dir)
     if not glob(f'{escape(folder)}/*.pth*'):
         # mmengine's record of a run whose checkpoints lie elsewhere, as `out_dir` says.
-        with (
-            suppress(OSError, UnicodeDecodeError),
-            open(os.path.join(folder, 'last_checkpoint'), encoding='utf-8') as file,
-        ):
-            folder = os.path.dirname(file.read().strip()) or folder
+        with suppress(OSError, UnicodeDecodeError):
+            record = Path(folder, 'last_checkpoint').read_text('utf-8')
+            folder = os.path.dirname(record.strip()) or folder
     found, skipped = [], {}
     for path in glob(f'{escape(folder)}/*.pth{TEMPORARY}'):
         skipped[path] = 'half-written'

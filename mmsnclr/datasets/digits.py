@@ -94,7 +94,7 @@ def _write_scenes(folder: Path, part: str, rng, digits, source, count: int) -> N
         _write(folder / part / name, _render(rng, scene))
     categories = [dict(id=i + 1, name=name) for i, name in enumerate(CLASSES)]
     content = dict(images=images, annotations=annotations, categories=categories)
-    (folder / f'{part}.json').write_text(json.dumps(content))
+    (folder / f'{part}.json').write_text(json.dumps(content), 'utf-8')
 
 
 def _ink(rng, digit: np.ndarray, size: float, centre: np.ndarray, canvas: int) -> np.ndarray:

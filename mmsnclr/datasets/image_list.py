@@ -6,7 +6,7 @@ from pathlib import Path
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
-from .listing import read_labels
+from .listing import read_labels, read_text
 
 # If more are missing, a folder was moved or a disk is not there.
 _MISSING_SHARE = 0.1
@@ -41,7 +41,7 @@ class ImageList(BaseDataset):
         Returns:
             ``img_path`` and, where there are labels, ``gt_label`` of each image.
         """
-        names = Path(self.ann_file).read_text(encoding='utf-8-sig').splitlines()
+        names = read_text(self.ann_file).splitlines()
         images = [dict(img_path=str(Path(self.data_root or '', name))) for name in names]
         missing = [image['img_path'] for image in images if not Path(image['img_path']).is_file()]
         if len(missing) > _MISSING_SHARE * len(images):

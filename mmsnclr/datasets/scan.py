@@ -1,21 +1,25 @@
 """Finds the images that cannot be used before training does."""
 
 import os
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from io import BytesIO
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from ..console import track
-from .decoding import to_rgb
+from ..console import say, track
+from .decoding import describe, has_undeclared_band, open_image, to_rgb, value_range
 
 # Images that are handed to the threads at once; bounds the memory of what waits.
 _CHUNK = 1024
+_CONTRAST = 8  # of 256 levels of grey, with which there is nothing to be seen
+_BANDS = 277  # the tag of TIFF
 
 
 @dataclass
@@ -26,23 +30,53 @@ class Scan:
         accepted: The usable images, in the order in which they were given.
         left_out: The others, each with its reason.
         edges: Shorter edge of each accepted image, in pixels.
+        levels: Lowest and highest value of the accepted images with more than 8 bits;
+            ``None`` if there are none.
     """
 
     accepted: list[Path] = field(default_factory=list)
     left_out: list[tuple[Path, str]] = field(default_factory=list)
     edges: list[int] = field(default_factory=list)
+    levels: tuple[int, int] | None = None
 
     @property
     def median_edge(self) -> int:
         """Shorter edge of a typical image, in pixels; 0 if there is none."""
         return sorted(self.edges)[len(self.edges) // 2] if self.edges else 0
 
+    @property
+    def reasons(self) -> str:
+        """Why images were left out, each reason with their number, as the end of a sentence."""
+        kinds = Counter(reason.split(':')[0].split(' of ')[0] for _, reason in self.left_out)
+        advice = {'tiny': ' (lower --min-edge to use them)'}
+        counts = [f'{n:,} {kind}{advice.get(kind, "")}' for kind, n in kinds.most_common()]
+        return f': {", ".join(counts)}' if counts else ''
+
+
+class _Found(NamedTuple):
+    """What is known of an image that was read.
+
+    Attributes:
+        problem: Why it cannot be used, else empty.
+        digest: Of the file.
+        edge: The shorter one, in pixels.
+        values: See :func:`~mmsnclr.datasets.decoding.value_range`.
+        unseen: What is in the file and not looked at, else empty.
+    """
+
+    problem: str
+    digest: bytes = b''
+    edge: int = 0
+    values: tuple[int, int] | None = None
+    unseen: str = ''
+
 
 def scan_images(paths: Sequence[Path], min_edge: int = 32) -> Scan:
     """Read every image once and leave out those that cannot be used.
 
-    Unreadable, truncated and tiny ones are left out, and all but the first of
-    those whose files are equal.
+    Unreadable, truncated and tiny ones, and those without contrast, are left out, and all but
+    the first of those whose files are equal. The console tells what of the files is not looked
+    at.
 
     Args:
         paths: Image files.
@@ -51,24 +85,57 @@ def scan_images(paths: Sequence[Path], min_edge: int = 32) -> Scan:
     Returns:
         The usable images and the others.
     """
-    scan, first = Scan(), {}
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    scan, first, deep = Scan(), {}, {}
+    unseen = Counter()
+    workers = len(os.sched_getaffinity(0))
+    with warnings.catch_warnings(record=True) as warned, ThreadPoolExecutor(workers) as pool:
+        warnings.simplefilter('always')
+        warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # has a limit of its own
         chunks = (paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK))
         examined = chain.from_iterable(pool.map(_examine, chunk) for chunk in chunks)
         for path, found in track(zip(paths, examined), 'Scanning', len(paths)):
-            digest, edge, problem = found
-            problem = _name_problem(path) or problem
-            if not problem and edge < min_edge:
-                problem = f'tiny: its shorter edge is {edge} pixels, less than {min_edge}'
-            if not problem and digest in first:
-                problem = f'duplicate of {first[digest]}'
+            problem = _name_problem(path) or found.problem
+            if not problem and found.edge < min_edge:
+                problem = f'tiny: its shorter edge is {found.edge} pixels, less than {min_edge}'
+            if not problem and found.digest in first:
+                problem = f'duplicate of {first[found.digest]}'
             if problem:
                 scan.left_out.append((path, problem))
-            else:
-                first[digest] = path
-                scan.accepted.append(path)
-                scan.edges.append(edge)
+                continue
+            first[found.digest] = path
+            scan.accepted.append(path)
+            scan.edges.append(found.edge)
+            unseen[found.unseen] += 1
+            if found.values:
+                deep[path] = found.values
+    if deep:
+        _level(scan, deep)
+    for what, count in unseen.items():
+        if what:
+            say(f'{count:,} images {what}', err=True)
+    if warned:
+        say(f'{len(warned):,} warnings of decoders, the first: {warned[0].message}', err=True)
     return scan
+
+
+def _level(scan: Scan, deep: dict[Path, tuple[int, int]]) -> None:
+    """Set the levels, and leave out the images that are almost of one grey by them."""
+    low, high = min(low for low, _ in deep.values()), max(high for _, high in deep.values())
+    flat = {
+        path: f'without contrast: from {lowest} to {highest} in a set from {low} to {high}'
+        for path, (lowest, highest) in deep.items()
+        if (highest - lowest) * 256 < _CONTRAST * (high - low + 1)
+    }
+    if len(flat) < len(deep):
+        scan.levels = low, high
+        say(
+            f'{len(deep):,} images have more than 8 bits: their values from {low:,} to {high:,} '
+            'become black to white'
+        )
+    if flat:
+        kept = [pair for pair in zip(scan.accepted, scan.edges) if pair[0] not in flat]
+        scan.accepted, scan.edges = [path for path, _ in kept], [edge for _, edge in kept]
+        scan.left_out += flat.items()
 
 
 def _name_problem(path: Path) -> str:
@@ -80,19 +147,51 @@ def _name_problem(path: Path) -> str:
     return 'name: has a line break' if len(str(path).splitlines()) > 1 else ''
 
 
-def _examine(path: Path) -> tuple[bytes, int, str]:
-    """Digest and shorter edge of an image file, and what is wrong with it."""
+def _examine(path: Path) -> _Found:
+    """Read an image file to its end."""
+    data = b''
     try:
         data = path.read_bytes()
-        with Image.open(BytesIO(data)) as image:
-            edge = min(image.size)
+        try:
             # A JPEG file is then read to its end, but decoded at an eighth of its size.
-            image.draft('RGB', (1, 1))
-            to_rgb(image)
-    except UnidentifiedImageError:
-        return b'', 0, 'unreadable: not an image of a known kind'
+            found = _look(data, draft=True)
+        except Exception:  # lossless JPEG has no reduced size
+            found = _look(data, draft=False)
     # Pillow's decoders raise whatever a damaged file leads them into.
     except Exception as error:
-        cut = 'truncated' in str(error)
-        return b'', 0, f'{"truncated" if cut else "unreadable"}: {error}'
-    return blake2b(data, digest_size=16).digest(), edge, ''
+        reason = describe(error, data)
+        if reason == 'empty file':
+            return _Found('empty: the file has no content')
+        cut = 'truncated' in reason.lower()
+        return _Found(f'{"truncated" if cut else "unreadable"}: {reason}')
+    return found._replace(digest=blake2b(data, digest_size=16).digest())
+
+
+def _look(data: bytes, draft: bool) -> _Found:
+    with open_image(data) as image:
+        edge, unseen = min(image.size), _unseen(image)
+        if draft:
+            image.draft('RGB', (1, 1))
+        image.load()
+        values = value_range(image)
+        lows_and_highs = to_rgb(image).getextrema()
+    levels = max(high - low for low, high in lows_and_highs) + 1
+    # More than 8 bits are judged by the range of the set.
+    flat = levels <= _CONTRAST and values is None
+    problem = f'without contrast: no more than {levels} levels of grey' if flat else ''
+    return _Found(problem, b'', edge, values, unseen)
+
+
+def _unseen(image: Image.Image) -> str:
+    """What of an image file is not looked at, in words."""
+    if image.format != 'MPO' and getattr(image, 'is_animated', False):
+        return 'hold several pages or frames, of which the first is used'
+    if has_undeclared_band(image):
+        return 'have a fourth band that is not said to be transparency and is not looked at'
+    if image.format == 'TIFF':
+        bands = image.tag_v2.get(_BANDS, 1)
+        if image.mode == 'RGBA':
+            return 'are TIFF files whose fourth band is taken as transparency, as they say'
+        if bands > len(image.getbands()):
+            return 'have bands beyond the third that are not looked at'
+    return ''

@@ -91,6 +91,8 @@ class AugmentedViews(SeededTransform):
         views: For each view the settings of :class:`View` that differ from its
             defaults.
         backend_args: mmengine's settings of the storage.
+        levels: Values of black and white of images with more than 8 bits, such as the range
+            of a set; see :func:`~mmsnclr.datasets.decoding.to_rgb`.
 
     Raises:
         ValueError: If a setting is out of its domain; on loading, if a file is
@@ -101,8 +103,16 @@ class AugmentedViews(SeededTransform):
     # exception; see UnreadableImagesHook.
     failures = None
 
-    def __init__(self, views: list[dict], backend_args: dict | None = None) -> None:
+    def __init__(
+        self,
+        views: list[dict],
+        backend_args: dict | None = None,
+        levels: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__()
+        if levels is not None and not levels[0] < levels[1]:
+            raise ValueError(f'levels={levels} must rise')
+        self.levels = levels
         self.views = [View(**view) for view in views]
         self.backend_args = backend_args
 
@@ -131,13 +141,13 @@ class AugmentedViews(SeededTransform):
             data = fileio.get(path, backend_args=self.backend_args)
             header = plain_header(data, path)
             if header is None:
-                image = decode_any(data, path)
+                image = decode_any(data, path, self.levels)
         height, width = header[:2] if image is None else image.shape[:2]
         draws = [Random(self.view_seed(results, number)) for number in range(len(self.views))]
         boxes = [crop_box(height, width, view, draw) for view, draw in zip(self.views, draws)]
         if image is None:
             spare = min(min(box[2:]) // view.size for view, box in zip(self.views, boxes))
-            image, divisor = decode(data, spare, header[2], path)
+            image, divisor = decode(data, spare, header, path)
         results['img'] = [
             augment(resized_crop(image, box, view.size, divisor), view, draw)
             for view, box, draw in zip(self.views, boxes, draws)
@@ -263,6 +273,13 @@ def view_size(cfg: Config) -> int:
             size = step.get('scale') or step.get('crop_size')
             return size if isinstance(size, int) else size[0]
     return 224
+
+
+def view_levels(cfg: Config) -> tuple[int, int] | None:
+    """Values of black and white of images with more than 8 bits that a config trains with."""
+    steps = _dicts(cfg.get('train_dataloader'))
+    views = (step for step in steps if step.get('type') == 'AugmentedViews')
+    return next((step.get('levels') for step in views), None)
 
 
 def _dicts(node) -> Iterable[dict]:

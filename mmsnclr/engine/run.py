@@ -105,7 +105,8 @@ def read_log(folder: str | Path) -> list[dict[str, float]]:
     """
     lines: dict[int, dict] = {}
     for path in sorted(Path(folder).glob('*/vis_data/scalars.json')):
-        part = [line for line in map(_parse, path.read_text().splitlines()) if 'loss' in line]
+        text = path.read_text('utf-8')
+        part = [line for line in map(_parse, text.splitlines()) if 'loss' in line]
         if part:
             lines = {step: line for step, line in lines.items() if step < part[0]['step']}
             lines |= {line['step']: line for line in part}

@@ -141,15 +141,15 @@ class ResumableRunner(Runner):
         self._pretrained = []
 
     def _read_run_id(self) -> str:
-        with suppress(OSError), open(os.path.join(self.work_dir, 'run_id')) as file:
-            return file.read()
+        with suppress(OSError):
+            return Path(self.work_dir, 'run_id').read_text('utf-8')
         return ''
 
     @master_only
     def _write_run_id(self) -> None:
         """Tell whose checkpoints are this run's, should it be started again."""
-        with replacing(os.path.join(self.work_dir, 'run_id')) as name, open(name, 'w') as file:
-            file.write(self.run_id)
+        with replacing(os.path.join(self.work_dir, 'run_id')) as name:
+            Path(name).write_text(self.run_id, 'utf-8')
 
     def resume(self, filename: str, *args, **kwargs) -> None:
         """Resume training from a checkpoint.

@@ -61,7 +61,7 @@ def evaluate_coco(
     from pycocotools.cocoeval import COCOeval
 
     if not isinstance(predictions, list):
-        predictions = json.loads(Path(predictions).read_text())
+        predictions = json.loads(Path(predictions).read_text(encoding='utf-8'))
     with without_prints():  # pycocotools prints what it does
         truth = COCO(str(ann_file))
         if predictions:

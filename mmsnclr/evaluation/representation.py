@@ -15,9 +15,11 @@ from torch.utils.data import DataLoader
 
 from ..console import say
 from ..datasets.decoding import read_image
-from ..datasets.views import view_size
+from ..datasets.views import view_levels, view_size
 from ..models import NeighborMethod, pooled
 from .features import extract_features
+
+_LONGEST = 16  # times the shorter edge
 
 
 class _Images(BaseDataset):
@@ -27,9 +29,11 @@ class _Images(BaseDataset):
         unreadable: Numbers of the images that could not be read so far.
     """
 
-    def __init__(self, paths: Sequence[Path], size: int) -> None:
+    def __init__(self, paths: Sequence[Path], cfg: Config) -> None:
         self.paths = paths
+        self.levels = view_levels(cfg)
         self.unreadable = []
+        size = view_size(cfg)
         pipeline = [
             dict(type='ResizeEdge', scale=round(size * 8 / 7), edge='short'),
             dict(type='CenterCrop', crop_size=size),
@@ -44,11 +48,19 @@ class _Images(BaseDataset):
         """What the pipeline packs; of an unreadable image, a black one."""
         info = self.get_data_info(idx)
         try:
-            image = read_image(info['img_path'])
+            image = _middle(read_image(info['img_path'], self.levels))
         except (OSError, ValueError):
             self.unreadable.append(idx)
             image = np.zeros((1, 1, 3), np.uint8)
         return self.pipeline(info | dict(img=image))
+
+
+def _middle(image: np.ndarray) -> np.ndarray:
+    """What matters of a very long image, which OpenCV could not enlarge as a whole."""
+    height, width = image.shape[:2]
+    longest = _LONGEST * min(height, width)
+    top, left = max(height - longest, 0) // 2, max(width - longest, 0) // 2
+    return image[top : top + longest, left : left + longest]
 
 
 class Representations(NamedTuple):
@@ -99,7 +111,7 @@ def represent_images(
         chosen = sorted(random.Random(seed).sample(range(len(paths)), max_images))
         paths = [paths[number] for number in chosen]
         labels = None if labels is None else [labels[number] for number in chosen]
-    dataset = _Images(paths, view_size(cfg))
+    dataset = _Images(paths, cfg)
     loader = DataLoader(dataset, batch_size=64, collate_fn=default_collate)
 
     def encode(images: Tensor) -> tuple[Tensor]:

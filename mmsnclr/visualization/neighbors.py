@@ -195,4 +195,5 @@ def _thumbnail(path: str | Path, edge: int) -> np.ndarray:
     scale = edge / max(image.shape[:2])
     if scale >= 1:
         return image
-    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    height, width = (max(1, round(size * scale)) for size in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)

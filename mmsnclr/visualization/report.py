@@ -107,7 +107,7 @@ def write_report(
         environment=environment.items(),
         config=cfg.pretty_text,
     )
-    Path(path).write_text(page)
+    Path(path).write_text(page, encoding='utf-8', errors='backslashreplace')
     return Path(path)
 
 

@@ -284,7 +284,7 @@ def test_unusable_images_are_left_out_each_with_its_reason(messy, tmp_path):
     assert reasons.pop('text.png') == 'unreadable: not an image of a known kind'
     assert reasons.pop('not_utf8_\\udcff.png') == 'name: not UTF-8'
     assert reasons.pop('two\nlines.png') == 'name: has a line break'
-    assert reasons.pop('empty.jpg').startswith('unreadable')
+    assert reasons.pop('empty.jpg') == 'empty: the file has no content'
     assert reasons.pop('tiny.png') == 'tiny: its shorter edge is 20 pixels, less than 32'
     assert reasons.pop('00007.png') == f'duplicate of {messy / "copy_of_7.png"}'
     assert not reasons

@@ -1,14 +1,18 @@
 """Every kind of image file is seen as a viewer shows it."""
 
+import struct
+import subprocess
+import zlib
 from io import BytesIO
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from sklearn.datasets import load_sample_images
 
 from mmsnclr.datasets import AugmentedViews
-from mmsnclr.datasets.decoding import decode, plain_header
+from mmsnclr.datasets.decoding import decode, plain_header, read_image
+from mmsnclr.datasets.scan import scan_images
 
 PICTURE = np.ascontiguousarray(load_sample_images().images[1][100:356:4, 100:484:4])  # 64 x 96
 RGB = Image.fromarray(PICTURE)
@@ -80,6 +84,15 @@ KINDS = {
     'gray_alpha.png': (with_alpha('L'), {}, on_white(GRAY[..., None].repeat(3, axis=2))),
     '16_bits.png': (Image.fromarray(SIXTEEN_BITS), {}, GRAY),
     '16_bits.tif': (Image.fromarray(SIXTEEN_BITS), {}, GRAY),
+    'gray.avif': (Image.fromarray(GRAY), dict(quality=100, range='limited'), GRAY),
+    'low_12_bits.png': (Image.fromarray(GRAY.astype(np.uint16) * 16), {}, GRAY),
+    'low_12_bits.tif': (Image.fromarray(GRAY.astype(np.uint16) * 16), {}, GRAY),
+    '32_bits.tif': (Image.fromarray(GRAY.astype(np.int32) * 65536), {}, GRAY),
+    'transparent_16_bits.png': (
+        Image.fromarray(SIXTEEN_BITS),
+        dict(transparency=int(SIXTEEN_BITS[0, 0])),
+        np.where(GRAY[0, 0] == GRAY, 255, GRAY).astype(np.uint8),
+    ),
 }
 
 
@@ -138,7 +151,7 @@ def test_a_turned_jpeg_is_still_decoded_at_a_fraction(tmp_path):
     RGB.save(tmp_path / 'a.jpg', exif=exif)
     data = (tmp_path / 'a.jpg').read_bytes()
     assert plain_header(data, 'a.jpg') == (96, 64, 6)
-    image, divisor = decode(data, 2, 6, 'a.jpg')
+    image, divisor = decode(data, 2, plain_header(data, 'a.jpg'), 'a.jpg')
     assert (image.shape, divisor) == ((48, 32, 3), 2)
 
 
@@ -150,11 +163,158 @@ def test_a_turned_cmyk_picture_is_upright(tmp_path):
     assert np.abs(ours - reference).mean() < 2.5
 
 
-@pytest.mark.parametrize('dtype', [np.float32, np.int32])
-def test_values_without_black_and_white_are_refused(tmp_path, dtype):
-    Image.fromarray(GRAY.astype(dtype) * 70_000).save(tmp_path / 'a.tif')
+def test_floats_without_black_and_white_are_refused(tmp_path):
+    Image.fromarray(GRAY.astype(np.float32)).save(tmp_path / 'a.tif')
     with pytest.raises(ValueError, match=r'a\.tif cannot be decoded: 32-bit values'):
         AugmentedViews([{}])(dict(img_path=str(tmp_path / 'a.tif')))
+
+
+@pytest.mark.parametrize(('bands', 'white'), [(1, 15), (1, 1023), (3, 100), (3, 1023)])
+def test_a_portable_map_is_scaled_by_the_white_that_it_states(tmp_path, bands, white):
+    values = np.round((GRAY if bands == 1 else PICTURE) / 255 * white)
+    header = f'P{5 if bands == 1 else 6} 96 64 {white}\n'.encode()
+    (tmp_path / 'a.ppm').write_bytes(
+        header + values.astype('>u2' if white > 255 else 'u1').tobytes()
+    )
+    ours, reference = seen(tmp_path / 'a.ppm', GRAY if bands == 1 else PICTURE)
+    assert np.abs(ours - reference).mean() < 6 * 15 / white + 2
+
+
+def tiff(path, values, tags):
+    """An uncompressed TIFF file with any tags, which Pillow cannot write."""
+    height, width = values.shape[:2]
+    tags = {256: width, 257: height, 259: 1, 277: 1, 278: height, 279: values.nbytes} | tags
+    start = 8 + 2 + 12 * (len(tags) + 1) + 4
+    extra, entries = b'', b''
+    for tag, value in sorted((tags | {273: None}).items()):
+        value = start + 64 if value is None else value
+        if isinstance(value, tuple):  # of four numbers
+            entries += struct.pack('<HHII', tag, 3, len(value), start + len(extra))
+            extra += struct.pack(f'<{len(value)}H', *value)
+        else:
+            entries += struct.pack('<HHII', tag, 4, 1, value)
+    data = b'II*\0' + struct.pack('<IH', 8, len(tags) + 1) + entries + struct.pack('<I', 0)
+    path.write_bytes(data + extra.ljust(64, b'\0') + values.tobytes())
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'numbers', 'levels'),
+    [('<i2', 2, (-128, 127)), ('<u4', 1, None), ('<i4', 2, (-128, 127))],
+)
+def test_whole_numbers_of_every_size_and_sign_are_scaled(tmp_path, dtype, numbers, levels):
+    values = GRAY.astype(np.int64) - 128 if levels else GRAY.astype(np.int64) << 24
+    values = values.astype(dtype)
+    tiff(tmp_path / 'a.tif', values, {258: values.itemsize * 8, 262: 1, 339: numbers})
+    image = read_image(tmp_path / 'a.tif', levels)
+    assert np.abs(image[..., 0].astype(int) - GRAY).max() <= 1
+    assert np.ptp(read_image(tmp_path / 'a.tif')) > 100  # also by what is in it
+
+
+def test_the_range_of_a_set_gives_black_and_white(tmp_path):
+    Image.fromarray(GRAY.astype(np.uint16) * 4 + 7000).save(tmp_path / 'a.png')
+    views = AugmentedViews([dict(size=48)], levels=(7000, 7000 + 1023))
+    assert np.array_equal(read_image(tmp_path / 'a.png', views.levels)[..., 0], GRAY)
+    assert 'img' in views(dict(img_path=str(tmp_path / 'a.png')))
+    with pytest.raises(ValueError, match=r'levels=\(5, 5\) must rise'):
+        AugmentedViews([{}], levels=(5, 5))
+
+
+def test_an_infrared_band_is_not_taken_for_transparency(tmp_path):
+    four = np.dstack([PICTURE, np.full_like(GRAY, 10)])
+    tiff(tmp_path / 'a.tif', four, {258: (8, 8, 8, 8), 262: 2, 277: 4})
+    assert np.array_equal(read_image(tmp_path / 'a.tif')[..., ::-1], PICTURE)
+
+
+def test_an_animation_is_seen_by_the_image_that_viewers_show_first(tmp_path):
+    frames = [Image.fromarray(np.roll(PICTURE, shift, 0)) for shift in (20, 40)]
+    RGB.save(tmp_path / 'a.png', save_all=True, append_images=frames, default_image=True)
+    ours, reference = seen(tmp_path / 'a.png', PICTURE)
+    assert np.abs(ours - reference).mean() < 2.5
+
+
+def lossless_jpeg(gray):
+    """An image as a JPEG file of the lossless process (SOF3), which Pillow cannot write."""
+    height, width = gray.shape
+    values = gray.astype(int)
+    predicted = np.roll(values, 1, axis=1)
+    predicted[:, 0] = np.roll(values[:, 0], 1)
+    predicted[0, 0] = 128
+    bits = ''
+    for difference in (values - predicted).ravel().tolist():
+        size = abs(difference).bit_length()
+        number = difference if difference > 0 else difference + 2**size - 1
+        bits += f'{size:04b}' + (f'{number:0{size}b}' if size else '')
+    bits += '1' * (-len(bits) % 8)
+    coded = int(bits, 2).to_bytes(len(bits) // 8, 'big').replace(b'\xff', b'\xff\x00')
+    table = bytes([0, 0, 0, 0, 9, *[0] * 12, *range(9)])
+    return b''.join(
+        [
+            b'\xff\xd8\xff\xc3' + struct.pack('>HBHHBBBB', 11, 8, height, width, 1, 1, 0x11, 0),
+            b'\xff\xc4' + struct.pack('>H', 2 + len(table)) + table,
+            b'\xff\xda' + struct.pack('>HBBBBBB', 8, 1, 1, 0, 1, 0, 0) + coded + b'\xff\xd9',
+        ]
+    )
+
+
+def test_a_lossless_jpeg_has_no_reduced_size_and_is_used(tmp_path):
+    data = lossless_jpeg(GRAY)
+    image, divisor = decode(data, 2, plain_header(data, 'a.jpg'), 'a.jpg')
+    assert divisor == 1 and np.array_equal(image[..., 0], GRAY)
+    (tmp_path / 'a.jpg').write_bytes(data)
+    assert scan_images([tmp_path / 'a.jpg']).accepted == [tmp_path / 'a.jpg']
+
+
+@pytest.mark.parametrize(('name', 'tag'), [('a.png', b'eXIf'), ('a.jpg', b'Exif\0\0')])
+def test_a_damaged_exif_block_turns_nothing(tmp_path, name, tag):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stream = BytesIO()
+    RGB.save(stream, name[2:].replace('jpg', 'jpeg'), exif=exif)
+    data = bytearray(stream.getvalue())
+    start = data.index(tag) + len(tag)
+    end = start + len(exif.tobytes()) - 6
+    data[start : start + 8] = b'garbage!'
+    if name == 'a.png':
+        data[end : end + 4] = struct.pack('>I', zlib.crc32(data[start - 4 : end]))
+    (tmp_path / name).write_bytes(data)
+    ours, reference = seen(tmp_path / name, PICTURE)
+    assert np.abs(ours - reference).mean() < 5
+    assert scan_images([tmp_path / name]).accepted == [tmp_path / name]
+
+
+def test_a_script_is_not_run_whatever_its_name(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(subprocess, 'check_call', lambda *args, **_: started.append(args))
+    monkeypatch.setattr(subprocess, 'Popen', lambda *args, **_: started.append(args))
+    script = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n'
+    (tmp_path / 'a.jpg').write_bytes(script)
+    with pytest.raises(ValueError, match=r'a\.jpg cannot be decoded: not an image of a known'):
+        read_image(tmp_path / 'a.jpg')
+    assert not started
+
+
+@pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning')
+def test_a_picture_too_large_for_the_memory_is_refused_by_its_header(tmp_path):
+    Image.new('P', (13_500, 13_100)).save(tmp_path / 'a.png')
+    with pytest.raises(ValueError, match=r'more than 134 megapixels: make it smaller'):
+        read_image(tmp_path / 'a.png')
+
+
+def test_a_lack_of_memory_is_named(tmp_path, monkeypatch):
+    RGB.save(tmp_path / 'a.png')
+
+    def load(self):
+        raise MemoryError
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, 'load', load)
+    (left_out,) = scan_images([tmp_path / 'a.png']).left_out
+    assert left_out[1] == 'unreadable: not enough memory to decode it'
+
+
+def test_a_tiff_of_a_kind_that_is_not_read_is_named(tmp_path):
+    tiff(tmp_path / 'a.tif', np.zeros((64, 96, 4), np.uint8), {258: (8, 8, 8, 8), 262: 1, 277: 4})
+    with pytest.raises(ValueError, match=r'a\.tif cannot be decoded: TIFF: unknown pixel mode'):
+        read_image(tmp_path / 'a.tif')
 
 
 def test_a_cut_file_of_a_kind_that_pillow_decodes_is_named(tmp_path):

@@ -2,11 +2,12 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
+from mmsnclr.datasets import ImageList
 from mmsnclr.datasets.listing import list_images, read_labels
-from mmsnclr.datasets.scan import scan_images
 
 
 def test_images_come_from_folders_lists_and_coco_files(digits, scenes, tmp_path):
@@ -51,7 +52,8 @@ def test_mistakes_in_lists_are_named(tmp_path, name, content, message):
         list_images([tmp_path / name])
 
 
-def test_files_as_windows_writes_them_are_read(scenes, tmp_path):
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_files_as_windows_writes_them_are_read(scenes, tmp_path, encoding):
     images = sorted((scenes / 'val').glob('*.png'))
     lines = {
         'list.txt': ''.join(f'{path}\n' for path in images),
@@ -59,18 +61,82 @@ def test_files_as_windows_writes_them_are_read(scenes, tmp_path):
         'labels.csv': 'path,label\n' + ''.join(f'{path},a\n' for path in images),
     }
     for name, text in lines.items():
-        (tmp_path / name).write_text(text, 'utf-8-sig')
+        (tmp_path / name).write_text(text, encoding)
     assert list_images(tmp_path / 'list.txt') == images
     assert list_images(tmp_path / 'coco.json', scenes / 'val') == images
     assert read_labels(tmp_path / 'labels.csv', images) == ['a'] * len(images)
+    assert len(ImageList(str(tmp_path / 'list.txt'), pipeline=[])) == len(images)
+
+
+@pytest.mark.parametrize('encoding', ['latin-1', 'utf-16-le'])
+def test_lists_in_another_encoding_are_named(tmp_path, encoding):
+    (tmp_path / 'list.txt').write_text('\xe4.png', encoding)
+    with pytest.raises(ValueError, match=r'list\.txt must be a text in UTF-8'):
+        list_images(tmp_path / 'list.txt')
+    with pytest.raises(ValueError, match=r'list\.txt must be a text in UTF-8'):
+        ImageList(str(tmp_path / 'list.txt'), pipeline=[])
 
 
 def test_folders_that_link_to_themselves_are_searched_once(digits, tmp_path):
     (tmp_path / 'linked').symlink_to(digits / 'unlabelled')
     os.symlink(tmp_path, tmp_path / 'loop')
-    assert len(list_images([tmp_path, digits / 'unlabelled'])) == 2 * 96
-    scan = scan_images(list_images([tmp_path, digits / 'unlabelled']))
-    assert len(scan.accepted) == 96
+    assert len(list_images([tmp_path, digits / 'unlabelled'])) == 96
+
+
+def test_what_a_link_names_again_is_listed_once(digits, tmp_path):
+    images = tmp_path / 'images'
+    shutil.copytree(digits / 'unlabelled', images / 'a')
+    (images / 'b').symlink_to(images / 'a')
+    (images / 'c.png').symlink_to(images / 'a' / '00000.png')
+    (images / 'd.png').symlink_to(images / 'nowhere.png')  # is said to be missing by the scan
+    found = list_images(images)
+    assert len(found) == len({path.resolve() for path in found}) == 96 + 1
+
+
+def test_only_regular_files_are_images(tmp_path, capsys):
+    os.mkfifo(tmp_path / 'a.jpg')
+    (tmp_path / 'b.png').touch()
+    assert list_images(tmp_path) == [tmp_path / 'b.png']
+    assert '1 pipe or device' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('written', 'unseen'),
+    [
+        (['features.npz', 'projection.png'], 1),
+        (['neighbors.html', 'neighbors.png'], 1),
+        (['predictions.json', 'pictures/a.png'], 1),
+        (['precision_recall.png', 'summary.md', 'pictures/00_a.jpg'], 2),
+    ],
+)
+def test_what_verbs_have_drawn_is_no_image_of_the_next_run(tmp_path, capsys, written, unseen):
+    for name in ['a.png', 'pictures.png', *(f'out/{name}' for name in written)]:
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    assert [path.name for path in list_images(tmp_path)] == ['a.png', 'pictures.png']
+    assert f'{unseen} results of mmsnclr' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'line',
+    ['{} 3', '{},cat', '{};cat', '{}\t3', '"{}"', "'{}'", '"{}" 3', '"{}","a, b"', '{} 0 1 1'],
+)
+@pytest.mark.parametrize('name', ['sub/a.png', 'sub/b, c.png', 'sub/d e.png', 'sub\\a.png'])
+def test_lists_with_labels_quotes_or_backslashes_are_read(tmp_path, line, name):
+    image = tmp_path / name.replace('\\', '/')
+    image.parent.mkdir()
+    image.touch()
+    (tmp_path / 'list.txt').write_text(f'path,label\n{line.format(name)}\n')
+    assert list_images(tmp_path / 'list.txt') == [image]
+
+
+def test_a_list_in_another_form_names_the_forms(tmp_path):
+    (tmp_path / 'a.png').touch()
+    (tmp_path / 'list.txt').write_text('1 a.png\n')
+    with pytest.raises(
+        FileNotFoundError, match=r'from --image-root .*"path label" or "path,label"'
+    ):
+        list_images(tmp_path / 'list.txt', tmp_path)
 
 
 def test_a_picture_of_another_kind_is_named(tmp_path):
@@ -95,3 +161,30 @@ def test_labels_come_from_a_csv(digits, tmp_path):
     (tmp_path / 'labels.csv').write_text('file,class\n')
     with pytest.raises(ValueError, match="must have the columns 'path' and 'label'"):
         read_labels(tmp_path / 'labels.csv', images)
+
+
+@pytest.mark.parametrize(
+    ('names', 'labels'),
+    [
+        (['a/1.png', 'b/1.png'], 'a b'),
+        (['train/a/images/1.png', 'train/b/images/1.png'], 'a b'),
+        (['train/a/1.png', 'val/a/1.png', 'val/b/1.png'], 'a a b'),
+        (['a/x/1.png', 'a/y/1.png', 'b/1.png'], 'a a b'),
+    ],
+)
+def test_labels_are_the_first_folders_that_differ(capsys, names, labels):
+    images = [Path('/data/set', name) for name in names]
+    assert read_labels('folders', images) == labels.split()
+    assert '2 classes by the names of folders: a, b' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('names', 'message'),
+    [
+        (['train/a/1.png', 'val/a/2.png'], 'all 2 images are of one class'),
+        (['a/1.png', '2.png'], r"'/data/set/2\.png' lies in no folder of a class"),
+    ],
+)
+def test_folders_that_are_no_classes_are_refused(names, message):
+    with pytest.raises(ValueError, match=message):
+        read_labels('folders', [Path('/data/set', name) for name in names])

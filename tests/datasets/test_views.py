@@ -81,7 +81,9 @@ def test_a_jpeg_decoded_at_a_fraction_gives_the_same_crop(tmp_path, photograph, 
     path, size = tmp_path / 'a.jpg', 48
     Image.fromarray(photograph).save(path, quality=95)
     box = (16, 8, divisor * size, divisor * size)
-    small, by = decoding.decode(path.read_bytes(), divisor, 1, path)
+    data = path.read_bytes()
+    header = decoding.plain_header(data, path)
+    small, by = decoding.decode(data, divisor, header, path)
     assert by == divisor and small.shape[0] == -(-427 // divisor)
     reference = tv.resized_crop(Image.open(path), *box, [size, size], InterpolationMode.BICUBIC)
     assert difference(views.resized_crop(small, box, size, divisor), reference) < 2

@@ -258,6 +258,19 @@ def test_images_that_cannot_be_read_are_left_out(checkpoint, digits, tmp_path):
     assert r'z\udcff.png' in (tmp_path / 'neighbors.html').read_text()
 
 
+def test_very_long_images_are_embedded_and_shown(checkpoint, digits, tmp_path):
+    draw = np.random.default_rng(0)
+    for name, height, width in (('spectrogram', 64, 18000), ('line', 8, 3000), ('column', 3000, 8)):
+        image = draw.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / f'{name}.png'), image)
+    arguments = (tmp_path, digits / 'unlabelled', '--out', tmp_path / 'out')
+    for verb in ('embed', 'neighbors'):
+        result = cli(verb, checkpoint, *arguments, *(['--queries', 99] if verb != 'embed' else []))
+        assert result.exit_code == 0, result.output
+    assert len(np.load(tmp_path / 'out' / 'features.npz')['paths']) == 99
+    assert (tmp_path / 'out' / 'neighbors.html').read_text().count('class="query card"') == 99
+
+
 def test_mistakes_are_named_in_a_line(checkpoint, digits, tmp_path):
     (tmp_path / 'empty').mkdir()
     torch.save({'state_dict': {}}, tmp_path / 'other.pth')

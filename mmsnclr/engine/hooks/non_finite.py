@@ -105,7 +105,7 @@ class NonFiniteHook(Hook):
         runner.message_hub.update_info('skipped_steps', self.skipped)
         path = Path(runner.work_dir, f'non_finite_iter{runner.iter + 1}_rank{get_rank()}.txt')
         with suppress(OSError):  # a full disk; one rank alone must not end
-            path.write_text('\n'.join(self._paths) + '\n', encoding='utf-8')
+            path.write_text('\n'.join(self._paths) + '\n', 'utf-8', 'backslashreplace')
         first = (
             f'the gradients of {len(self._bad)} tensors, the first {self._bad[0]}'
             if self._bad

@@ -85,7 +85,9 @@ class UnreadableImagesHook(Hook):
 
     def _list(self, runner: Runner, path: str, error: str) -> None:
         try:
-            with open(self._path, 'a', newline='', encoding='utf-8') as file:
+            with open(
+                self._path, 'a', newline='', encoding='utf-8', errors='backslashreplace'
+            ) as file:
                 csv.writer(file).writerow([path, error])
         except OSError as failure:  # a full disk ends no training, least of all on one rank
             if not self._told:
