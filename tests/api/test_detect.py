@@ -181,6 +181,23 @@ def test_the_threshold_replaces_the_detectors_own(run, scenes, tmp_path):
     assert predict(tmp_path / 'strict.pth', scenes / 'val/00000.png', tmp_path, threshold=0)
 
 
+def test_predictions_of_a_json_have_its_ids(run, scenes, tmp_path):
+    truth = json.loads((scenes / 'val.json').read_text())
+    for image in truth['images']:
+        image['id'] = f'x{image["id"]}'
+    (tmp_path / 'val.json').write_text(json.dumps(truth))
+    arguments = ['predict', str(run[0].checkpoint), str(tmp_path / 'val.json'), '--threshold', '0']
+    arguments += ['--image-root', str(scenes / 'val'), '--out', str(tmp_path / 'found')]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / 'found/predictions.json').read_text())
+    of = {image['file_name']: image['id'] for image in truth['images']}
+    assert {(d['file_name'], d['image_id']) for d in found} == set(of.items())
+    sources = [tmp_path / 'val.json', scenes / 'train']
+    both = predict(run[0].checkpoint, sources, tmp_path / 'both', 0, scenes / 'val')
+    assert {d['image_id'] for d in both} <= set(range(4 + 8))
+
+
 def test_what_cannot_be_predicted_is_named(run, scenes, tmp_path):
     detection, out, _ = run
     used = tmp_path / 'used'
@@ -257,6 +274,64 @@ def test_a_detector_learns_the_digits(tmp_path):
     assert detection.results['pretrained']['bbox'].ap50 > 20
 
 
+def test_what_names_and_ids_other_tools_write_does_not_stop_it(content, scenes, tmp_path):
+    names = ['{{ fileDirname }}', '{{$HOME:x}}', '{{_base_.a}}', 'a|b\nc', '$x_$', '"""', 'ü']
+    val = json.loads((scenes / 'val.json').read_text())
+    crowd = val['annotations'][0] | dict(iscrowd='1', segmentation=[], bbox=[0, 0, 9, 9])
+    val['annotations'].append(crowd)
+    for file, part in (('train.json', content), ('val.json', val)):
+        for category, name in zip(part['categories'], names):
+            category['name'] = name
+        first = part['images'][0]['id']
+        part['images'][0]['id'] = 'first'
+        for annotation in part['annotations']:
+            if annotation['image_id'] == first:
+                annotation['image_id'] = 'first'
+        (tmp_path / file).write_text(json.dumps(part))
+    detection = detect(
+        tmp_path / 'train.json',
+        scenes / 'train',
+        'random',
+        tmp_path / 'out',
+        val_json=tmp_path / 'val.json',
+        val_images=scenes / 'val',
+        compare=pretrained_resnet(tmp_path / 'snclr.pth'),
+        **QUICK,
+    )
+    assert list(detection.results) == ['random', 'compared']
+    config = Config.fromfile(tmp_path / 'out/config.py')
+    assert config.model.backbone.init_cfg is None and config.model.backbone.depth == 18
+    assert list(config.train_dataloader.dataset.metainfo.classes[: len(names)]) == names
+    lines = detection.summary.read_text(encoding='utf-8').splitlines()
+    classes = lines[lines.index('## Classes') : lines.index('## Pictures')]
+    rows = [line for line in classes if line.startswith('|')]
+    assert {len(re.findall(r'(?<!\\)\|', row)) for row in rows} == {7}
+
+
+def test_a_set_without_objects_is_refused_with_the_cause(content, scenes, tmp_path):
+    backbone = pretrained_resnet(tmp_path / 'snclr.pth')
+    empty, crowds = tmp_path / 'empty.json', tmp_path / 'crowds.json'
+    empty.write_text(json.dumps(content | dict(annotations=[])))
+    marked = [annotation | dict(iscrowd=1) for annotation in content['annotations']]
+    crowds.write_text(json.dumps(content | dict(annotations=marked)))
+    for file, cause in ((empty, 'it has no annotations'), (crowds, r'all of its \d+ .* crowds')):
+        for sets in (dict(train_json=file), dict(train_json=scenes / 'train.json', val_json=file)):
+            with pytest.raises(ValueError, match=f'{file.name}: {cause}'):
+                detect(**sets, images=scenes / 'train', backbone=backbone, out=tmp_path / 'out')
+
+
+def test_an_image_that_is_narrower_than_a_pixel_is_refused(content, scenes, tmp_path):
+    for image in content['images']:
+        Image.open(scenes / 'train' / image['file_name']).save(tmp_path / image['file_name'])
+    Image.new('RGB', (3000, 8)).save(tmp_path / 'narrow.png')
+    content['images'].append(dict(id=99, file_name='narrow.png'))
+    (tmp_path / 'file.json').write_text(json.dumps(content))
+    backbone = pretrained_resnet(tmp_path / 'snclr.pth')
+    with pytest.raises(ValueError, match=r'narrow\.png of 3000 x 8 pixels .* size=128'):
+        detect(tmp_path / 'file.json', tmp_path, backbone, tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
 def test_mistakes_stop_the_training_unless_they_are_left_out(content, scenes, tmp_path):
     for number in range(len(content['annotations'])):
         content['annotations'][number]['bbox'] = [500, 500, 10, 10]
@@ -269,7 +344,7 @@ def test_mistakes_stop_the_training_unless_they_are_left_out(content, scenes, tm
     assert f'annotations: {count},' in str(caught.value) and '--skip-bad' in str(caught.value)
     lines = (tmp_path / 'out/mistakes.csv').read_text().splitlines()
     assert len(lines) == 1 + count and lines[1].startswith('bad.json,box outside the image,1,')
-    with pytest.raises(ValueError, match='0 images have annotations, too few'):
+    with pytest.raises(ValueError, match=r'bad\.json: none of its annotations can be used'):
         detect(*arguments, skip_bad=True, **QUICK)
 
 
@@ -296,10 +371,11 @@ def test_backbones_and_settings_at_fault_are_named(scenes, tmp_path):
         with pytest.raises(FileNotFoundError, match=f"{name}='.*no' is not a folder"):
             detect(source[0], backbone=good, out=tmp_path, val_json=scenes / 'val.json', **folders)
     val = json.loads((scenes / 'val.json').read_text())
-    val['categories'][0]['name'] = 'zero'
+    number = val['annotations'][0]['category_id']
+    next(c for c in val['categories'] if c['id'] == number)['name'] = 'zero'
     (tmp_path / 'val.json').write_text(json.dumps(val))
     options = dict(val_json=tmp_path / 'val.json', val_images=scenes / 'val')
-    with pytest.raises(ValueError, match=r"other categories .*'0'.*'zero'"):
+    with pytest.raises(ValueError, match=r"other categories .*\['zero'\] are not among"):
         detect(*source, good, tmp_path / 'out', **options)
 
 
@@ -357,6 +433,15 @@ def test_the_schedule_and_anchors_follow_the_set():
     large, anchors, _ = of(20_000, (200, 200))
     assert large.train_cfg.max_iters == 12 * 20_000 / 4
     assert anchors.ratios == [1.0]
+
+
+def test_small_images_have_several_anchors_though_their_boxes_are_alike():
+    for size, ratios in ((64, [0.5, 1, 2]), (128, [1])):
+        images = [dict(id=i, width=size, height=size) for i in range(4)]
+        boxes = [dict(image_id=i, bbox=[0, 0, 24, 24]) for i in range(4)]
+        cfg = load_detector(masks=False)
+        fit_to_objects(cfg, images, boxes)
+        assert cfg.model.rpn_head.anchor_generator.ratios == ratios
 
 
 def test_average_precision_is_per_class_and_knows_perfect_and_empty(content, scenes):
