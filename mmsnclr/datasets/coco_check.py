@@ -220,8 +220,14 @@ class _Checker:
                 good.append(checked)
             elif checked is not None:
                 others[image_id].append((checked, note))
+        by_image = defaultdict(list)
+        for annotation in good if others else ():
+            by_image[annotation['image_id']].append(annotation)
         for image_id, pairs in others.items():
-            good += self._merge_annotations(image_id, good, pairs)
+            there = by_image[self.images[image_id]['id']]
+            new = self._new_annotations(image_id, there, pairs)
+            there += new
+            good += new
         # pycocotools wants numbers, and takes 0 for none.
         return [dict(id=number) | annotation for number, annotation in enumerate(good, start=1)]
 
@@ -263,8 +269,8 @@ class _Checker:
         mask_box = shape.box if shape else None
         if mask_box and (absent(given) or given == [0, 0, 0, 0]):
             given = mask_box
-        elif are_numbers(given, 4) and shape:
-            self.layout.add(given, image, mask_box, area)
+        elif are_numbers(given, 4):
+            self.layout.add(given, image, shape, area)
         box = check_box(given, image, note)
         if box is None:  # what its mask is like does not matter
             return None
@@ -276,26 +282,25 @@ class _Checker:
             return None
         return box, shape
 
-    def _merge_annotations(
-        self, image_id: int | str, first: list[dict], pairs: list[tuple[dict, Note]]
+    def _new_annotations(
+        self, image_id: int | str, there: list[dict], pairs: list[tuple[dict, Note]]
     ) -> list[dict]:
         """What an image's other id has beyond its first, unless the two contradict each other."""
         image = self.images[image_id]
-        boxes = [(a['bbox'], a['category_id']) for a in first if a['image_id'] == image['id']]
-        new, same = [], 0
+        ids = f'id {image_id!r} is the same file as {image["id"]!r}'
+        new = []
         for annotation, _ in pairs:
-            ious = [(overlap(annotation['bbox'], box), c) for box, c in boxes]
-            if any(iou >= _SAME and c == annotation['category_id'] for iou, c in ious):
-                same += 1
-            elif all(iou < _DIFFERENT for iou, _ in ious):
+            box, category = annotation['bbox'], annotation['category_id']
+            ious = [(overlap(box, a['bbox']), a['category_id'] == category) for a in there]
+            if all(iou < _DIFFERENT for iou, _ in ious):
                 new.append(annotation)
-            else:
-                detail = f'the boxes under id {image_id!r} contradict those under {image["id"]!r}'
-                detail += f': these {len(pairs)} are left out'
+            elif not any(iou >= _SAME and alike for iou, alike in ious):
+                detail = f'{ids}, and the boxes of the two contradict each other'
                 self._note_image(image | dict(id=None), 'image listed twice', detail)
+                for _, note in pairs:
+                    note('image left out', f'those of id {image["id"]!r} are taken', False)
                 return []
-        detail = f'id {image_id!r} is the same file as {image["id"]!r}: merged, {len(new)} '
-        detail += f'annotations added, {same} the same'
+        detail = f'{ids}: merged, {len(new)} of its {len(pairs)} annotations are new'
         self._note_image(image, 'image listed twice', detail, False)
         return new
 

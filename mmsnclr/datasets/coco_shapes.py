@@ -197,22 +197,25 @@ class BoxLayout:
     """Collects over a file how its boxes seem to be written."""
 
     def __init__(self) -> None:
-        self._boxes = self._relative = self._outside = self._compared = 0
+        self._boxes = self._relative = self._compared = self._plain = self._outside = 0
         self._fits, self._inside = Counter(), Counter()
 
-    def add(self, box: Box, image: dict, mask_box: Box | None, area: float | None) -> None:
-        """Take note of an annotation's four numbers, and of its mask's or else its area."""
+    def add(self, box: Box, image: dict, shape: Shape | None, area: float | None) -> None:
+        """Take note of an annotation's four numbers, and of its mask's box or else its area."""
         width, height = image['width'], image['height']
         self._boxes += 1
         self._relative += max(box) <= 1
-        if mask_box is not None:
-            fits = _fitting(box, width, height, mask_box)
+        if shape is None:  # a mask that cannot be used
+            return
+        if shape.box:
+            fits = _fitting(box, width, height, shape.box)
         else:
             fits = _fitting_area(box, area) if area else []
-        if mask_box is not None or fits:
+        if shape.box or fits:
             self._compared += 1
             self._fits.update(fits)
             return
+        self._plain += 1
         self._outside += box[0] + box[2] > width + 1 or box[1] + box[3] > height + 1
         for name in ('x1 y1 x2 y2', 'centre, width, height'):
             x, y, w, h = _ORDERS[name](*box)
@@ -227,7 +230,7 @@ class BoxLayout:
             return f'{best}: read so, {count} of {self._compared} fit their masks or areas'
         if self._boxes and self._relative == self._boxes:
             return 'relative (0 to 1): no number is above 1'
-        plain = self._boxes - self._compared
+        plain = self._plain
         if self._outside >= max(_FEW, plain / 5):
             for name, count in self._inside.items():
                 if count == plain:

@@ -126,7 +126,7 @@ def check_sizes(cfg: Config, *sets: CocoSet) -> None:
     (scale,) = (step.scale for step in cfg.val_dataloader.dataset.pipeline if 'scale' in step)
     for image in (image for part in sets for image in part.content['images']):
         short, long = sorted((image['width'], image['height']))
-        if _LEAST_RESIZED * scale[0] * short / long < 1:
+        if int(_LEAST_RESIZED * scale[0]) * short / long < 0.5:  # which mmcv rounds to 0
             raise ValueError(
                 f'{image["file_name"]} of {image["width"]} x {image["height"]} pixels is narrower '
                 f'than a pixel at size={scale[0]}: cut it into pieces, pass a larger --size, or '

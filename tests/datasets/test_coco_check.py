@@ -200,7 +200,9 @@ def test_a_file_under_two_ids_is_merged_unless_its_boxes_contradict(content, sce
         good, mistakes = check(content, scenes, tmp_path)
         assert len(good['images']) == len(content['images']) - 1
         assert len(good['annotations']) == count + (added or 0)
-        assert [(m.kind, m.fatal) for m in mistakes] == [('image listed twice', added is None)]
+        kinds = [('image listed twice', added is None)]
+        kinds += [('image left out', False)] * (len(boxes) if added is None else 0)
+        assert [(m.kind, m.fatal) for m in mistakes] == kinds
 
 
 LAYOUTS = {
@@ -226,6 +228,13 @@ def test_boxes_of_another_layout_are_seen_by_their_masks(content, scenes, tmp_pa
     _, mistakes = check(content, scenes, tmp_path)
     assert mistakes[-1].kind == 'box contradicts its mask' and mistakes[-1].fatal
     assert 'looks like x1 y1 x2 y2' in mistakes[-1].detail
+
+
+def test_relative_boxes_are_seen_though_the_masks_are_relative_too(content, scenes, tmp_path):
+    for annotation in content['annotations']:
+        annotation['bbox'] = [value / 128 for value in annotation['bbox']]
+    with pytest.raises(ValueError, match='boxes look like relative'):
+        check(content, scenes, tmp_path, segmentation=[[0.1, 0.1, 0.2, 0.1, 0.2, 0.2]])
 
 
 @pytest.mark.parametrize('layout', ['x1 y1 x2 y2', 'centre, width, height', 'relative'])
