@@ -45,6 +45,9 @@ _labels = click.option(
     metavar='folders|CSV',
     help='Classes of the images: the folder names, or a csv (path,label).',
 )
+_image_root = click.option(
+    '--image-root', metavar='DIR', help='Where paths in files start, if not beside them.'
+)
 _projection = click.option(
     '--projection',
     type=click.Choice(['pca', 'tsne']),
@@ -79,7 +82,7 @@ _seed = click.option('--seed', default=0, show_default=True, help='Seed of all t
 @click.option('--size', type=int, help='Edge of the views, in pixels.')
 @click.option('--workers', type=int, help='Processes that load images.')
 @_labels
-@click.option('--image-root', metavar='DIR', help='Where paths in files start, if not beside them.')
+@_image_root
 @click.option('--min-edge', default=32, show_default=True, help='Leave smaller images out.')
 @click.option('--amp/--no-amp', default=None, help='Mixed precision, which is the default.')
 @click.option(
@@ -141,6 +144,7 @@ def _settings(options: tuple[str, ...]) -> dict[str, Any]:
 @click.argument('images', nargs=-1, required=True)
 @click.option('--out', metavar='DIR', help="Folder to write into.  [default: the checkpoint's]")
 @_labels
+@_image_root
 @click.option('--queries', default=40, show_default=True, help='Images to look at.')
 @click.option('--shown', default=10, show_default=True, help='Neighbours of each.')
 @_max_images
@@ -168,6 +172,7 @@ def neighbors(**arguments: Any) -> None:
 @click.argument('images', nargs=-1, required=True)
 @click.option('--out', required=True, metavar='DIR', help='Folder to write into.')
 @_labels
+@_image_root
 @_projection
 @_max_images
 @_seed
@@ -197,6 +202,7 @@ def embed(**arguments: Any) -> None:
     help="Images for gallery and projection; repeatable.  [default: the run's]",
 )
 @_labels
+@_image_root
 @click.option('--queries', default=12, show_default=True, help='Images in the gallery.')
 @click.option('--shown', default=8, show_default=True, help='Neighbours of each.')
 @_projection
@@ -264,7 +270,7 @@ def import_(**arguments: Any) -> None:
 @main.command(short_help='Train a detector on a COCO-format set.')
 @click.argument('train_json')
 @click.argument('images')
-@click.option('--backbone', metavar='CHECKPOINT', required=True, help='Checkpoint with a ResNet.')
+@click.option('--backbone', metavar='CHECKPOINT', required=True, help='With a ResNet, or "random".')
 @click.option('--out', metavar='DIR', required=True, help='Where results go.')
 @click.option('--val', 'val_json', metavar='JSON', help='Validate on this, not on a fifth.')
 @click.option('--val-images', metavar='DIR', help='Images of --val. [default: IMAGES]')
@@ -300,6 +306,7 @@ def detect(**options: Any) -> None:
 @click.argument('checkpoint')
 @click.argument('images', nargs=-1, required=True)
 @click.option('--out', metavar='DIR', required=True, help='Where pictures and results go.')
+@_image_root
 @click.option(
     '--threshold', type=float, default=0.3, show_default=True, help='Lowest score to keep.'
 )

@@ -13,17 +13,20 @@ from ..checkpoints import Stored, at_hand
 from ..console import Setting, say, settings_table
 from ..datasets.coco import (
     CocoSet,
-    Mistake,
-    check_coco,
-    describe_mistakes,
+    category_names,
+    describe_crowds,
+    mask_crowds,
+    match_categories,
     objects_of,
     split_coco,
 )
+from ..datasets.coco_check import Mistake, check_coco, describe_mistakes
 from ..engine import build_runner
 from ..evaluation.coco import CocoAP, evaluate_coco
 from ..parents import only_progress
 from ..recipes.detection import (
     Backbone,
+    check_sizes,
     detector_backbone,
     fit_to_backbone,
     fit_to_files,
@@ -31,10 +34,11 @@ from ..recipes.detection import (
     fit_to_objects,
     fit_to_run,
     load_detector,
+    random_backbone,
 )
 from ..requirements import check_detection_requirements
 from ..visualization import plot_precision_recall
-from ..visualization.detection_summary import ap_advice, ap_table, detection_summary
+from ..visualization.detection_summary import ap_advice, ap_limit, ap_table, detection_summary
 from ..visualization.detections import draw_detections
 
 _VAL_SHARE = 0.2
@@ -89,7 +93,8 @@ def detect(
         train_json: Annotations in COCO's format.
         images: Folder that its file names start from.
         backbone: Checkpoint with a ResNet; foreign ones go through
-            :func:`mmsnclr.api.import_checkpoint` first.
+            :func:`mmsnclr.api.import_checkpoint` first. ``'random'`` for random
+            weights, of the architecture in ``compare`` or else of a ResNet-50.
         out: Folder to write into.
         val_json: Annotations to validate on; without them a fifth of the
             annotated training images is drawn and set aside.
@@ -126,6 +131,8 @@ def detect(
     train, val = _read_sets(sources, out, skip_bad, seed)
 
     masks, detector = _choose_detector(train, val)
+    if masks:
+        train, val = (part._replace(content=mask_crowds(part.content)) for part in (train, val))
     cfg = load_detector(masks)
     cfg.randomness = dict(seed=seed)
     learned, objects = objects_of(train.content)
@@ -134,6 +141,7 @@ def detect(
         *fit_to_objects(cfg, learned, objects, size, flip),
         *fit_to_iterations(cfg, len(learned), iterations, epochs, batch, lr),
     ]
+    check_sizes(cfg, train, val)
     fit_to_files(cfg, train, val, workers)
     say(settings_table(settings))
     for part in (train, val):
@@ -141,7 +149,7 @@ def detect(
 
     results, detectors = {}, {}
     for name, start in starts.items():
-        folder = out if name == 'pretrained' else out / name
+        folder = out / name if results else out  # the first is what was asked for
         config = _write_config(folder, name, start.backbone, cfg, settings, resume)
         checkpoint, results[name] = _train(config, start)
         detectors[name] = (start.source, checkpoint)
@@ -151,10 +159,12 @@ def detect(
     summary = out / 'summary.md'
     sets = (train.content, val.content)
     summary.write_text(
-        detection_summary(results, settings, detectors, sets, pictures, threshold, out)
+        detection_summary(results, settings, detectors, sets, pictures, threshold, out),
+        encoding='utf-8',
     )
-    say(f'\n{ap_table(results)}{ap_advice(results)}\nAll of it: {summary}')
-    return Detection(detectors['pretrained'][1], results, summary)
+    advice = ap_limit(val.content) + ap_advice(results)
+    say(f'\n{ap_table(results)}{advice}\nAll of it: {summary}')
+    return Detection(next(iter(detectors.values()))[1], results, summary)
 
 
 class _Start(NamedTuple):
@@ -180,12 +190,14 @@ def _check_out(out: Path, resume: bool) -> None:
 
 def _read_starts(backbone: str | Path, compare: str | Path | None) -> dict[str, _Start]:
     """What each run starts from, by the run's name."""
-    starts = {'pretrained': _read_start(backbone)}
-    if compare == 'random':
-        random = starts['pretrained'].backbone._replace(init_cfg=None)
-        starts['random'] = _Start('random weights', random)
-    elif compare is not None:
-        starts['compared'] = _read_start(compare)
+    if backbone == compare == 'random':
+        raise ValueError("backbone='random' and compare='random' are the same: leave one out")
+    files = dict(pretrained=backbone, compared=compare).items()
+    starts = {name: _read_start(file) for name, file in files if file not in (None, 'random')}
+    if 'random' in (backbone, compare):
+        known = [start.backbone._replace(init_cfg=None) for start in starts.values()]
+        random = dict(random=_Start('random weights', *known or [random_backbone()]))
+        starts = random | starts if backbone == 'random' else starts | random
     return starts
 
 
@@ -206,24 +218,22 @@ def _read_sets(
     for name, folder in zip(('images', 'val_images'), folders):
         if not folder.is_dir():
             raise FileNotFoundError(f'{name}={str(folder)!r} is not a folder')
-    contents: list[dict] = []
-    mistakes: list[Mistake] = []
-    for (ann_file, _), folder in zip(sources, folders):
-        content, found = check_coco(ann_file, folder)
-        contents.append(content)
-        mistakes += found
+    checked = [check_coco(file, folder) for (file, _), folder in zip(sources, folders)]
+    mistakes = [mistake for _, found in checked for mistake in found]
     if mistakes:
         text = describe_mistakes(mistakes, out / 'mistakes.csv')
         if any(mistake.fatal for mistake in mistakes) and not skip_bad:
             raise ValueError(f'{text}\nMend them, or leave these annotations out by --skip-bad')
         say(text)
+    for (file, _), (content, found) in zip(sources, checked):
+        _check_objects(content, found, file)
+    contents = [content for content, _ in checked]
     if len(sources) == 1:
         contents = split_coco(contents[0], _VAL_SHARE, seed)
         count = len(contents[1]['images'])
         say(f'No --val: {count} of the images were drawn to validate on (seed {seed})')
     else:
-        _check_categories(*contents, *(ann_file for ann_file, _ in sources))
-        contents[1]['categories'] = contents[0]['categories']  # labels follow their order
+        contents[1] = match_categories(*contents, *(file for file, _ in sources))
     train, val = contents
     return (
         CocoSet(train, out / 'train.json', folders[0]),
@@ -231,18 +241,18 @@ def _read_sets(
     )
 
 
-def _check_categories(train: dict, val: dict, train_json: str | Path, val_json: str | Path) -> None:
-    ours, theirs = _names(train), _names(val)
-    if ours != theirs:
-        differ = sorted(set(ours.items()) ^ set(theirs.items()), key=str)
-        raise ValueError(
-            f'{val_json} has other categories than {train_json}; ids and names must be the same: '
-            f'{differ[:5]}'
-        )
-
-
-def _names(content: dict) -> dict:
-    return {category['id']: category['name'] for category in content['categories']}
+def _check_objects(content: dict, mistakes: list[Mistake], file: str | Path) -> None:
+    """Refuse a set without objects, and say why it has none; tell of its crowds."""
+    annotations = content['annotations']
+    if not annotations:
+        left_out = any(mistake.annotation is not None for mistake in mistakes)
+        why = 'none of its annotations can be used' if left_out else 'it has no annotations'
+    elif not objects_of(content)[1]:
+        why = f'all of its {len(annotations)} annotations are crowds (iscrowd or ignore is 1)'
+    else:
+        crowds = describe_crowds(content, Path(file).name)
+        return say(crowds) if crowds else None
+    raise ValueError(f'{file}: {why}; what is learned and measured are single objects')
 
 
 def _choose_detector(*sets: CocoSet) -> tuple[bool, Setting]:
@@ -275,6 +285,8 @@ python tools/train.py THIS_FILE --work-dir ELSEWHERE
 """
 
 {cfg.pretty_text}'''
+    # mmengine takes braces for variables of its own, also in names of classes and files.
+    text = text.replace('{{', r'{\x7b')
     _write(config, text, resume, lambda text: Config.fromstring(text, '.py').to_dict())
     say(f'Training from the {name} backbone by {config}; logs are in {cfg.work_dir}')
     return config
@@ -283,14 +295,14 @@ python tools/train.py THIS_FILE --work-dir ELSEWHERE
 def _write(path: Path, text: str, resume: bool, read: Callable[[str], object] = str) -> None:
     """Write a file; on resuming, only compare what it says with what the run began with."""
     if resume and path.exists():
-        if read(path.read_text()) != read(text):
+        if read(path.read_text(encoding='utf-8')) != read(text):
             raise ValueError(
                 f'{path} was written with other annotations or settings: pass with --resume what '
                 'the run was started with, or choose another --out'
             )
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(text, encoding='utf-8')
 
 
 def _train(config: Path, start: _Start) -> tuple[Path, dict[str, CocoAP]]:
@@ -328,7 +340,7 @@ def _draw(val: CocoSet, found: Path, folder: Path) -> tuple[list[Path], float]:
         draw_detections(
             val.images / image['file_name'],
             [p for p in predictions if p['image_id'] == image['id']],
-            _names(val.content),
+            category_names(val.content),
             folder / f'{number:02d}_{Path(image["file_name"]).stem}.jpg',
             [a for a in annotations if a['image_id'] == image['id']],
             threshold,

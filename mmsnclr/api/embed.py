@@ -37,6 +37,7 @@ def embed(
     max_images: int | None = None,
     seed: int = 0,
     csv: bool = False,
+    image_root: str | Path | None = None,
 ) -> Embedding:
     """Write the backbone's features of images, and plot them in two dimensions.
 
@@ -50,6 +51,8 @@ def embed(
         max_images: If there are more images, so many are drawn at random.
         seed: Seed of the choice and of the projection.
         csv: Whether to write the features as a text, too, at 10 bytes a value.
+        image_root: Folder from which paths in text, json and csv files are meant;
+            by default the folder of the file.
 
     Returns:
         The files.
@@ -59,8 +62,8 @@ def embed(
         ValueError: If they cannot be used, or there are too few images.
     """
     cfg, model = load_run(checkpoint)
-    paths = list_images(images)
-    names = read_labels(labels, paths)
+    paths = list_images(images, image_root)
+    names = read_labels(labels, paths, image_root)
     found = represent_images(cfg, model, paths, names, max_images, seed)
     features = found.features.numpy()
     positions = project(features, projection, seed)

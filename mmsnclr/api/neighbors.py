@@ -19,6 +19,7 @@ def neighbors(
     shown: int = 10,
     max_images: int | None = None,
     seed: int = 0,
+    image_root: str | Path | None = None,
 ) -> tuple[Path, Path]:
     """Show what a pretrained model takes for neighbours.
 
@@ -34,6 +35,8 @@ def neighbors(
         shown: Number of neighbours of each.
         max_images: If there are more images, so many are drawn at random.
         seed: Seed of the choices.
+        image_root: Folder from which paths in text, json and csv files are meant;
+            by default the folder of the file.
 
     Returns:
         ``out/neighbors.html`` and ``out/neighbors.png``.
@@ -44,8 +47,8 @@ def neighbors(
     """
     out = Path(checkpoint).parent if out is None else Path(out)
     cfg, model = load_run(checkpoint)
-    paths = list_images(images)
-    names = read_labels(labels, paths)
+    paths = list_images(images, image_root)
+    names = read_labels(labels, paths, image_root)
     found = represent_images(cfg, model, paths, names, max_images, seed)
     gallery = find_neighbors(model, found, queries, shown, seed)
     if gallery.index.size(1) < shown:

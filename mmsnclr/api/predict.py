@@ -12,6 +12,8 @@ from mmcv import imread
 
 from ..checkpoints import Stored, at_hand
 from ..console import say, track
+from ..datasets.coco import read_image_ids
+from ..datasets.coco_images import ImageFolder
 from ..datasets.listing import list_images
 from ..parents import without_prints
 from ..requirements import check_detection_requirements
@@ -23,6 +25,7 @@ def predict(
     images: str | Path | Sequence[str | Path],
     out: str | Path,
     threshold: float = 0.3,
+    image_root: str | Path | None = None,
 ) -> list[dict]:
     """Find objects, and write them down and into pictures.
 
@@ -33,9 +36,12 @@ def predict(
             with file names from the folder that all images share, and
             ``pictures/``.
         threshold: Lowest score of what is kept, 0 to 1.
+        image_root: Folder from which paths in text and json files are meant;
+            by default the folder of the file.
 
     Returns:
-        The predictions. ``image_id`` counts the images; those of a folder are sorted.
+        The predictions. ``image_id`` is that of the json files, if all images
+        are of such; else it counts the images, those of a folder sorted.
 
     Raises:
         FileNotFoundError: If the checkpoint or the images are not there.
@@ -50,7 +56,8 @@ def predict(
     if not 0 <= threshold <= 1:
         raise ValueError(f'threshold={threshold} must lie between 0 and 1')
     images = [images] if isinstance(images, str | Path) else images
-    paths = list_images(images)
+    paths = list_images(images, image_root)
+    ids = _image_ids(images, paths, image_root)
     check_detection_requirements()
     model = _load(Path(checkpoint), threshold)
     meta = model.dataset_meta
@@ -58,7 +65,7 @@ def predict(
 
     root = _common_folder(images, paths)
     predictions, unreadable = [], []
-    for image_id, path in enumerate(track(paths, 'Finding objects')):
+    for image_id, path in zip(ids, track(paths, 'Finding objects')):
         instances = _find(model, path)
         if instances is None:
             unreadable.append(str(path))
@@ -81,6 +88,25 @@ def predict(
         f'{len(paths)} images; they are in {out}'
     )
     return predictions
+
+
+def _image_ids(
+    sources: Sequence[str | Path], paths: list[Path], image_root: str | Path | None
+) -> Sequence[int | str]:
+    """Ids of images: those of COCO files, if each image has one of its own there; else numbers."""
+    ids = {}
+    for source in map(Path, sources):
+        if source.suffix.lower() == '.json':
+            folder = ImageFolder(os.path.abspath(image_root or source.parent))
+            for name, image_id in read_image_ids(source):
+                path = os.path.abspath(Path(folder.path, folder.find(name)[0] or name))
+                ids.setdefault(Path(path), image_id)
+    found = [ids.get(path) for path in paths]
+    if None not in found and len(set(found)) == len(found):
+        return found
+    if ids:
+        say('image_id counts the images: not each has an id of its own in a json file')
+    return range(len(paths))
 
 
 def _common_folder(images: Sequence[str | Path], paths: list[Path]) -> str:
@@ -115,7 +141,9 @@ def _find(model: torch.nn.Module, path: Path) -> Any:
         return None
 
 
-def _as_coco(instances: Any, image_id: int, name: Path, classes: dict[int, str]) -> list[dict]:
+def _as_coco(
+    instances: Any, image_id: int | str, name: Path, classes: dict[int, str]
+) -> list[dict]:
     """Mmdet's instances in COCO's result format."""
     from mmdet.structures.mask import encode_mask_results
 

@@ -27,6 +27,7 @@ def report(
     projection: str = 'pca',
     max_images: int = 500,
     seed: int = 0,
+    image_root: str | Path | None = None,
 ) -> Path:
     """Write one page about a run: curves, health, gallery, projection, settings.
 
@@ -41,6 +42,8 @@ def report(
         projection: ``'pca'`` or ``'tsne'``.
         max_images: If there are more images, so many are drawn at random.
         seed: Seed of the choices.
+        image_root: Folder from which paths in text, json and csv files are meant;
+            by default the folder of the file.
 
     Returns:
         ``run/report.html``.
@@ -55,11 +58,11 @@ def report(
     cfg, model = load_run(checkpoint)
     cfg = relocated(cfg, run)
     if images:
-        paths = list_images(images)
-        names = read_labels(labels, paths)
+        paths = list_images(images, image_root)
+        names = read_labels(labels, paths, image_root)
     else:
         paths, names = training_images(cfg)
-        names = names if labels is None else read_labels(labels, paths)
+        names = names if labels is None else read_labels(labels, paths, image_root)
     found = represent_images(cfg, model, paths, names, max_images, seed)
     gallery = find_neighbors(model, found, queries, shown, seed)
     positions = project(found.features.numpy(), projection, seed)

@@ -3,6 +3,7 @@
 import ast
 import os
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -128,7 +129,8 @@ def load_checkpoint(path: str, map_location: str | None = 'cpu', mmap: bool = Fa
             raise damaged from error
     if mmap and not is_zipfile(path):
         raise damaged
-    with refusing(path):
+    with refusing(path), warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='.*TorchScript')  # refused below
         try:
             return torch.load(
                 path, map_location=map_location, mmap=mmap, weights_only=not unsafe_allowed()
@@ -140,6 +142,11 @@ def load_checkpoint(path: str, map_location: str | None = 'cpu', mmap: bool = Fa
         except RuntimeError as error:
             if 'PytorchStreamReader' in str(error):
                 raise damaged from error
+            if 'TorchScript' in str(error):
+                raise ValueError(
+                    f'{path} is a TorchScript program, which would run code: save the state_dict '
+                    'of the model that it was made from'
+                ) from error
             raise
 
 

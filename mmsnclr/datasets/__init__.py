@@ -1,6 +1,6 @@
 """Data for pretraining, and the check of data for detection."""
 
-from .coco import check_coco
+from .coco_check import check_coco
 from .image_list import ImageList
 from .transforms import SeededMultiView
 from .views import AugmentedViews

@@ -15,6 +15,7 @@ from .pretraining import CONFIGS
 _COCO_EPOCHS, _COCO_SHARE = 12, 10_000  # images from which on COCO's 12 epochs suffice
 _LONGEST_SIDE = 1333
 _REGIONS_SIZE = 1000  # about the image size that mmdet's number of regions is for
+_LEAST_RESIZED = 0.8  # of the size; by RandomResize
 _GIVEN = 'as asked for'
 
 
@@ -57,6 +58,11 @@ def detector_backbone(cfg: dict, preprocessing: dict, checkpoint: str | Path) ->
         )
     init_cfg = dict(type='Pretrained', checkpoint=str(Path(checkpoint).resolve()), prefix=prefix)
     return Backbone(mmdet_resnet(cfg), preprocessing, init_cfg)
+
+
+def random_backbone() -> Backbone:
+    """A ResNet-50 with random weights."""
+    return Backbone(mmdet_resnet(dict(type='ResNet', depth=50)), {}, None)
 
 
 def load_detector(masks: bool) -> Config:
@@ -111,6 +117,23 @@ def fit_to_objects(
     return [Setting('size', str(size), why), anchors, _fit_regions(cfg.model, size)]
 
 
+def check_sizes(cfg: Config, *sets: CocoSet) -> None:
+    """Check that every image has height and width at the size that it is resized to.
+
+    Raises:
+        ValueError: If one has not.
+    """
+    (scale,) = (step.scale for step in cfg.val_dataloader.dataset.pipeline if 'scale' in step)
+    for image in (image for part in sets for image in part.content['images']):
+        short, long = sorted((image['width'], image['height']))
+        if int(_LEAST_RESIZED * scale[0]) * short / long < 0.5:  # which mmcv rounds to 0
+            raise ValueError(
+                f'{image["file_name"]} of {image["width"]} x {image["height"]} pixels is narrower '
+                f'than a pixel at size={scale[0]}: cut it into pieces, pass a larger --size, or '
+                'take it out of the annotations'
+            )
+
+
 def _fit_anchors(generator: dict, boxes: np.ndarray, size: int) -> Setting:
     """Choose the anchors that overlap the boxes ``(N, 2)`` best, mmdet's being among them."""
     boxes = boxes[:: 1 + len(boxes) // 20_000]  # as good as all of them
@@ -126,6 +149,9 @@ def _fit_anchors(generator: dict, boxes: np.ndarray, size: int) -> Setting:
     qualities = {float(s): quality(s, ratios) for s in np.geomspace(1, 16, 25).round(2)}
     scale, best = max(qualities.items(), key=lambda item: item[1])
     if best > common:
+        if len(ratios) == 1 and _LEAST_RESIZED * size <= max(sides):
+            # mmdet's RPN fails on a map of one cell with one anchor.
+            ratios = [ratios[0] / 2, ratios[0], 2 * ratios[0]]
         generator.update(scales=[scale], ratios=ratios)
     chosen = ', '.join(f'{ratio:g}' for ratio in generator['ratios'])
     return Setting(

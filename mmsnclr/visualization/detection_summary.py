@@ -2,20 +2,28 @@
 
 import math
 import shlex
+from collections import Counter
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 
 from ..console import Setting
+from ..datasets.coco import objects_of
 from ..evaluation.coco import CocoAP
 
 _KINDS = dict(bbox='box', segm='mask')
+_MOST = 100  # detections of an image that pycocotools counts
 
 
 def _row(*cells: object) -> str:
     shown = [f'{c:.1f}' if isinstance(c, float) and not math.isnan(c) else c for c in cells]
-    return f'| {" | ".join("" if isinstance(c, float) else str(c) for c in shown)} |\n'
+    return f'| {" | ".join("" if isinstance(c, float) else _cell(c) for c in shown)} |\n'
+
+
+def _cell(value: object) -> str:
+    """A value as a table of markdown can hold it."""
+    return ' '.join(str(value).split()).replace('|', '\\|')
 
 
 def ap_table(results: dict[str, dict[str, CocoAP]]) -> str:
@@ -48,6 +56,23 @@ def ap_advice(results: dict[str, dict[str, CocoAP]]) -> str:
         '\nAn AP below 1 is of no use yet, and tells nothing of the backbone: train longer '
         '(`--iterations`), annotate more images, or pretrain from trained weights '
         '(`mmsnclr pretrain --init`).\n'
+    )
+
+
+def ap_limit(val: dict) -> str:
+    """How pycocotools' limit of detections affects the AP, a line of markdown; else nothing.
+
+    Args:
+        val: The validation set in COCO's format.
+    """
+    counts = Counter(annotation['image_id'] for annotation in objects_of(val)[1])
+    many = sum(count > _MOST for count in counts.values())
+    if not many:
+        return ''
+    return (
+        f'\n{many} of {len(val["images"])} images have more than {_MOST} objects, up to '
+        f'{max(counts.values())}: pycocotools counts the best {_MOST} detections of an image, so '
+        'that an AP of 100 is out of reach.\n'
     )
 
 
@@ -93,7 +118,7 @@ def detection_summary(
         '\nEach was trained once, with the same seed: differences of a point or so, on few images '
         'more, may be chance.\n'
     )
-    detector = shlex.quote(str(detectors['pretrained'][1]))
+    detector = shlex.quote(str(next(iter(detectors.values()))[1]))
     config = shlex.quote(str(out / 'config.py'))
     once = chance if len(results) > 1 else ''
     shown = '\n'.join(f'![]({quote(path.relative_to(out).as_posix())})' for path in pictures)
@@ -102,7 +127,7 @@ def detection_summary(
 Trained on {train}; measured on {val}.
 Average precision in percent, by pycocotools:
 
-{ap_table(results)}{ap_advice(results)}{once}
+{ap_table(results)}{ap_limit(sets[1])}{ap_advice(results)}{once}
 ![Precision and recall](precision_recall.png)
 
 | setting | value | why |

@@ -36,7 +36,8 @@ def draw_detections(
 
     pixels = imread(image, channel_order='rgb')
     visualizer = DetLocalVisualizer()
-    visualizer.dataset_meta = dict(classes=tuple(classes.values()), palette='random')
+    names = tuple(name.replace('$', r'\$') for name in classes.values())  # no formula
+    visualizer.dataset_meta = dict(classes=names, palette='random')
     sample = DetDataSample()
     found = [detection for detection in found if detection['score'] >= threshold]
     sample.pred_instances = _instances(found, classes, pixels.shape[:2])
@@ -44,8 +45,8 @@ def draw_detections(
     if truth is not None:
         sample.gt_instances = _instances(truth, classes, pixels.shape[:2])
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():  # of boxes that reach the edge
-        warnings.filterwarnings('ignore', message='.*out of bounds')
+    with warnings.catch_warnings():  # of boxes that reach the edge, and letters without a font
+        warnings.filterwarnings('ignore', message='.*out of bounds|Glyph')
         visualizer.add_datasample(
             'image',
             pixels,

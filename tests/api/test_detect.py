@@ -1,13 +1,11 @@
 """A COCO-format set in, a detector and its measured quality out."""
 
 import copy
-import io
 import json
 import math
 import os
 import re
 import signal
-from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
@@ -20,7 +18,6 @@ from mmpretrain.registry import MODELS
 from PIL import Image
 
 from mmsnclr.api.detect import detect
-from mmsnclr.api.predict import predict
 from mmsnclr.backbones import check_pretrained
 from mmsnclr.backbones.exporting import read_backbone
 from mmsnclr.checkpoints import Stored
@@ -35,29 +32,6 @@ from mmsnclr.recipes.detection import (
 )
 
 QUICK = dict(size=64, iterations=2, batch=2, workers=0)
-
-
-def comparison(scenes, folder):
-    """Arguments of `detect` for a pretrained backbone and a random one."""
-    return dict(
-        train_json=scenes / 'train.json',
-        images=scenes / 'train',
-        backbone=folder / 'snclr.pth',
-        val_json=scenes / 'val.json',
-        val_images=scenes / 'val',
-        compare='random',
-        **QUICK,
-    )
-
-
-@pytest.fixture(scope='module')
-def run(scenes, tmp_path_factory):
-    """A detector of a few steps, and what was said."""
-    out = tmp_path_factory.mktemp('run')
-    pretrained_resnet(out / 'snclr.pth', norm_cfg=dict(type='SyncBN'))
-    with redirect_stdout(io.StringIO()) as said:
-        detection = detect(**comparison(scenes, out), out=out / 'detector')
-    return detection, out / 'detector', said.getvalue()
 
 
 def test_both_backbones_are_measured_and_everything_is_written(run):
@@ -111,9 +85,9 @@ def test_the_config_says_why_and_differs_in_the_backbone_only(run):
     assert configs[0].val_evaluator.keys() == {'type', 'ann_file', 'metric'}  # it rates by itself
 
 
-def test_what_was_interrupted_is_continued(run, scenes, tmp_path):
+def test_what_was_interrupted_is_continued(run, comparison, tmp_path):
     whole, folder, _ = run
-    arguments = comparison(scenes, folder.parent) | dict(out=tmp_path)
+    arguments = comparison(folder.parent) | dict(out=tmp_path)
 
     def die_in_the_second_validation():
         from mmdet.evaluation import CocoMetric
@@ -141,60 +115,6 @@ def test_what_was_interrupted_is_continued(run, scenes, tmp_path):
     assert detection.summary.is_file()
     for name, kinds in detection.results.items():
         assert kinds['segm'].ap == pytest.approx(whole.results[name]['segm'].ap, abs=0.01)
-
-
-def test_predictions_have_file_names_and_are_drawn(run, scenes, tmp_path, capsys):
-    detection, *_ = run
-    folder = tmp_path / 'images'
-    (folder / 'sub').mkdir(parents=True)
-    pixels = Image.open(scenes / 'val/00000.png')
-    pixels.save(folder / 'sub/a.png')
-    pixels.resize((90, 60)).save(folder / 'b.jpg')
-    (folder / 'broken.png').write_bytes(b'nothing')
-    (folder / 'empty.jpg').touch()
-    Image.new('RGB', (3000, 10)).save(folder / 'narrow.png')  # of no height at the detector's size
-    (folder / 'gone.png').symlink_to('nowhere')
-    found = predict(detection.checkpoint, str(folder), tmp_path / 'found', threshold=0)
-    said = capsys.readouterr().out.splitlines()[1:]  # below the progress bar's label
-    names = ('broken.png', 'empty.jpg', 'gone.png', 'narrow.png')
-    broken = ', '.join(str(folder / name) for name in names)
-    assert said[0] == f'4 of 6 images cannot be read and were left out: {broken}'
-    assert said[1].startswith(f'{len(found)} objects with a score of 0 or more, in 2 of 6 images')
-    assert json.loads((tmp_path / 'found/predictions.json').read_text()) == found
-    assert {(d['image_id'], d['file_name']) for d in found} == {(0, 'b.jpg'), (5, 'sub/a.png')}
-    assert all(d['category'] == '0123456789'[d['category_id'] - 1] for d in found)
-    assert {tuple(d['segmentation']['size']) for d in found} == {(60, 90), (128, 128)}
-    assert Image.open(tmp_path / 'found/pictures/sub/a.png.jpg').size == (128, 128)
-
-    arguments = ['predict', str(detection.checkpoint), str(folder / 'b.jpg'), '--threshold', '1']
-    result = CliRunner().invoke(main, [*arguments, '--out', str(tmp_path / 'none')])
-    assert result.exit_code == 0, result.output
-    assert '0 objects with a score of 1.0 or more, in 0 of 1 images' in result.stdout
-    assert json.loads((tmp_path / 'none/predictions.json').read_text()) == []
-
-
-def test_the_threshold_replaces_the_detectors_own(run, scenes, tmp_path):
-    stored = torch.load(run[0].checkpoint, weights_only=False)
-    assert 'score_thr=0.05' in stored['meta']['cfg']
-    stored['meta']['cfg'] = stored['meta']['cfg'].replace('score_thr=0.05', 'score_thr=0.99')
-    torch.save(stored, tmp_path / 'strict.pth')
-    assert predict(tmp_path / 'strict.pth', scenes / 'val/00000.png', tmp_path, threshold=0)
-
-
-def test_what_cannot_be_predicted_is_named(run, scenes, tmp_path):
-    detection, out, _ = run
-    used = tmp_path / 'used'
-    used.mkdir()
-    (used / 'predictions.json').touch()
-    for arguments, error, message in (
-        ((out.parent / 'snclr.pth', [scenes / 'val'], tmp_path), ValueError, 'is not a detector'),
-        ((tmp_path / 'none.pth', [scenes / 'val'], tmp_path), FileNotFoundError, 'none.pth'),
-        ((detection.checkpoint, [tmp_path / 'none'], tmp_path), FileNotFoundError, 'no folder'),
-        ((detection.checkpoint, [scenes / 'val'], tmp_path, 30), ValueError, 'threshold=30'),
-        ((detection.checkpoint, [scenes / 'val'], used), ValueError, 'holds predictions already'),
-    ):
-        with pytest.raises(error, match=message):
-            predict(*arguments)
 
 
 def test_without_masks_it_is_faster_rcnn_and_a_drawn_fifth_validates(content, scenes, tmp_path):
@@ -257,6 +177,64 @@ def test_a_detector_learns_the_digits(tmp_path):
     assert detection.results['pretrained']['bbox'].ap50 > 20
 
 
+def test_what_names_and_ids_other_tools_write_does_not_stop_it(content, scenes, tmp_path):
+    names = ['{{ fileDirname }}', '{{$HOME:x}}', '{{_base_.a}}', 'a|b\nc', '$x_$', '"""', 'ü']
+    val = json.loads((scenes / 'val.json').read_text())
+    crowd = val['annotations'][0] | dict(iscrowd='1', segmentation=[], bbox=[0, 0, 9, 9])
+    val['annotations'].append(crowd)
+    for file, part in (('train.json', content), ('val.json', val)):
+        for category, name in zip(part['categories'], names):
+            category['name'] = name
+        first = part['images'][0]['id']
+        part['images'][0]['id'] = 'first'
+        for annotation in part['annotations']:
+            if annotation['image_id'] == first:
+                annotation['image_id'] = 'first'
+        (tmp_path / file).write_text(json.dumps(part))
+    detection = detect(
+        tmp_path / 'train.json',
+        scenes / 'train',
+        'random',
+        tmp_path / 'out',
+        val_json=tmp_path / 'val.json',
+        val_images=scenes / 'val',
+        compare=pretrained_resnet(tmp_path / 'snclr.pth'),
+        **QUICK,
+    )
+    assert list(detection.results) == ['random', 'compared']
+    config = Config.fromfile(tmp_path / 'out/config.py')
+    assert config.model.backbone.init_cfg is None and config.model.backbone.depth == 18
+    assert list(config.train_dataloader.dataset.metainfo.classes[: len(names)]) == names
+    lines = detection.summary.read_text(encoding='utf-8').splitlines()
+    classes = lines[lines.index('## Classes') : lines.index('## Pictures')]
+    rows = [line for line in classes if line.startswith('|')]
+    assert {len(re.findall(r'(?<!\\)\|', row)) for row in rows} == {7}
+
+
+def test_a_set_without_objects_is_refused_with_the_cause(content, scenes, tmp_path):
+    backbone = pretrained_resnet(tmp_path / 'snclr.pth')
+    empty, crowds = tmp_path / 'empty.json', tmp_path / 'crowds.json'
+    empty.write_text(json.dumps(content | dict(annotations=[])))
+    marked = [annotation | dict(iscrowd=1) for annotation in content['annotations']]
+    crowds.write_text(json.dumps(content | dict(annotations=marked)))
+    for file, cause in ((empty, 'it has no annotations'), (crowds, r'all of its \d+ .* crowds')):
+        for sets in (dict(train_json=file), dict(train_json=scenes / 'train.json', val_json=file)):
+            with pytest.raises(ValueError, match=f'{file.name}: {cause}'):
+                detect(**sets, images=scenes / 'train', backbone=backbone, out=tmp_path / 'out')
+
+
+def test_an_image_that_is_narrower_than_a_pixel_is_refused(content, scenes, tmp_path):
+    for image in content['images']:
+        Image.open(scenes / 'train' / image['file_name']).save(tmp_path / image['file_name'])
+    Image.new('RGB', (3000, 8)).save(tmp_path / 'narrow.png')
+    content['images'].append(dict(id=99, file_name='narrow.png'))
+    (tmp_path / 'file.json').write_text(json.dumps(content))
+    backbone = pretrained_resnet(tmp_path / 'snclr.pth')
+    with pytest.raises(ValueError, match=r'narrow\.png of 3000 x 8 pixels .* size=128'):
+        detect(tmp_path / 'file.json', tmp_path, backbone, tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
 def test_mistakes_stop_the_training_unless_they_are_left_out(content, scenes, tmp_path):
     for number in range(len(content['annotations'])):
         content['annotations'][number]['bbox'] = [500, 500, 10, 10]
@@ -269,7 +247,7 @@ def test_mistakes_stop_the_training_unless_they_are_left_out(content, scenes, tm
     assert f'annotations: {count},' in str(caught.value) and '--skip-bad' in str(caught.value)
     lines = (tmp_path / 'out/mistakes.csv').read_text().splitlines()
     assert len(lines) == 1 + count and lines[1].startswith('bad.json,box outside the image,1,')
-    with pytest.raises(ValueError, match='0 images have annotations, too few'):
+    with pytest.raises(ValueError, match=r'bad\.json: none of its annotations can be used'):
         detect(*arguments, skip_bad=True, **QUICK)
 
 
@@ -296,10 +274,11 @@ def test_backbones_and_settings_at_fault_are_named(scenes, tmp_path):
         with pytest.raises(FileNotFoundError, match=f"{name}='.*no' is not a folder"):
             detect(source[0], backbone=good, out=tmp_path, val_json=scenes / 'val.json', **folders)
     val = json.loads((scenes / 'val.json').read_text())
-    val['categories'][0]['name'] = 'zero'
+    number = val['annotations'][0]['category_id']
+    next(c for c in val['categories'] if c['id'] == number)['name'] = 'zero'
     (tmp_path / 'val.json').write_text(json.dumps(val))
     options = dict(val_json=tmp_path / 'val.json', val_images=scenes / 'val')
-    with pytest.raises(ValueError, match=r"other categories .*'0'.*'zero'"):
+    with pytest.raises(ValueError, match=r"other categories .*\['zero'\] are not among"):
         detect(*source, good, tmp_path / 'out', **options)
 
 
@@ -357,6 +336,15 @@ def test_the_schedule_and_anchors_follow_the_set():
     large, anchors, _ = of(20_000, (200, 200))
     assert large.train_cfg.max_iters == 12 * 20_000 / 4
     assert anchors.ratios == [1.0]
+
+
+def test_small_images_have_several_anchors_though_their_boxes_are_alike():
+    for size, ratios in ((64, [0.5, 1, 2]), (128, [1])):
+        images = [dict(id=i, width=size, height=size) for i in range(4)]
+        boxes = [dict(image_id=i, bbox=[0, 0, 24, 24]) for i in range(4)]
+        cfg = load_detector(masks=False)
+        fit_to_objects(cfg, images, boxes)
+        assert cfg.model.rpn_head.anchor_generator.ratios == ratios
 
 
 def test_average_precision_is_per_class_and_knows_perfect_and_empty(content, scenes):

@@ -176,7 +176,9 @@ def test_files_at_fault_are_named_and_run_no_code(tmp_path, capsys):
     (tmp_path / 'broken.safetensors').write_bytes(b'no')
     (tmp_path / 'broken.pth').write_bytes(b'no')
     (tmp_path / 'text.pth').write_bytes(b'hello')  # which happens to be an order to the unpickler
+    torch.jit.save(torch.jit.script(torch.nn.ReLU()), tmp_path / 'script.pth')
     for name, message in (
+        ('script.pth', 'script.pth is a TorchScript program'),
         ('broken.safetensors', 'broken.safetensors is damaged'),
         ('broken.pth', 'is not a checkpoint of torch'),
         ('text.pth', 'text.pth is not a checkpoint of torch'),

@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import shutil
 
 import cv2
 import numpy as np
@@ -54,6 +55,21 @@ def test_a_run_is_loaded_with_its_weights_and_config(checkpoint):
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value.cpu(), stored[name])
     assert model.queue.fill == 64 and view_size(cfg) == 64
+
+
+def test_lists_are_read_from_the_image_root_by_every_verb(trained, checkpoint, digits, tmp_path):
+    folder, source = digits / 'labelled' / 'val', tmp_path / 'list.txt'
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob('*.png'))
+    source.write_text('\n'.join(names[:12]))
+    run = shutil.copytree(trained, tmp_path / 'run')
+    for verb in (
+        ('embed', checkpoint, source, '--out', tmp_path / 'embed'),
+        ('neighbors', checkpoint, source, '--out', tmp_path / 'neighbors'),
+        ('report', run, '--images', source),
+    ):
+        result = cli(*verb, '--image-root', folder)
+        assert result.exit_code == 0, result.output
+    assert len(np.load(tmp_path / 'embed/features.npz')['paths']) == 12
 
 
 def test_neighbors_and_positiveness_are_the_papers(checkpoint, digits):

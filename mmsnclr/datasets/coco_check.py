@@ -1,0 +1,337 @@
+"""A COCO-format set is checked before anything is trained on it."""
+
+import csv
+import math
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from ..console import track
+from .coco import as_id, read_coco
+from .coco_images import ImageFolder, image_size
+from .coco_shapes import (
+    BoxLayout,
+    Note,
+    Shape,
+    absent,
+    are_numbers,
+    check_agreement,
+    check_box,
+    check_mask,
+    overlap,
+    short,
+)
+
+_SAME, _DIFFERENT = 0.8, 0.5  # IoU of two people's boxes of one object, and of two objects' boxes
+_FLAGS = {'none': 0, '': 0, '0': 0, '0.0': 0, 'false': 0, '1': 1, '1.0': 1, 'true': 1}
+
+
+class Mistake(NamedTuple):
+    """Something wrong in an annotation file.
+
+    Attributes:
+        file: Name of the annotation file.
+        kind: What is wrong, in a few words.
+        annotation: Id of the annotation, ``None`` if it is the image that is wrong.
+        image: File name of the image, or its id if it has none.
+        detail: What was found.
+        fatal: Whether it has to be mended or left out on request; if not, it is
+            put right as ``detail`` says.
+    """
+
+    file: str
+    kind: str
+    annotation: int | str | None
+    image: str | None
+    detail: str
+    fatal: bool = True
+
+
+def check_coco(ann_file: str | Path, images: str | Path) -> tuple[dict, list[Mistake]]:
+    """Check a COCO-format annotation file against its images.
+
+    Every image is read to its end and every mask rasterised. Checked are: ids
+    (unknown, shared), images (missing, unreadable, of another size, outside
+    the folder), boxes (degenerate, outside the image, unlike their masks) and
+    masks, which may be polygons or run lengths. What is left unsaid is filled
+    in: sizes, areas, and boxes of masks.
+
+    Args:
+        ann_file: The json file.
+        images: Folder that its file names start from.
+
+    Returns:
+        The content without what is wrong, and the mistakes.
+
+    Raises:
+        FileNotFoundError: If the file or the folder is not there.
+        ValueError: If the file is not in COCO's format at all, or all of its
+            boxes are written in another way.
+    """
+    content = read_coco(ann_file)
+    if not Path(images).is_dir():
+        raise FileNotFoundError(f'images={str(images)!r} is not a folder')
+    checker = _Checker(Path(ann_file).name, Path(images), content)
+    good_images = checker.check_images()
+    annotations = track(content['annotations'], f'Checking the annotations of {checker.file}')
+    good = checker.check_annotations(annotations)
+    looks = checker.layout.found()
+    if looks:
+        raise ValueError(
+            f"{ann_file}: its boxes look like {looks}; COCO's are x y width height in pixels of "
+            'the upper left corner and the size: convert them'
+        )
+    content = dict(images=good_images, annotations=good, categories=content['categories'])
+    return content, checker.mistakes
+
+
+def describe_mistakes(mistakes: list[Mistake], path: str | Path, shown: int = 20) -> str:
+    """List mistakes, or the first of many, all of which are then in a csv file.
+
+    Args:
+        mistakes: What :func:`check_coco` found.
+        path: The csv file.
+        shown: Number of mistakes that are not many yet.
+
+    Returns:
+        Lines for the user.
+    """
+    fatal = sum(mistake.fatal for mistake in mistakes)
+    lines = [f'Mistakes in the annotations: {len(mistakes)}, {fatal} of which cannot be put right:']
+    mistakes = sorted(mistakes, key=lambda mistake: not mistake.fatal)
+    for file, kind, annotation, image, detail, _ in mistakes[:shown]:
+        place = image if annotation is None else f'annotation {annotation}, {image}'
+        lines.append(f'  {file}: {kind}, {place}: {detail}')
+    if len(mistakes) > shown:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        # Names of files need not be UTF-8.
+        with open(path, 'w', newline='', encoding='utf-8', errors='backslashreplace') as file:
+            csv.writer(file).writerows([Mistake._fields, *mistakes])
+        lines.append(f'  ... all {len(mistakes)} are in {path}')
+    return '\n'.join(lines)
+
+
+class _Checker:
+    """One pass over an annotation file; collects mistakes."""
+
+    def __init__(self, file: str, folder: Path, content: dict) -> None:
+        self.file = file
+        self.folder = os.path.abspath(folder)
+        self.listed = content['images']
+        self.known = {as_id(image.get('id')) for image in self.listed}
+        self.category_ids = {category['id'] for category in content['categories']}
+        self.images: dict[int | str, dict] = {}  # by every id that a file has
+        self.dropped: set[int | str] = set()
+        self.mistakes: list[Mistake] = []
+        self.layout = BoxLayout()
+
+    def _note_image(self, image: dict, kind: str, detail: str, fatal: bool = True) -> None:
+        number = as_id(image.get('id'))
+        if fatal and number is not None:
+            self.dropped.add(number)
+        name = str(image.get('file_name') or image.get('id'))
+        self.mistakes.append(Mistake(self.file, kind, None, name, detail, fatal))
+
+    def check_images(self) -> list[dict]:
+        """The images that can be used, their names and sizes put right."""
+        found = self._locate(self._identified())
+        paths = [os.path.join(self.folder, image['file_name']) for image in found]
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            sizes = track(
+                pool.map(image_size, paths), f'Reading the images of {self.file}', len(paths)
+            )
+            for image, size in zip(found, sizes):
+                if isinstance(size, str):
+                    self._note_image(image, 'image unreadable', size)
+                elif not _fill_size(image, size):
+                    stated = (image['width'], image['height'])
+                    detail = f'{stated} is stated, {size} is the size of the (upright) file'
+                    self._note_image(image, 'image size', detail)
+                else:
+                    self.images[image['id']] = image
+        return self._merge_names()
+
+    def _identified(self) -> list[dict]:
+        """Images with an id and a name; those that share an id are none, nor are repetitions."""
+        complete = {}
+        for image in self.listed:
+            number, name = as_id(image.get('id')), image.get('file_name')
+            if number is None or not isinstance(name, str) or not name:
+                detail = f'id {image.get("id")!r}, file_name {name!r}'
+                self._note_image(image, 'incomplete image', detail)
+            else:
+                complete.setdefault((number, name), image)
+        names = defaultdict(list)
+        for number, name in complete:
+            names[number].append(name)
+        for (number, name), image in complete.items():
+            if len(names[number]) > 1:
+                others = ', '.join(other for other in names[number] if other != name)
+                self._note_image(image, 'duplicate image id', f'id {number!r} is also {others}')
+        return [image for (number, _), image in complete.items() if len(names[number]) == 1]
+
+    def _locate(self, images: list[dict]) -> list[dict]:
+        """Images whose files are there, by the files' names from the folder."""
+        folder = ImageFolder(self.folder)
+        places = [folder.find(image['file_name']) for image in images]
+        given = defaultdict(set)  # by file
+        for image, (name, _) in zip(images, places):
+            given[name].add(image['file_name'])
+        found = []
+        for image, (name, why) in zip(images, places):
+            path = os.path.normpath(os.path.join(self.folder, image['file_name']))
+            if name is None or (len(given[name]) > 1 and name != image['file_name']):
+                outside = os.path.commonpath([self.folder, path]) != self.folder
+                kind = 'image outside the folder' if outside else 'image missing'
+                self._note_image(image, kind, f'no file {path}{why and f"; {why}"}')
+            else:
+                if name != image['file_name']:
+                    self._note_image(image, 'file name', f'{why}: taken as {name!r}', False)
+                found.append(image | dict(file_name=name))
+        return found
+
+    def _merge_names(self) -> list[dict]:
+        """The images, each file once; its other ids become the first's."""
+        by_name: dict[str, dict] = {}
+        for number, image in list(self.images.items()):
+            path = os.path.normpath(os.path.join(self.folder, image['file_name']))
+            self.images[number] = by_name.setdefault(path, image)
+        return list(by_name.values())
+
+    def check_annotations(self, annotations: Iterable[dict]) -> list[dict]:
+        """The annotations that can be used, numbered, as pycocotools and mmdet want them."""
+        good, others = [], defaultdict(list)
+        for position, annotation in enumerate(annotations):
+            number, image_id = as_id(annotation.get('id')), as_id(annotation.get('image_id'))
+            if number is None:
+                number = f'without id, number {position} in the list'
+            image = self.images.get(image_id)
+            name = image['file_name'] if image else str(annotation.get('image_id'))
+            note = partial(self._note, number, name)
+            if image is None and image_id in self.dropped:
+                note('image left out', 'its image is left out, and it with it', False)
+                continue
+            checked = self._check_annotation(annotation, image, note)
+            if checked is not None and image_id == image['id']:
+                good.append(checked)
+            elif checked is not None:
+                others[image_id].append((checked, note))
+        by_image = defaultdict(list)
+        for annotation in good if others else ():
+            by_image[annotation['image_id']].append(annotation)
+        for image_id, pairs in others.items():
+            there = by_image[self.images[image_id]['id']]
+            new = self._new_annotations(image_id, there, pairs)
+            there += new
+            good += new
+        # pycocotools wants numbers, and takes 0 for none.
+        return [dict(id=number) | annotation for number, annotation in enumerate(good, start=1)]
+
+    def _note(self, number: int | str, name: str, kind: str, detail: str, fatal=True) -> None:
+        self.mistakes.append(Mistake(self.file, kind, number, name, detail, fatal))
+
+    def _check_annotation(self, annotation: dict, image: dict | None, note: Note) -> dict | None:
+        """The annotation as pycocotools and mmdet want it, without an id; ``None`` if it is bad."""
+        if image is None:
+            return note('unknown image id', _unknown(annotation, 'image_id', self.known))
+        category = as_id(annotation.get('category_id'))
+        if category not in self.category_ids:
+            return note(
+                'unknown category id', _unknown(annotation, 'category_id', self.category_ids)
+            )
+        flags = [_check_flag(annotation, key, note) for key in ('iscrowd', 'ignore')]
+        area = annotation.get('area')
+        area = area if are_numbers([area]) and area > 0 else None
+        shapes = self._check_shapes(annotation, image, area, note) if None not in flags else None
+        if shapes is None:
+            return None
+        box, shape = shapes
+        kept = dict(
+            image_id=image['id'],
+            category_id=category,
+            bbox=box,
+            area=area or shape.area or box[2] * box[3],
+            # mmdet learns neither, and in either pycocotools counts no detection as false.
+            iscrowd=max(flags),
+        )
+        return kept | (dict(segmentation=shape.mask) if shape.mask else {})
+
+    def _check_shapes(
+        self, annotation: dict, image: dict, area: float | None, note: Note
+    ) -> tuple[list[float], Shape] | None:
+        """Box and mask, the former computed if there is none; ``None`` if they are bad."""
+        given, of_mask = annotation.get('bbox'), []
+        shape = check_mask(annotation.get('segmentation'), image, lambda *m: of_mask.append(m))
+        mask_box = shape.box if shape else None
+        if mask_box and (absent(given) or given == [0, 0, 0, 0]):
+            given = mask_box
+        elif are_numbers(given, 4):
+            self.layout.add(given, image, shape, area)
+        box = check_box(given, image, note)
+        if box is None:  # what its mask is like does not matter
+            return None
+        for mistake in of_mask:
+            note(*mistake)
+        if shape is None:
+            return None
+        if mask_box and not check_agreement(box, given, image, mask_box, note):
+            return None
+        return box, shape
+
+    def _new_annotations(
+        self, image_id: int | str, there: list[dict], pairs: list[tuple[dict, Note]]
+    ) -> list[dict]:
+        """What an image's other id has beyond its first, unless the two contradict each other."""
+        image = self.images[image_id]
+        ids = f'id {image_id!r} is the same file as {image["id"]!r}'
+        new = []
+        for annotation, _ in pairs:
+            box, category = annotation['bbox'], annotation['category_id']
+            ious = [(overlap(box, a['bbox']), a['category_id'] == category) for a in there]
+            if all(iou < _DIFFERENT for iou, _ in ious):
+                new.append(annotation)
+            elif not any(iou >= _SAME and alike for iou, alike in ious):
+                detail = f'{ids}, and the boxes of the two contradict each other'
+                self._note_image(image | dict(id=None), 'image listed twice', detail)
+                for _, note in pairs:
+                    note('image left out', f'those of id {image["id"]!r} are taken', False)
+                return []
+        detail = f'{ids}: merged, {len(new)} of its {len(pairs)} annotations are new'
+        self._note_image(image, 'image listed twice', detail, False)
+        return new
+
+
+def _fill_size(image: dict, size: tuple[int, int]) -> bool:
+    """Fill in a size that is not stated, 0 or less; whether the stated one is the file's."""
+    stated = [image.get('width'), image.get('height')]
+    if are_numbers(stated) and min(stated) > 0 and tuple(stated) != size:
+        return False
+    image['width'], image['height'] = size
+    return True
+
+
+def _unknown(annotation: dict, key: str, known: set[int | str]) -> str:
+    """What is said of an id that is not known, its type being wrong perhaps."""
+    value = annotation.get(key)
+    text = str(value)
+    if isinstance(value, str) and text.isdecimal() and int(text[:18]) in known:
+        return f'{key} {text!r} is a text, the ids are numbers: write it without quotes'
+    if text in known:
+        return f'{key} {text} is a number, the ids are texts: write it in quotes'
+    return f'{key} {short(value)}'
+
+
+def _check_flag(annotation: dict, key: str, note: Note) -> int | None:
+    """A value that is 0 or 1, as a number; ``None`` if it is neither."""
+    value = annotation.get(key)
+    if isinstance(value, float) and math.isnan(value):
+        note(key, 'NaN: taken as 0', False)
+        return 0
+    flag = _FLAGS.get(str(value).strip().lower())
+    if flag is None:
+        note(key, f'{short(value)} is neither 0 nor 1')
+    return flag

@@ -1,0 +1,40 @@
+"""A detector that the tests of `detect` and `predict` share."""
+
+import io
+from contextlib import redirect_stdout
+
+import pytest
+from helpers import pretrained_resnet
+
+from mmsnclr.api.detect import detect
+
+
+@pytest.fixture(scope='session')
+def comparison(scenes):
+    """Arguments of `detect` for the backbone in a folder and a random one."""
+
+    def arguments(folder):
+        return dict(
+            train_json=scenes / 'train.json',
+            images=scenes / 'train',
+            backbone=folder / 'snclr.pth',
+            val_json=scenes / 'val.json',
+            val_images=scenes / 'val',
+            compare='random',
+            size=64,
+            iterations=2,
+            batch=2,
+            workers=0,
+        )
+
+    return arguments
+
+
+@pytest.fixture(scope='session')
+def run(comparison, tmp_path_factory):
+    """A detector of a few steps, and what was said."""
+    out = tmp_path_factory.mktemp('run')
+    pretrained_resnet(out / 'snclr.pth', norm_cfg=dict(type='SyncBN'))
+    with redirect_stdout(io.StringIO()) as said:
+        detection = detect(**comparison(out), out=out / 'detector')
+    return detection, out / 'detector', said.getvalue()
