@@ -83,11 +83,9 @@ def detect(
     """Train Mask R-CNN from a pretrained backbone, and measure it.
 
     Faster R-CNN where an annotation has no mask. The annotations are checked
-    before anything is trained. ``out`` receives ``config.py``, which
-    ``tools/train.py`` runs again, the annotations as used, ``training/`` with
-    checkpoints, logs and the predictions on the validation images, a
-    precision-recall plot, pictures of predictions beside the truth, and
-    ``summary.md``.
+    first. ``out`` receives ``config.py``, which ``tools/train.py`` runs again,
+    the annotations as used, ``training/`` with checkpoints, logs and predictions,
+    a precision-recall plot, pictures, and ``summary.md``.
 
     Args:
         train_json: Annotations in COCO's format.
@@ -96,8 +94,7 @@ def detect(
             :func:`mmsnclr.api.import_checkpoint` first. ``'random'`` for random
             weights, of the architecture in ``compare`` or else of a ResNet-50.
         out: Folder to write into.
-        val_json: Annotations to validate on; without them a fifth of the
-            annotated training images is drawn and set aside.
+        val_json: Annotations to validate on; by default a fifth of the images is drawn.
         val_images: Folder that its file names start from; ``images`` by default.
         compare: ``'random'`` or another checkpoint; the same is trained from it.
         size: Longer side of the images in pixels.
@@ -109,8 +106,7 @@ def detect(
         skip_bad: Whether to leave wrong images and annotations out.
         workers: Processes that load images.
         seed: Seed of the split and the training.
-        resume: Whether to continue what is in ``out`` after an interruption; the
-            other arguments are those that it was started with.
+        resume: Whether to continue what is in ``out`` by the arguments that began it.
 
     Returns:
         Where the detector is and how good it is.
@@ -118,8 +114,7 @@ def detect(
     Raises:
         FileNotFoundError: If a file is not there.
         ImportError: If mmdet or mmcv's operators are missing.
-        ValueError: If annotations are wrong or a setting is, or ``out`` holds
-            what was made with others.
+        ValueError: If annotations or settings are wrong, or ``out`` holds another run.
     """
     out = Path(out).resolve()
     if val_images is not None and val_json is None:
@@ -134,7 +129,6 @@ def detect(
     if masks:
         train, val = (part._replace(content=mask_crowds(part.content)) for part in (train, val))
     cfg = load_detector(masks)
-    cfg.randomness = dict(seed=seed)
     learned, objects = objects_of(train.content)
     settings = [
         detector,
@@ -142,29 +136,11 @@ def detect(
         *fit_to_iterations(cfg, len(learned), iterations, epochs, batch, lr),
     ]
     check_sizes(cfg, train, val)
-    fit_to_files(cfg, train, val, workers)
+    fit_to_files(cfg, train, val, workers, seed)
     say(settings_table(settings))
     for part in (train, val):
         _write(part.file, json.dumps(part.content), resume)
-
-    results, detectors = {}, {}
-    for name, start in starts.items():
-        folder = out / name if results else out  # the first is what was asked for
-        config = _write_config(folder, name, start.backbone, cfg, settings, resume)
-        checkpoint, results[name] = _train(config, start)
-        detectors[name] = (start.source, checkpoint)
-    plot_precision_recall(results, out / 'precision_recall.png')
-    kind = 'segm' if masks else 'bbox'
-    pictures, threshold = _draw(val, _predictions(out / 'training', kind), out / 'pictures')
-    summary = out / 'summary.md'
-    sets = (train.content, val.content)
-    summary.write_text(
-        detection_summary(results, settings, detectors, sets, pictures, threshold, out),
-        encoding='utf-8',
-    )
-    advice = ap_limit(val.content) + ap_advice(results)
-    say(f'\n{ap_table(results)}{advice}\nAll of it: {summary}')
-    return Detection(next(iter(detectors.values()))[1], results, summary)
+    return _summarise(out, train, val, settings, *_train_all(starts, cfg, settings, out, resume))
 
 
 class _Start(NamedTuple):
@@ -263,6 +239,42 @@ def _choose_detector(*sets: CocoSet) -> tuple[bool, Setting]:
         reason = f'{without} of {len(objects)} annotations have no mask'
         return False, Setting('detector', 'Faster R-CNN', reason)
     return True, Setting('detector', 'Mask R-CNN', f'all {len(objects)} annotations have masks')
+
+
+def _train_all(
+    starts: dict[str, _Start], cfg: Config, settings: list[Setting], out: Path, resume: bool
+) -> tuple[dict[str, dict[str, CocoAP]], dict[str, tuple[str, Path]]]:
+    """Train from each start; how good each detector is, what it started from and where it is."""
+    results, detectors = {}, {}
+    for name, start in starts.items():
+        folder = out / name if results else out  # the first is what was asked for
+        config = _write_config(folder, name, start.backbone, cfg, settings, resume)
+        checkpoint, results[name] = _train(config, start)
+        detectors[name] = (start.source, checkpoint)
+    return results, detectors
+
+
+def _summarise(
+    out: Path,
+    train: CocoSet,
+    val: CocoSet,
+    settings: list[Setting],
+    results: dict[str, dict[str, CocoAP]],
+    detectors: dict[str, tuple[str, Path]],
+) -> Detection:
+    """Write plot, pictures and summary, and tell of them."""
+    plot_precision_recall(results, out / 'precision_recall.png')
+    (_, checkpoint), kinds = (next(iter(part.values())) for part in (detectors, results))
+    found = _predictions(out / 'training', 'segm' if 'segm' in kinds else 'bbox')
+    pictures, threshold = _draw(val, found, out / 'pictures')
+    summary, sets = out / 'summary.md', (train.content, val.content)
+    summary.write_text(
+        detection_summary(results, settings, detectors, sets, pictures, threshold, out),
+        encoding='utf-8',
+    )
+    advice = ap_limit(val.content) + ap_advice(results)
+    say(f'\n{ap_table(results)}{advice}\nAll of it: {summary}')
+    return Detection(checkpoint, results, summary)
 
 
 def _write_config(

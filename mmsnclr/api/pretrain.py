@@ -75,8 +75,7 @@ def pretrain(
         out: Folder for config, lists, logs and checkpoints.
         backbone: ``'r18'``, ``'r34'``, ``'r50'``, ``'r101'``, ``'vit-s'``,
             ``'vit-b'`` or the name of a timm model.
-        init: Checkpoint to start from, of torchvision, timm, mmpretrain or an
-            earlier run.
+        init: Checkpoint to start from, of torchvision, timm, mmpretrain or a run.
         epochs: How often each image is seen.
         time: Budget such as ``'30m'`` or ``'1h30m'`` from which epochs follow.
         batch: Images of a step.
@@ -93,16 +92,14 @@ def pretrain(
         cfg_options: Settings of the config to override, such as
             ``{'model.head.neighbors': 10}``.
         resume: Whether to continue the run in ``out``; other arguments are
-            then those of the run, but for what concerns the machine:
-            ``workers``, ``amp`` and such ``cfg_options`` hold for this part of
-            it alone.
+            then those of the run, but for what concerns the machine: ``workers``,
+            ``amp`` and such ``cfg_options``, for this part of it alone.
 
     Returns:
         The last checkpoint.
 
     Raises:
-        FileNotFoundError: If an image, a checkpoint or the run to resume is not
-            there.
+        FileNotFoundError: If an image, a checkpoint or the run to resume is missing.
         ValueError: If an argument is not usable, the images are too few, or
             ``out`` holds a run already.
     """
@@ -120,14 +117,11 @@ def pretrain(
     cfg = load_recipe(backbone)
     # What does not fit is refused before the images are read, which may take hours.
     _try_backbone(cfg, arguments, stored)
-    if cfg_options:
-        _try_options(cfg, out, arguments)
+    _try_options(cfg, out, arguments)
     out.mkdir(parents=True, exist_ok=True)
     scan = _scan(out, images, labels, image_root, min_edge)
     settings = fit_to_images(cfg, len(scan.accepted), scan.median_edge, batch, size)
-    if scan.levels:
-        cfg.train_dataloader.dataset.pipeline[0].levels = scan.levels
-    _set_run(cfg, out, arguments)
+    _set_run(cfg, out, arguments, scan)
     initial = [] if stored is None else [_initial_weights(cfg, arguments, stored, out / 'init')]
     settings += _fit_length(cfg, len(scan.accepted), arguments, start)
     _write_config(cfg, out, settings, arguments)
@@ -212,19 +206,23 @@ def _build_backbone(cfg: dict, name: str, size: int) -> nn.Module:
 
 def _try_options(cfg: Config, out: Path, arguments: dict) -> None:
     """Train on nothing by what the user overrides, as far as is known before the images are."""
+    if not arguments['cfg_options']:
+        return
     draft = copy.deepcopy(cfg)
     fit_to_images(draft, DRAFT_IMAGES, 224, size=arguments['size'])
     fit_to_epochs(draft, DRAFT_IMAGES, arguments['epochs'] or 10)
-    _set_run(draft, out, arguments | dict(labels=None))
+    _set_run(draft, out, arguments | dict(labels=None), Scan())
     try_overrides(draft, arguments['cfg_options'])
 
 
-def _set_run(cfg: Config, out: Path, arguments: dict) -> None:
+def _set_run(cfg: Config, out: Path, arguments: dict, scan: Scan) -> None:
     """Set where the run lies, and what of it depends on the machine."""
     workers = arguments['workers']
     workers = min(8, len(os.sched_getaffinity(0))) if workers is None else workers
     _set_workers(cfg, workers)
     cfg.train_dataloader.dataset.ann_file = str(out / 'images.txt')
+    if scan.levels:
+        cfg.train_dataloader.dataset.pipeline[0].levels = scan.levels
     if arguments['labels'] is not None:
         cfg.train_dataloader.dataset.labels = str(out / 'labels.csv')
     # Resumed if there is something to resume from, as after an interruption.

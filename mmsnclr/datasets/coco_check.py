@@ -26,6 +26,7 @@ from .coco_shapes import (
     short,
 )
 
+_SHOWN = 20  # mistakes that are not many yet
 _SAME, _DIFFERENT = 0.8, 0.5  # IoU of two people's boxes of one object, and of two objects' boxes
 _FLAGS = {'none': 0, '': 0, '0': 0, '0.0': 0, 'false': 0, '1': 1, '1.0': 1, 'true': 1}
 
@@ -89,13 +90,12 @@ def check_coco(ann_file: str | Path, images: str | Path) -> tuple[dict, list[Mis
     return content, checker.mistakes
 
 
-def describe_mistakes(mistakes: list[Mistake], path: str | Path, shown: int = 20) -> str:
+def describe_mistakes(mistakes: list[Mistake], path: str | Path) -> str:
     """List mistakes, or the first of many, all of which are then in a csv file.
 
     Args:
         mistakes: What :func:`check_coco` found.
         path: The csv file.
-        shown: Number of mistakes that are not many yet.
 
     Returns:
         Lines for the user.
@@ -103,10 +103,10 @@ def describe_mistakes(mistakes: list[Mistake], path: str | Path, shown: int = 20
     fatal = sum(mistake.fatal for mistake in mistakes)
     lines = [f'Mistakes in the annotations: {len(mistakes)}, {fatal} of which cannot be put right:']
     mistakes = sorted(mistakes, key=lambda mistake: not mistake.fatal)
-    for file, kind, annotation, image, detail, _ in mistakes[:shown]:
+    for file, kind, annotation, image, detail, _ in mistakes[:_SHOWN]:
         place = image if annotation is None else f'annotation {annotation}, {image}'
         lines.append(f'  {file}: {kind}, {place}: {detail}')
-    if len(mistakes) > shown:
+    if len(mistakes) > _SHOWN:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         # Names of files need not be UTF-8.
         with open(path, 'w', newline='', encoding='utf-8', errors='backslashreplace') as file:

@@ -261,8 +261,11 @@ def _check_least(**settings: tuple[float | None, float]) -> None:
             raise ValueError(f'{name}={value} must be at least {least}')
 
 
-def fit_to_files(cfg: Config, train: CocoSet, val: CocoSet, workers: int = 2) -> None:
-    """Set the files and the classes, and how many processes load images."""
+def fit_to_files(
+    cfg: Config, train: CocoSet, val: CocoSet, workers: int = 2, seed: int = 0
+) -> None:
+    """Set the files and the classes, how many processes load images, and the seed."""
+    cfg.randomness = dict(seed=seed)
     categories = train.content['categories']
     metainfo = dict(  # without a palette mmdet takes COCO's 80 colours
         classes=tuple(category['name'] for category in categories),
