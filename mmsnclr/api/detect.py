@@ -95,7 +95,7 @@ def detect(
             weights, of the architecture in ``compare`` or else of a ResNet-50.
         out: Folder to write into.
         val_json: Annotations to validate on; by default a fifth of the images is drawn.
-        val_images: Folder that its file names start from; ``images`` by default.
+        val_images: Folder of its file names; ``images`` by default.
         compare: ``'random'`` or another checkpoint; the same is trained from it.
         size: Longer side of the images in pixels.
         iterations: Number of training steps.
@@ -124,7 +124,6 @@ def detect(
     starts = _read_starts(backbone, compare)
     sources = [(train_json, images)] + ([(val_json, val_images or images)] if val_json else [])
     train, val = _read_sets(sources, out, skip_bad, seed)
-
     masks, detector = _choose_detector(train, val)
     if masks:
         train, val = (part._replace(content=mask_crowds(part.content)) for part in (train, val))

@@ -156,6 +156,8 @@ def _examine(path: Path) -> _Found:
             # A JPEG file is then read to its end, but decoded at an eighth of its size.
             found = _look(data, draft=True)
         except Exception:  # lossless JPEG has no reduced size
+            found = None
+        if found is None or found.problem:  # fine texture has no contrast at an eighth
             found = _look(data, draft=False)
     # Pillow's decoders raise whatever a damaged file leads them into.
     except Exception as error:

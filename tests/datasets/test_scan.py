@@ -50,6 +50,17 @@ def test_images_without_contrast_are_left_out(tmp_path):
     ]
 
 
+def test_a_fine_texture_has_contrast(tmp_path):
+    """Though none is left at an eighth of a JPEG file's size, which is what is looked at first."""
+    rows, columns = np.indices((128, 128))
+    texture = (100 + 60 * ((rows + columns) % 2)).astype(np.uint8)
+    Image.fromarray(texture).save(tmp_path / 'a.jpg', quality=95)
+    with Image.open(tmp_path / 'a.jpg') as image:
+        image.draft('L', (1, 1))
+        low, high = image.getextrema()
+    assert high - low < 8 and scan_images([tmp_path / 'a.jpg']).left_out == []
+
+
 def test_the_range_of_deep_images_is_that_of_the_set(tmp_path, capsys):
     gray = NOISE[..., 0].astype(np.uint16)
     for name, values in (('a', gray * 4 + 500), ('b', gray * 8 + 1), ('c', gray // 50)):
