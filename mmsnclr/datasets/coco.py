@@ -67,7 +67,6 @@ def read_image_ids(ann_file: str | Path) -> list[tuple[str, int | str | None]]:
         ValueError: If the file is not in COCO's format.
     """
     images = _read_lists(ann_file, ('images',))['images']
-    _unify_ids(images, [], '')
     return [(str(image.get('file_name')), as_id(image.get('id'))) for image in images]
 
 
@@ -94,6 +93,8 @@ def _distinct_categories(content: dict, ann_file: str | Path) -> list[dict]:
     for category in content['categories']:
         if isinstance(category.get('name'), int | float):
             category['name'] = str(category['name'])
+        if isinstance(category.get('name'), str):  # json can hold halves of characters
+            category['name'] = category['name'].encode(errors='replace').decode()
         number, name = as_id(category.get('id')), category.get('name')
         if number is None or not isinstance(name, str) or not name:
             raise ValueError(f'{ann_file}: category {category} needs an id and a name')

@@ -51,8 +51,8 @@ def test_the_threshold_replaces_the_detectors_own(run, scenes, tmp_path):
 
 def test_predictions_of_a_json_have_its_ids(run, scenes, tmp_path):
     truth = json.loads((scenes / 'val.json').read_text())
-    for image in truth['images']:
-        image['id'] = f'x{image["id"]}'
+    for image, number in zip(truth['images'], ('x', 7, 3.0, 2**63)):
+        image['id'] = number
     (tmp_path / 'val.json').write_text(json.dumps(truth))
     arguments = ['predict', str(run[0].checkpoint), str(tmp_path / 'val.json'), '--threshold', '0']
     arguments += ['--image-root', str(scenes / 'val'), '--out', str(tmp_path / 'found')]

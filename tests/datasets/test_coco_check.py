@@ -127,11 +127,12 @@ def test_ids_of_any_kind_become_numbers_that_pycocotools_counts(content, scenes,
 
 
 def test_names_that_are_numbers_become_texts(content, scenes, tmp_path):
-    for position, category in enumerate(content['categories']):
+    for position, category in enumerate(content['categories'][:9]):
         category['name'] = position
+    content['categories'][9]['name'] = '\ud8009'
     (tmp_path / 'file.json').write_text(json.dumps(content))
     good, _ = check_coco(tmp_path / 'file.json', scenes / 'train')
-    assert [category['name'] for category in good['categories']] == list('0123456789')
+    assert [category['name'] for category in good['categories']] == [*'012345678', '?9']
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'int32'])
