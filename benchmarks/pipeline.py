@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as tv
 
 import mmsnclr  # noqa: F401
+from mmsnclr.datasets.decoding import FORMATS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -67,7 +68,7 @@ def torchvision_view(blur_prob: float, solarize_prob: float) -> tv.Compose:
 
 def with_torchvision(results: dict, views: list[tv.Compose]) -> list[torch.Tensor]:
     """Load and augment with torchvision."""
-    image = Image.open(results['img_path']).convert('RGB')
+    image = Image.open(results['img_path'], formats=FORMATS).convert('RGB')
     return [view(image) for view in views]
 
 
