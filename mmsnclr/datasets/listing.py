@@ -176,7 +176,9 @@ def _readings(line: str) -> Iterator[str]:
     yield line
     if len(line) > _LONGEST_LINE:
         return
-    for text in (line, line.replace('\\', '/')):
+    slashed = line.replace('\\', '/')
+    accents = (unicodedata.normalize(form, slashed) for form in ('NFC', 'NFD'))  # macOS writes NFD
+    for text in dict.fromkeys((line, slashed, *accents)):
         for separator in (',', ';', '\t', ' '):
             parts = text.split(separator)
             for end in range(len(parts), 0, -1):

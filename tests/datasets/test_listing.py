@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,17 @@ def test_lists_with_labels_quotes_or_backslashes_are_read(tmp_path, line, name):
     image.touch()
     (tmp_path / 'list.txt').write_text(f'path,label\n{line.format(name)}\n')
     assert list_images(tmp_path / 'list.txt') == [image]
+
+
+@pytest.mark.parametrize(('there', 'listed'), [('NFC', 'NFD'), ('NFD', 'NFC')])
+def test_accents_are_found_in_either_form(tmp_path, there, listed):
+    image = tmp_path / unicodedata.normalize(there, 'gr\xfcn.png')
+    image.touch()
+    name = unicodedata.normalize(listed, image.name)
+    (tmp_path / 'list.txt').write_text(name, 'utf-8')
+    (tmp_path / 'labels.csv').write_text(f'path,label\n{name},a\n', 'utf-8')
+    assert list_images(tmp_path / 'list.txt') == [image]
+    assert read_labels(tmp_path / 'labels.csv', [image]) == ['a']
 
 
 def test_a_list_in_another_form_names_the_forms(tmp_path):
