@@ -12,7 +12,7 @@ Image.init()
 # Nothing else is opened: Pillow would start Ghostscript on a PostScript file, whatever its name.
 FORMATS = tuple(
     kind
-    for kind in ('JPEG', 'MPO', 'PNG', 'WEBP', 'TIFF', 'BMP', 'GIF', 'PPM', 'AVIF')
+    for kind in ('JPEG', 'MPO', 'JPEG2000', 'PNG', 'WEBP', 'TIFF', 'BMP', 'GIF', 'PPM', 'AVIF')
     if kind in Image.OPEN
 )
 MAX_PIXELS = 2**27  # 12 bytes each while they are decoded

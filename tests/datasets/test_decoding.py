@@ -72,6 +72,7 @@ KINDS = {
         {},
         np.asarray(RGB.convert('P', palette=Image.Palette.ADAPTIVE).convert('RGB')),
     ),
+    'named_otherwise.jpg': (RGB, dict(format='JPEG2000', irreversible=False), PICTURE),
     'gray.jpg': (Image.fromarray(GRAY), dict(quality=98), GRAY),
     'gray.png': (Image.fromarray(GRAY), {}, GRAY),
     'bilevel.png': (RGB.convert('1'), {}, np.asarray(RGB.convert('1').convert('L'))),
