@@ -341,7 +341,7 @@ def _predictions(work_dir: Path, kind: str) -> Path:
 
 def _draw(val: CocoSet, found: Path, folder: Path) -> tuple[list[Path], float]:
     """Pictures of some validation images, predictions beside the truth, and the lowest score."""
-    predictions = json.loads(found.read_text())
+    predictions = json.loads(found.read_text(encoding='utf-8'))
     images, annotations = val.content['images'], val.content['annotations']
     # A weak detector's few best are shown too.
     scores = sorted((p['score'] for p in predictions), reverse=True)
