@@ -5,6 +5,8 @@ so the package's metadata can require neither; importability and version are
 checked here instead.
 """
 
+import contextlib
+import io
 import warnings
 from importlib import import_module
 
@@ -63,7 +65,8 @@ def check_detection_requirements() -> None:
             'an mmcv wheel built for your torch and Python, or build it: `make install` does either'
         ) from error
     check_requirements(SUPPORTED_FOR_DETECTION)
-    with warnings.catch_warnings():
-        # A fork of mmdet asks for a package that only one of its metrics needs.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        # A fork of mmdet prints which data sets it does without, and asks for a package that only
+        # one of its metrics needs.
         warnings.filterwarnings('ignore', 'faster_coco_eval')
         import_module('mmdet.evaluation')

@@ -36,7 +36,7 @@ def load_run(checkpoint: str | Path) -> tuple[Config, NeighborMethod]:
     init_default_scope('mmpretrain')
     if method_of(cfg) is None:
         raise ValueError(
-            f'{checkpoint} holds a {cfg.model.get("type", "backbone")}, no method with neighbours: '
+            f'{checkpoint} holds {cfg.model.get("type", "a backbone")}, no method with neighbours: '
             'pass a checkpoint of pretraining'
         )
     settings = cfg.model.to_dict() | dict(pretrained=None, init_cfg=None)
