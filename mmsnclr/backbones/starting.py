@@ -127,8 +127,9 @@ def check_pretrained(model: nn.Module) -> list[Stored]:
                 )
             if checkpoint not in read:
                 content = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
-                if 'state_dict' not in content:  # where else mmengine looks: on top
-                    content = dict(state_dict=content)
+                if 'state_dict' not in content:  # where else mmengine looks: on top, no deeper
+                    top = {key: v for key, v in content.items() if isinstance(v, Tensor)}
+                    content = dict(state_dict=top)
                 read[checkpoint] = Stored(Path(checkpoint), content)
             _check_heads(module, read[checkpoint], checkpoint)
             _check_filled(module, name or type(module).__name__, setting, read[checkpoint], prefix)

@@ -104,3 +104,15 @@ def test_a_vit_with_other_heads_is_refused(tmp_path):
     check_pretrained(MODELS.build(linear.model))
     with pytest.raises(ValueError, match='a ViT with 12 heads, the backbone has 6'):
         check_pretrained(MODELS.build(other.model))
+
+
+def test_weights_that_mmengine_would_not_find_do_not_count(tmp_path):
+    """It looks for them in `state_dict` and on top, and trains on where they lie elsewhere."""
+    backbone = MODELS.build(dict(type='ResNet', depth=18))
+    path = tmp_path / 'nested.pth'
+    backbone.init_cfg = dict(type='Pretrained', checkpoint=str(path))
+    torch.save(backbone.state_dict(), path)
+    assert check_pretrained(backbone)
+    torch.save(dict(model=backbone.state_dict()), path)
+    with pytest.raises(ValueError, match='fills 0 of the'):
+        check_pretrained(backbone)
