@@ -13,6 +13,7 @@ from . import parents  # noqa: E402
 from .checkpoints import load_checkpoint  # noqa: E402
 
 parents.name_package()
+parents.leave_out_multimodal_models()
 parents.read_checkpoints_by(load_checkpoint)
 with parents.without_prints():
     from . import datasets, engine, models, registry

@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial, wraps
+from importlib.metadata import PackageNotFoundError, version
 from pickle import UnpicklingError
 
 import numpy as np
@@ -23,6 +24,8 @@ from mmengine.logging import HistoryBuffer, MMLogger, print_log
 from mmengine.optim import OptimWrapper
 from mmengine.runner import CheckpointLoader
 from mmengine.visualization import Visualizer
+from mmpretrain.utils import dependency
+from packaging.version import Version
 from torch.utils.data import DataLoader, Sampler
 
 UNSAFE = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
@@ -36,6 +39,17 @@ def name_package() -> None:
     fork's 0.10.12); needless once packages can add themselves.
     """
     MODULE2PACKAGE.setdefault('mmsnclr', 'mmsnclr')
+
+
+def leave_out_multimodal_models() -> None:
+    """Have mmpretrain leave out its models of text and images where transformers 5 is installed.
+
+    mmpretrain (1.2.0 and its fork's 1.3.6) imports them wherever it finds
+    transformers, and those fail with its version 5. Nothing here needs them.
+    """
+    with contextlib.suppress(PackageNotFoundError):
+        if Version(version('transformers')).major >= 5:
+            dependency.WITH_MULTIMODAL = False
 
 
 def without_prints() -> contextlib.AbstractContextManager:

@@ -316,6 +316,18 @@ def test_requirements_name_what_is_missing_or_out_of_range():
         )
 
 
+def test_transformers_5_does_not_keep_mmpretrain_from_being_imported(tmp_path):
+    for path, text in {
+        'transformers/__init__.py': '',
+        'transformers-5.0.0.dist-info/METADATA': 'Name: transformers\nVersion: 5.0.0\n',
+    }.items():
+        (tmp_path / path).parent.mkdir()
+        (tmp_path / path).write_text(text)
+    paths = os.pathsep.join([str(tmp_path), os.environ.get('PYTHONPATH', '')])
+    result = run_tool('-c', 'import mmsnclr.models', PYTHONPATH=paths)
+    assert result.returncode == 0, result.stderr
+
+
 def test_ci_pins_all_that_it_installs():
     def read(name):
         lines = (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()
