@@ -11,11 +11,17 @@ from mmengine.registry import init_default_scope
 from mmsnclr.datasets.digits import write_digits
 from mmsnclr.engine import build_runner
 
-# Tests fork processes that train, and torch forbids that once autograd has threads of its own. It
-# starts one for each device that it knows at its first use: here none, before a fake CUDA device
-# of a test counts as one.
-os.environ['CUDA_VISIBLE_DEVICES'] = ''
-torch.ones(1, requires_grad=True).backward()
+
+def pytest_configure(config):
+    """Hide CUDA devices from all but `pytest -m gpu`.
+
+    Tests fork processes that train, and torch forbids that once autograd has threads of its own. It
+    starts one for each device that it knows at its first use: here none, before a fake CUDA device
+    of a test counts as one.
+    """
+    if config.option.markexpr != 'gpu':
+        os.environ['CUDA_VISIBLE_DEVICES'] = ''
+        torch.ones(1, requires_grad=True).backward()
 
 
 _LONG = ('test_whole_path', 'test_ranks', 'test_demo', 'test_tools', 'test_config_runs')

@@ -192,8 +192,13 @@ def fill_set(model: torch.nn.Module, steps: int, batch: int = 8, rank: int = 0, 
     for step in range(steps):
         views, samples = images(batch, seed=step, first_id=step * batch)
         with torch.no_grad():
-            inner.loss([view[mine] for view in views], samples[mine])
+            inner.loss(_on_device_of(inner, views, mine), samples[mine])
         inner.after_optimizer_step(0.0)
+
+
+def _on_device_of(model: torch.nn.Module, views: list[torch.Tensor], mine: slice):
+    device = next(model.parameters()).device
+    return [view[mine].to(device) for view in views]
 
 
 def gradient_step(
@@ -202,7 +207,7 @@ def gradient_step(
     """Loss of a rank's share of a batch whose images are in the set, and its gradients."""
     mine = slice(rank * batch // ranks, (rank + 1) * batch // ranks)
     views, samples = images(batch, seed=99, first_id=0)
-    loss = model([view[mine] for view in views], samples[mine], mode='loss')['loss']
+    loss = model(_on_device_of(model, views, mine), samples[mine], mode='loss')['loss']
     loss.backward()
     parameters = unwrap(model).named_parameters()
     return loss.detach(), {n: p.grad.clone() for n, p in parameters if p.grad is not None}
