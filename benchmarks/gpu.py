@@ -88,7 +88,7 @@ class Measure(Hook):
 
     def __init__(self, warmup: int, steps: int) -> None:
         self.warmup, self.steps, self.loading = warmup, steps, []
-        self.stopwatch, self.profile = Stopwatch(), None
+        self.stopwatch, self.profile, self.memory = Stopwatch(), None, 0
 
     def before_train_epoch(self, runner) -> None:
         """Watch the parts of a step, as hooks have left them."""
@@ -119,6 +119,8 @@ class Measure(Hook):
             wait()
             self.stopwatch.on = False
             self.total = 1000 * (time.perf_counter() - self.begun) / self.steps
+            if torch.cuda.is_available():  # the log's own look begins anew
+                self.memory = torch.cuda.max_memory_allocated()
             self.profile = torch.profiler.profile()
             self.profile.__enter__()
         if 0 <= step < self.steps:
@@ -162,6 +164,8 @@ def recipe(
         )
         config.custom_hooks = [hook for hook in config.custom_hooks if hook.type == 'ViewSeedHook']
         config.default_hooks.health = None
+    else:
+        config.custom_hooks[0].warmup_epochs = 0
     paths = photographs(None, folder)
     listed = folder / 'images.txt'
     listed.write_text('\n'.join(paths))
@@ -233,8 +237,6 @@ def measure(
             queue = runner.model.queue
             features = torch.randn(queue.length, queue.dim, device=queue.features.device)
             queue.enqueue(features, torch.arange(queue.length, device=features.device))
-            runner.model.use_neighbors = True
-            config.custom_hooks[0].warmup_epochs = 0
         runner.register_hook(hook)
         runner.register_hook(End(hook))
         with synthetic_peers(RANKS) if method == 'SNCLR' else nullcontext():
@@ -263,8 +265,7 @@ def _figures(hook: Measure, steps: int) -> dict[str, float]:
     waits = ('cudaStreamSynchronize', 'cudaDeviceSynchronize', 'cudaEventSynchronize')
     # One is the profile's own, at its end.
     figures['waits'] = max(0, sum(event.name in waits for event in events) - 1)
-    memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    figures['peak memory'] = memory
+    figures['peak memory'] = hook.memory
     return figures
 
 
