@@ -21,6 +21,7 @@ from ..datasets.image_id import image_id
 from .backbone import TIMMRepresentation, freeze_patch_embed
 from .dist import gather_rows
 from .queue import Neighbors
+from .sync_batch_norm import replace_sync_batch_norm
 
 _MOMENTUM_COEFFICIENT = 0.99  # SNCLR's for ResNet-50
 
@@ -140,6 +141,7 @@ class NeighborMethod(BaseSelfSupervisor):
         ):
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f'model.{name}={value} must lie between 0 and 1')
+        replace_sync_batch_norm(self)  # all ranks have batches of the same shape
         self.queue = MODELS.build(queue)
         if self.neighbors is not None and self.neighbors > self.queue.length:
             raise ValueError(
