@@ -36,7 +36,7 @@ def load_tool():
 
 def build(**options):
     torch.manual_seed(0)
-    model = revert_sync_batchnorm(MODELS.build(small_model(**options))).train()
+    model = MODELS.build(small_model(**options)).train()
     model.queue.enqueue(torch.randn(64, 16), torch.arange(64))
     return model
 
@@ -63,6 +63,8 @@ def count_real_bytes(rank, ranks, port, variants, out):
         future.set_result(bucket.buffer())
         return future
 
+    # DDP refuses SyncBN on a CPU, where ours works.
+    MMDistributedDataParallel._passing_sync_batchnorm_handle = lambda *_: None
     result = []
     for options in variants:
         received = dict(all_gather=0, all_reduce=0, gradients=0)
@@ -86,9 +88,10 @@ def test_bytes_are_those_that_processes_exchange(ranks, tmp_path):
     mp.spawn(count_real_bytes, (ranks, free_port(), variants, out), nprocs=ranks)
     for options, real in zip(variants, torch.load(out)):
         estimate = load_tool().estimate_traffic(build(**options), size=4, edge=32, ranks=ranks)
-        gathered, reduced, _, gradients = estimate.values()
-        assert gathered == real['all_gather'] > 0
-        assert reduced == ring_bytes(real['all_reduce'], ranks)
+        *exchanged, gradients = estimate.values()
+        assert sum(exchanged) == real['all_gather'] + ring_bytes(real['all_reduce'], ranks)
+        keys, _, statistics = exchanged
+        assert keys > 0 and statistics > 0
         assert gradients == ring_bytes(real['gradients'], ranks) > 0
 
 
