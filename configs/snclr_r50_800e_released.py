@@ -2,14 +2,15 @@
 
 tools/dist_train.sh configs/snclr_r50_800e_released.py 32
 
-Known is what the paper says of ResNet-50, which holds here too: LARS and its
-rate, a warm-up of 10 epochs, a coefficient fixed at 0.99, K, the set's length.
-Where the paper is silent, or that code departs from it for ViT, this follows
-that code: its defaults, as its launch files, which pass others, are for ViT.
-What that leaves open is MoCo v3's, on which the code is built. Those launch
-files let the coefficient rise: --cfg-options model.end_momentum_coefficient=1.0
+What the paper says of ResNet-50 holds here too: LARS and its rate, a warm-up of
+10 epochs, a momentum coefficient fixed at 0.99, K, the set's length. All else
+is that code's, by its defaults where its launch files, which are for ViT, pass
+other values, and MoCo v3's, on which it is built, where it says nothing. Those
+launch files let the coefficient rise to 1, as MoCo v3's for ResNet-50 do:
 
-Left out is what configs/snclr_vit-s_300e_released.py leaves out. Try the
+    --cfg-options model.end_momentum_coefficient=1.0
+
+Left out is what configs/snclr_vit-s_300e_released.py leaves out too. Try the
 temperature first, for 100 epochs: configs/ablations/r50_100e_t-*.py.
 """
 
