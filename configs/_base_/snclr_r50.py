@@ -20,7 +20,8 @@ model = dict(
         type='SNCLRHead',
         neighbors=30,
         predictor=dict(type='SNCLRNeck', in_channels=256, hid_channels=4096, out_channels=256),
-        # The paper leaves the temperature open; 0.2 is that of the released code, which has ViTs.
+        # The paper leaves the temperature open; 0.2 is that of the released code's launch files,
+        # which are for ViT. Its default is 1.0: configs/ablations/r50_100e_t-*.py try both.
         loss=dict(type='SNCLRLoss', temperature=0.2),
     ),
     queue=dict(type='NeighborQueue', length=128_000, dim=256),

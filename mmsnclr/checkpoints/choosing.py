@@ -138,6 +138,11 @@ def check_resumable(path: str, checkpoint: dict, model: nn.Module, config: Confi
         )
         if there != here:
             differences.append(f'the optimiser was {there}, the config says {here}')
+        if _newly_frozen(before, config, model):
+            differences.append(
+                'the patch embedding was trained, model.frozen_patch_embed=True freezes it (to go '
+                'on as before: --cfg-options model.frozen_patch_embed=False)'
+            )
     if differences:
         more = f', and {len(differences) - 3} more' if len(differences) > 3 else ''
         writer = meta.get('mmsnclr_version', 'another program')
@@ -145,3 +150,14 @@ def check_resumable(path: str, checkpoint: dict, model: nn.Module, config: Confi
             f'cannot resume from {path} (of mmsnclr {writer}; this is {__version__}): '
             f'{"; ".join(differences[:3])}{more}. Use the config it was trained with'
         )
+
+
+def _newly_frozen(before: Config, config: Config, model: nn.Module) -> bool:
+    """Whether a ViT's patch embedding, which was trained, is frozen by the config."""
+    old, new = (x.get('model') or {} for x in (before, config))
+    if not new.get('frozen_patch_embed') or old.get('frozen_patch_embed'):
+        return False
+    if (old.get('backbone') or {}).get('stop_grad_conv1'):  # MoCoV3ViT's own setting
+        return False
+    parameters = model.backbone.named_parameters()
+    return any('patch_embed' in name and not p.requires_grad for name, p in parameters)

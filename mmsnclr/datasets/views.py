@@ -79,11 +79,11 @@ class AugmentedViews(SeededTransform):
 
     Takes the place of ``LoadImageFromFile`` and ``MultiView``. Operations and
     the distributions of their parameters are torchvision's, on which BYOL's
-    and MoCo v3's pipelines are built (random resized crop with bicubic
-    antialiased resizing, flip, jitter in random order, grayscale, blur,
-    solarize). It is fast because the image is decoded once, a JPEG file no
-    larger than the smallest crop needs, and because all else works on the
-    view's pixels as 8-bit values.
+    and MoCo v3's pipelines are built (random resized crop with antialiased
+    resizing, flip, jitter in random order, grayscale, blur, solarize). It is
+    fast because the image is decoded once, a JPEG file no larger than the
+    smallest crop needs, and because all else works on the view's pixels as
+    8-bit values.
 
     Views are seeded, see :class:`~mmsnclr.datasets.transforms.SeededTransform`.
 
@@ -93,6 +93,7 @@ class AugmentedViews(SeededTransform):
         backend_args: mmengine's settings of the storage.
         levels: Values of black and white of images with more than 8 bits, such as the range
             of a set; see :func:`~mmsnclr.datasets.decoding.to_rgb`.
+        interpolation: How crops are resized: ``'bicubic'`` as BYOL's, or ``'bilinear'``.
 
     Raises:
         ValueError: If a setting is out of its domain; on loading, if a file is
@@ -108,11 +109,15 @@ class AugmentedViews(SeededTransform):
         views: list[dict],
         backend_args: dict | None = None,
         levels: tuple[int, int] | None = None,
+        interpolation: str = 'bicubic',
     ) -> None:
         super().__init__()
+        if interpolation not in ('bicubic', 'bilinear'):
+            raise ValueError(f"interpolation={interpolation!r} must be 'bicubic' or 'bilinear'")
         if levels is not None and not levels[0] < levels[1]:
             raise ValueError(f'levels={levels} must rise')
         self.levels = levels
+        self.interpolation = interpolation
         self.views = [View(**view) for view in views]
         self.backend_args = backend_args
 
@@ -149,7 +154,7 @@ class AugmentedViews(SeededTransform):
             spare = min(min(box[2:]) // view.size for view, box in zip(self.views, boxes))
             image, divisor = decode(data, spare, header, path)
         results['img'] = [
-            augment(resized_crop(image, box, view.size, divisor), view, draw)
+            augment(resized_crop(image, box, view.size, divisor, self.interpolation), view, draw)
             for view, box, draw in zip(self.views, boxes, draws)
         ]
         results['ori_shape'] = height, width
@@ -177,9 +182,13 @@ def crop_box(height: int, width: int, view: View, draw: Random) -> tuple[int, in
 
 
 def resized_crop(
-    image: np.ndarray, box: tuple[int, int, int, int], size: int, divisor: int = 1
+    image: np.ndarray,
+    box: tuple[int, int, int, int],
+    size: int,
+    divisor: int = 1,
+    interpolation: str = 'bicubic',
 ) -> np.ndarray:
-    """Crop and resize, bicubic with antialiasing, to ``(size, size, 3)`` uint8.
+    """Crop and resize, with antialiasing, to ``(size, size, 3)`` uint8.
 
     ``box`` (top, left, height, width) counts pixels of the image at full size, which is
     ``divisor`` times that of ``image``, ``(H, W, 3)`` uint8.
@@ -187,7 +196,8 @@ def resized_crop(
     top, left = round(box[0] / divisor), round(box[1] / divisor)
     bottom, right = round((box[0] + box[2]) / divisor), round((box[1] + box[3]) / divisor)
     crop = torch.from_numpy(image[top : max(bottom, top + 1), left : max(right, left + 1)])
-    crop = F.interpolate(crop.permute(2, 0, 1)[None], (size, size), mode='bicubic', antialias=True)
+    crop = crop.permute(2, 0, 1)[None]
+    crop = F.interpolate(crop, (size, size), mode=interpolation, antialias=True)
     return np.ascontiguousarray(crop[0].permute(1, 2, 0).numpy())
 
 

@@ -11,13 +11,14 @@ from types import SimpleNamespace
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ..models import NeighborMethod
 from ..models.dist import exchanging_by
 from .loading import loaded, naming_lost_workers
 
@@ -99,6 +100,24 @@ def _tensors(tree) -> Iterator[Tensor]:
     return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
 
 
+def build_training(cfg: Config) -> tuple[NeighborMethod, OptimWrapper]:
+    """Build what one process trains on this device.
+
+    Args:
+        cfg: A pretraining config; its default scope is the current one.
+
+    Returns:
+        The model, whose SyncBN layers are BN on a CPU as in a run, and its optimiser.
+    """
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    torch.backends.cudnn.benchmark = cfg.get('env_cfg', {}).get('cudnn_benchmark', False)
+    model = MODELS.build(cfg.model)
+    if device == 'cpu':
+        model = revert_sync_batchnorm(model)
+    model = model.to(device).train()
+    return model, build_optim_wrapper(model, cfg.optim_wrapper)
+
+
 @naming_lost_workers()
 def seconds_per_step(cfg: Config, limit: float = 5.0) -> float:
     """Train for some steps on this device, loading included, and time them.
@@ -115,12 +134,7 @@ def seconds_per_step(cfg: Config, limit: float = 5.0) -> float:
         OSError: If images cannot be loaded.
         ValueError: If a step does not fit into the device's memory.
     """
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    model = MODELS.build(cfg.model)
-    if device == 'cpu':
-        model = revert_sync_batchnorm(model)
-    model = model.to(device).train()
-    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    model, wrapper = build_training(cfg)
     loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
     # What the workers have loaded ahead must not count.
     ahead = 1 + loader.num_workers * (loader.prefetch_factor or 0)
@@ -129,7 +143,7 @@ def seconds_per_step(cfg: Config, limit: float = 5.0) -> float:
         for batch in loaded(chain.from_iterable(repeat(loader))):
             model.train_step(batch, wrapper)
             model.after_optimizer_step(0.0)
-            if device == 'cuda':
+            if torch.cuda.is_available():
                 torch.cuda.synchronize()
             now, steps = time.perf_counter(), steps + 1
             if measuring and (steps >= 10 or now - start > limit):

@@ -5,7 +5,7 @@ backbone (``backbone.py``) and a projector (``neck.py``), twice, and compares wh
 comes out with its neighbours in the candidate set (``queue.py``). How, a method
 says: :class:`SNCLR` (``snclr.py``) by its head and loss (``snclr_head.py``,
 ``snclr_loss.py``), :class:`NNCLR` and :class:`SCE` in a file each. What ranks
-exchange on the way is in ``dist.py``.
+exchange on the way is in ``dist.py``; ``sync_batch_norm.py`` has their BN.
 """
 
 from .backbone import TIMMRepresentation, pooled

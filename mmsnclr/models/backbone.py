@@ -1,8 +1,9 @@
 """One representation vector per image, of any backbone and of timm's models."""
 
+from mmengine.logging import print_log
 from mmpretrain.models.backbones import TIMMBackbone
 from mmpretrain.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def pooled(outputs: tuple[Tensor, ...]) -> Tensor:
@@ -12,6 +13,24 @@ def pooled(outputs: tuple[Tensor, ...]) -> Tensor:
     """
     last = outputs[-1]
     return last.mean(dim=(2, 3)) if last.ndim == 4 else last
+
+
+def freeze_patch_embed(backbone: nn.Module) -> None:
+    """Freeze the projection of a ViT's patches, of mmpretrain or timm.
+
+    A network without one, or with several convolutions in its place, is left as it is.
+    """
+    network = getattr(backbone, 'timm_model', backbone)
+    embedding = getattr(network, 'patch_embed', None)
+    projection = getattr(embedding, 'projection', getattr(embedding, 'proj', None))
+    if isinstance(projection, nn.Conv2d):
+        projection.requires_grad_(False)
+    else:
+        print_log(
+            f'{type(network).__name__} has no projection of patches, so '
+            'model.frozen_patch_embed=True changes nothing.',
+            logger='current',
+        )
 
 
 @MODELS.register_module()

@@ -18,9 +18,10 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..datasets.image_id import image_id
-from .backbone import TIMMRepresentation
+from .backbone import TIMMRepresentation, freeze_patch_embed
 from .dist import gather_rows
 from .queue import Neighbors
+from .sync_batch_norm import replace_sync_batch_norm
 
 _MOMENTUM_COEFFICIENT = 0.99  # SNCLR's for ResNet-50
 
@@ -83,6 +84,8 @@ class NeighborMethod(BaseSelfSupervisor):
             1 minus this.)
         end_momentum_coefficient: If given, the coefficient rises to it by a
             half cosine over the training; SNCLR's released code goes to 1.
+        frozen_patch_embed: Whether a ViT's patch projection stays as it is initialised,
+            against instability (MoCo v3, arXiv 2104.02057, Sec. 4).
         channels_last: Whether convolutions work in channels-last layout, which
             is faster under mixed precision on CUDA, and on CPUs.
         compile_backbone: Whether ``torch.compile`` translates the backbone and
@@ -114,6 +117,7 @@ class NeighborMethod(BaseSelfSupervisor):
         queue: dict,
         momentum_coefficient: float = _MOMENTUM_COEFFICIENT,
         end_momentum_coefficient: float | None = None,
+        frozen_patch_embed: bool = False,
         channels_last: bool = False,
         compile_backbone: bool = False,
         **kwargs,
@@ -122,6 +126,8 @@ class NeighborMethod(BaseSelfSupervisor):
         if isinstance(backbone, MoCoV3ViT):
             # It freezes its positions on initialisation, after DDP has counted what learns.
             backbone.pos_embed.requires_grad_(False)
+        if frozen_patch_embed:
+            freeze_patch_embed(backbone)
         if neck.get('in_channels') is None:
             if not isinstance(backbone, TIMMRepresentation):
                 raise ValueError(
@@ -135,6 +141,7 @@ class NeighborMethod(BaseSelfSupervisor):
         ):
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f'model.{name}={value} must lie between 0 and 1')
+        replace_sync_batch_norm(self)  # all ranks have batches of the same shape
         self.queue = MODELS.build(queue)
         if self.neighbors is not None and self.neighbors > self.queue.length:
             raise ValueError(

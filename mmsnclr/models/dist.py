@@ -6,14 +6,28 @@ the step is theirs.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import mmengine.dist
 import torch
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-# Has all_gather, all_reduce and get_world_size.
-_collectives = mmengine.dist
+
+def _all_gather(rows: Tensor) -> list[Tensor]:
+    """mmengine's, but without the copy of each rank's rows that NCCL would make."""
+    if mmengine.dist.get_backend() != 'nccl':
+        return mmengine.dist.all_gather(rows)
+    gathered = rows.new_empty(world_size() * len(rows), *rows.shape[1:])
+    torch.distributed.all_gather_into_tensor(gathered, rows)
+    return list(gathered.split(len(rows)))
+
+
+_collectives = SimpleNamespace(
+    all_gather=_all_gather,
+    all_reduce=mmengine.dist.all_reduce,
+    get_world_size=mmengine.dist.get_world_size,
+)
 
 
 @contextmanager
@@ -27,13 +41,18 @@ def exchanging_by(collectives: object) -> Iterator[None]:
         _collectives = before
 
 
+def world_size() -> int:
+    """Number of ranks that exchange."""
+    return _collectives.get_world_size()
+
+
 @torch.no_grad()
 def gather_rows(rows: Tensor) -> Tensor:
     """Concatenate the rows of all ranks in rank order: ``(N * world size, ...)``.
 
     ``rows`` are ``(N, ...)``, of the same shape on every rank.
     """
-    if _collectives.get_world_size() == 1:
+    if world_size() == 1:
         return rows
     return torch.cat(_collectives.all_gather(rows.contiguous()))
 
@@ -51,7 +70,7 @@ def gather_rows_with_gradient(rows: Tensor) -> Tensor:
     As ``torch.distributed.nn.functional.all_gather``, which wants a process group
     and would pass :func:`exchanging_by` by.
     """
-    return rows if _collectives.get_world_size() == 1 else _GatherRows.apply(rows)
+    return rows if world_size() == 1 else _GatherRows.apply(rows)
 
 
 class _GatherRows(torch.autograd.Function):
@@ -61,7 +80,7 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_output):
-        count = len(grad_output) // _collectives.get_world_size()
+        count = len(grad_output) // world_size()
         return sum_over_ranks(grad_output.clone()).split(count)[mmengine.dist.get_rank()]
 
 

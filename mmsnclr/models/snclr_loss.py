@@ -250,8 +250,8 @@ class SNCLRLoss(nn.Module):
     Computed in float32 also under autocast.
 
     Args:
-        temperature: ``t``. The paper leaves it open; 0.2 is the released
-            code's.
+        temperature: ``t``. The paper leaves it open; 0.2 is that of the
+            released code's launch files, all for ViT, and its default is 1.
         form: ``'log_sum'``, the paper's Eq. 2 and the default, or
             ``'sum_log'``, the released code's soft cross-entropy (which that
             code multiplies by ``2 t``: set ``loss_weight``).

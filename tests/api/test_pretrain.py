@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from click.testing import CliRunner
 from helpers import run_tool
@@ -336,6 +337,20 @@ def test_an_earlier_run_becomes_the_initialisation(finished, digits, tmp_path):
         assert torch.equal(value, stored[f'backbone.{key}'])
     cfg = Config.fromfile(tmp_path / 'run' / 'config.py')
     assert 'a tenth of the recipe for a trained backbone' in cfg.settings['learning rate']
+
+
+def test_a_pretrained_vit_keeps_its_patch_projection_and_goes_on_learning(digits, tmp_path):
+    name = 'vit_tiny_patch16_224'
+    source = timm.create_model(name, img_size=32)
+    torch.save(source.state_dict(), tmp_path / 'vit.pth')
+    small = {key: value for key, value in SMALL.items() if 'hid_channels' in key}
+    settings = dict(backbone=name, size=32, init=tmp_path / 'vit.pth', cfg_options=small)
+    run(digits / 'unlabelled', tmp_path / 'run', epochs=1, **settings)
+    trained = weights(tmp_path / 'run' / 'epoch_1.pth')
+    for key, value in source.state_dict().items():
+        if not key.startswith('head.'):
+            kept = key.startswith('patch_embed.')
+            assert value.equal(trained[f'backbone.timm_model.{key}']) == kept, key
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,16 @@ def test_a_run_of_before_goes_on_with_the_losses_of_before(digits, tmp_path, mon
     assert losses == (RECORDED[name] if same else pytest.approx(RECORDED[name], rel=1e-4))
 
 
+def test_a_vit_of_before_whose_patches_would_freeze_names_the_option(digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'digits').symlink_to(digits)
+    shutil.copytree(FOLDER / 'sce', tmp_path / 'run')
+    cfg, _ = load_run('run/epoch_2.pth')
+    cfg.work_dir, cfg.resume, cfg.model.frozen_patch_embed = 'run', True, True
+    with pytest.raises(ValueError, match=r'model\.frozen_patch_embed=False'):
+        build_runner(cfg).train()
+
+
 @pytest.mark.parametrize('path', CHECKPOINTS, ids=lambda path: path.parent.name)
 def test_a_model_of_before_is_loaded_with_all_its_weights(path):
     stored = torch.load(path, weights_only=False)['state_dict']

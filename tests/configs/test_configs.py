@@ -1,5 +1,7 @@
 """Every shipped config builds, and is the recipe that it says it is."""
 
+import re
+
 import pytest
 import torch
 from helpers import ROOT, images
@@ -43,7 +45,7 @@ def test_configs_can_be_inherited_from_other_projects(tmp_path, name):
 @pytest.mark.parametrize('name', [n for n in RECIPES if n.startswith(('snclr_', 'ablations/'))])
 def test_models_are_the_recipes(name):
     model = load(name).model
-    change = name.removesuffix('.py').partition('_300e_')[2]
+    _, change = re.split(r'_\d+e_?', name.removesuffix('.py'))
     expected = dict(
         k=30, length=128_000, t=0.2, form='log_sum', where='both', positiveness='attention'
     )
@@ -52,9 +54,10 @@ def test_models_are_the_recipes(name):
         'positives': dict(where='positives'),
         'negatives': dict(where='negatives'),
         'sum-log': dict(form='sum_log'),
-        'released': dict(form='sum_log'),
+        'released': dict(form='sum_log', t=1.0 if 'r50' in name else 0.2),
         **{f'k{k}': dict(k=k) for k in (10, 20, 40, 50)},
         **{f'length-{n}k': dict(length=1000 * n) for n in (16, 32, 64)},
+        **{f't-{t}': dict(t=t) for t in (0.1, 0.2, 1.0)},
     }.get(change, {})
     assert expected == dict(
         k=model.head.neighbors,
@@ -74,8 +77,26 @@ def test_models_are_the_recipes(name):
     assert hooks[0].warmup_epochs == warmup
 
 
+def crops_as_the_released_code(config):
+    views = ROOT_TRANSFORMS.build(config.train_dataloader.dataset.pipeline[0])
+    return views.interpolation == 'bilinear' and config.train_dataloader.drop_last
+
+
+def test_the_released_resnet_is_what_the_released_code_defaults_to():
+    config = load('snclr_r50_800e_released.py')
+    assert crops_as_the_released_code(config)
+    assert config.model.queue.sync is False and 'end_momentum_coefficient' not in config.model
+    built = MODELS.build(config.model)
+    assert built.head.loss_module.loss_weight == 2 * 1.0
+    norms = [m for m in built.neck.modules() if isinstance(m, _BatchNorm)]
+    assert len(norms) == 2 and norms[-1].weight is None
+    assert sum(isinstance(m, _BatchNorm) for m in built.head.predictor.modules()) == 1
+
+
 def test_the_released_variant_is_the_released_code():
-    model = load('snclr_vit-s_300e_released.py').model
+    config = load('snclr_vit-s_300e_released.py')
+    assert crops_as_the_released_code(config)
+    model = config.model
     assert model.queue.sync is False and model.end_momentum_coefficient == 1.0
     built = MODELS.build(model)
     assert built.head.loss_module.loss_weight == pytest.approx(2 * 0.2)
@@ -90,10 +111,15 @@ def test_the_released_variant_is_the_released_code():
 
 @pytest.mark.parametrize(('size', 'width', 'heads'), [('s', 384, 6), ('b', 768, 12)])
 def test_vits_are_deits(size, width, heads):
-    backbone = MODELS.build(load(f'snclr_vit-{size}_300e.py').model).backbone
+    config = load(f'snclr_vit-{size}_300e.py')
+    backbone = MODELS.build(config.model).backbone
     assert (backbone.embed_dims, len(backbone.layers)) == (width, 12)
     assert backbone.layers[0].attn.num_heads == heads
     assert backbone(torch.zeros(1, 3, 224, 224))[0].shape == (1, width)
+    assert not backbone.patch_embed.projection.weight.requires_grad
+    config.merge_from_dict({'model.frozen_patch_embed': False})
+    backbone = MODELS.build(config.model).backbone
+    assert backbone.patch_embed.projection.weight.requires_grad
 
 
 def test_any_timm_model_by_one_option():

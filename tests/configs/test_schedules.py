@@ -67,6 +67,7 @@ def stepped(request, tmp_path):
     cfg.train_dataloader = dict(
         batch_size=recipe['batch'],
         num_workers=0,
+        drop_last=cfg.train_dataloader.get('drop_last', False),
         sampler=dict(type='DefaultSampler', shuffle=True),
         dataset=dict(type='mmengine.Numbers', count=recipe['images']),
     )
@@ -80,7 +81,8 @@ def stepped(request, tmp_path):
     with pytest.raises(StopTraining):
         runner.train()
     assert len(schedule.rates) - 1 == recipe['epochs'] * schedule.steps
-    assert schedule.steps == -(-recipe['images'] // recipe['batch'])
+    whole, rest = divmod(recipe['images'], recipe['batch'])
+    assert schedule.steps == whole + (rest > 0 and not recipe.get('drop_last'))
     return request.param, recipe, schedule.steps, schedule.rates
 
 

@@ -20,6 +20,7 @@ from mmsnclr.datasets.views import View
 
 PHOTOGRAPHS = load_sample_images().images  # RGB
 DRAWS = 3000
+MODES = ('bicubic', 'bilinear')
 
 
 def bgr(image):
@@ -68,11 +69,26 @@ def test_each_operation_is_torchvisions(name, photograph):
 
 @pytest.mark.parametrize('photograph', PHOTOGRAPHS)
 @pytest.mark.parametrize('box', [(0, 0, 427, 640), (50, 100, 300, 250), (200, 200, 120, 90)])
-def test_the_crop_is_torchvisions(photograph, box):
-    ours = views.resized_crop(bgr(photograph), box, 224)
+@pytest.mark.parametrize('mode', MODES)
+def test_the_crop_is_torchvisions(photograph, box, mode):
+    ours = views.resized_crop(bgr(photograph), box, 224, interpolation=mode)
     image = Image.fromarray(photograph)
-    reference = tv.resized_crop(image, *box, [224, 224], InterpolationMode.BICUBIC)
-    assert difference(ours, reference) < 1
+    by = {m: tv.resized_crop(image, *box, [224, 224], InterpolationMode(m)) for m in MODES}
+    assert difference(ours, by.pop(mode)) < 0.5 < difference(ours, *by.values())
+
+
+def test_views_are_cropped_by_the_interpolation_that_is_asked_for(tmp_path):
+    results = dict(img_path=str(tmp_path / 'a.png'))
+    Image.fromarray(PHOTOGRAPHS[0]).save(results['img_path'])
+    plain = dict(flip_prob=0, jitter_prob=0, gray_prob=0, blur_prob=0)
+    for mode in MODES:
+        transform = AugmentedViews([plain], interpolation=mode)
+        transform.set_epoch(0, 0)
+        box = views.crop_box(427, 640, View(), random.Random(transform.view_seed(results, 0)))
+        expected = views.resized_crop(bgr(PHOTOGRAPHS[0]), box, 224, interpolation=mode)
+        assert np.array_equal(transform(dict(results))['img'][0], expected)
+    with pytest.raises(ValueError, match="interpolation='nearest' must be 'bicubic' or 'bilinear'"):
+        AugmentedViews([plain], interpolation='nearest')
 
 
 @pytest.mark.parametrize('photograph', PHOTOGRAPHS)

@@ -10,6 +10,7 @@ from helpers import ROOT, run_tool, small_model
 from mmengine.config import Config
 from mmpretrain.registry import DATASETS, MODELS
 
+from mmsnclr.datasets import AugmentedViews
 from mmsnclr.engine.hooks import NeighborQueueHook
 from mmsnclr.models import NeighborQueue, SNCLRLoss, SNCLRNeck
 
@@ -64,6 +65,8 @@ PARTS = {
     'candidate set': NeighborQueue,
     'warm-up': NeighborQueueHook,
     'momentum coefficient': lambda **settings: MODELS.build(small_model(**settings)),
+    "ViT's patch projection": lambda **settings: MODELS.build(small_model(**settings)),
+    'crops': partial(AugmentedViews, views=[]),
     'projector': partial(SNCLRNeck, in_channels=8, hid_channels=8, out_channels=8),
 }
 
@@ -85,4 +88,6 @@ def test_each_part_takes_the_settings_that_the_readme_says_of_it():
         'warm-up': {'warmup_epochs'},
         'momentum coefficient': {'end_momentum_coefficient'},
         'projector': {'num_layers', 'with_last_bn', 'with_last_bn_affine'},
+        'crops': {'interpolation'},
+        "ViT's patch projection": {'frozen_patch_embed'},
     }

@@ -3,15 +3,18 @@
 import importlib.util
 import sys
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import mmengine.dist
 import pytest
 import torch
 import torch.multiprocessing as mp
-from helpers import ROOT, free_port, images, run_tool, small_model
+from helpers import ROOT, free_port, images, run_tool, small_model, small_run
 from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.registry import OPTIM_WRAPPERS
+from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from torch import distributed
 
@@ -33,7 +36,7 @@ def load_tool():
 
 def build(**options):
     torch.manual_seed(0)
-    model = revert_sync_batchnorm(MODELS.build(small_model(**options))).train()
+    model = MODELS.build(small_model(**options)).train()
     model.queue.enqueue(torch.randn(64, 16), torch.arange(64))
     return model
 
@@ -60,6 +63,8 @@ def count_real_bytes(rank, ranks, port, variants, out):
         future.set_result(bucket.buffer())
         return future
 
+    # DDP refuses SyncBN on a CPU, where ours works.
+    MMDistributedDataParallel._passing_sync_batchnorm_handle = lambda *_: None
     result = []
     for options in variants:
         received = dict(all_gather=0, all_reduce=0, gradients=0)
@@ -83,9 +88,10 @@ def test_bytes_are_those_that_processes_exchange(ranks, tmp_path):
     mp.spawn(count_real_bytes, (ranks, free_port(), variants, out), nprocs=ranks)
     for options, real in zip(variants, torch.load(out)):
         estimate = load_tool().estimate_traffic(build(**options), size=4, edge=32, ranks=ranks)
-        gathered, reduced, gradients = estimate.values()
-        assert gathered == real['all_gather'] > 0
-        assert reduced == ring_bytes(real['all_reduce'], ranks)
+        *exchanged, gradients = estimate.values()
+        assert sum(exchanged) == real['all_gather'] + ring_bytes(real['all_reduce'], ranks)
+        keys, _, statistics = exchanged
+        assert keys > 0 and statistics > 0
         assert gradients == ring_bytes(real['gradients'], ranks) > 0
 
 
@@ -95,7 +101,7 @@ def test_at_the_papers_scale_a_view_brings_less_than_6_megabytes():
     )
     model.queue.enqueue(torch.randn(128_000, 256), torch.arange(128_000))
     traffic = load_tool().estimate_traffic(model, size=128, edge=64, ranks=32)
-    keys, counts, _ = traffic.values()
+    keys, counts, *_ = traffic.values()
     assert 2 * 4e6 < keys + counts < 2 * 6e6
 
 
@@ -158,6 +164,28 @@ def test_the_tool_tells_schedule_memory_traffic_and_speed(digits):
     ):
         assert line in run.stdout
     assert 'mmengine' not in run.stdout
+
+
+@OPTIM_WRAPPERS.register_module()
+class CountedWrapper(OptimWrapper):
+    entered = 0
+
+    def optim_context(self, model):
+        CountedWrapper.entered += 1
+        return super().optim_context(model)
+
+
+def test_measured_is_what_would_run_here(digits, tmp_path, monkeypatch):
+    cfg = small_run(digits, tmp_path, **{'optim_wrapper.type': 'CountedWrapper'})
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)  # ranks of this machine
+    loaders = Mock(side_effect=Runner.build_dataloader)
+    monkeypatch.setattr(Runner, 'build_dataloader', loaders)
+    args = SimpleNamespace(gpus=4, measure=2, image_size=32, images=None)
+    rows = load_tool().measure(cfg, args)
+    assert CountedWrapper.entered == 3  # one to warm up
+    assert rows['optimiser'] == f'CountedWrapper of {cfg.optim_wrapper.optimizer.type}'
+    assert loaders.call_count == 2 and '2 of which load here at once' in rows['loader']
+    assert 'other ranks' in rows['left out']
 
 
 def test_the_optimiser_keeps_nothing_for_what_it_does_not_train():

@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 from helpers import images, small_model
+from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmpretrain.registry import MODELS
 
@@ -67,6 +68,58 @@ def test_snclr_trains_any_backbone(backbone, width):
         model.after_optimizer_step(0.5)
     gradients = [p.grad for p in model.backbone.parameters() if p.requires_grad]
     assert all(g is not None and torch.isfinite(g).all() for g in gradients)
+
+
+VITS = {
+    'VisionTransformer': dict(arch='deit-small', img_size=32, patch_size=16),
+    'MoCoV3ViT': dict(arch='mocov3-small', img_size=32, patch_size=16, out_type='cls_token'),
+    'TIMMRepresentation': dict(model_name='vit_tiny_patch16_224', img_size=32),
+}
+
+
+def frozen_names(module):
+    return {name for name, p in module.named_parameters() if not p.requires_grad}
+
+
+@pytest.mark.parametrize('kind', VITS)
+def test_a_frozen_patch_embedding_is_all_that_does_not_learn(kind):
+    config = small_model()
+    config.backbone = dict(type=kind, **VITS[kind])
+    config.neck.in_channels = 192 if kind == 'TIMMRepresentation' else 384
+    free = frozen_names(revert_sync_batchnorm(MODELS.build(config)).backbone)
+    assert free == ({'pos_embed'} if kind == 'MoCoV3ViT' else set())
+
+    model = revert_sync_batchnorm(MODELS.build(dict(config, frozen_patch_embed=True)))
+    frozen = frozen_names(model.backbone) - free  # what DDP will see, before initialisation
+    assert frozen in (
+        {'patch_embed.projection.weight', 'patch_embed.projection.bias'},
+        {'timm_model.patch_embed.proj.weight', 'timm_model.patch_embed.proj.bias'},
+    )
+    model.init_weights()
+    before = {name: p.clone() for name, p in model.backbone.named_parameters()}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
+    for seed in range(2):
+        optimizer.zero_grad()
+        model.loss(*images(4, seed=seed))['loss'].backward()
+        optimizer.step()
+        model.after_optimizer_step(0.5)
+    after = dict(model.backbone.named_parameters())
+    assert {name for name in before if before[name].equal(after[name])} == frozen | free
+    assert all(after[name] not in optimizer.state for name in frozen)
+    momentum = dict(model.momentum_encoder[0].named_parameters())
+    assert all(momentum[name].equal(before[name]) for name in frozen)
+
+
+def test_a_network_without_patches_says_that_nothing_is_frozen(tmp_path):
+    log = tmp_path / 'log'
+    MMLogger.get_instance('patches', log_file=str(log))
+    config = small_model()
+    config.backbone = dict(type='TIMMRepresentation', model_name='convnext_atto')
+    config.neck.in_channels = None
+    model = MODELS.build(dict(config, frozen_patch_embed=True))
+    assert not frozen_names(model.backbone)
+    assert 'ConvNeXt has no projection of patches' in log.read_text()
+    assert 'model.frozen_patch_embed=True' in log.read_text()
 
 
 def test_deit_small_has_six_heads():

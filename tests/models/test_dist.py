@@ -1,5 +1,6 @@
 """Several processes compute what one does with the joined batch."""
 
+import mmengine.dist
 import pytest
 import torch
 import torch.distributed as dist
@@ -10,10 +11,13 @@ from helpers import (
     free_port,
     gradient_step,
     images,
+    run_ranks,
     small_model,
     snclr_by_hand,
 )
 from mmengine.model import MMDistributedDataParallel
+
+from mmsnclr.models.dist import gather_rows
 
 NO_BATCH_NORM = {
     'backbone.norm_cfg': dict(type='GN', num_groups=4),
@@ -110,3 +114,21 @@ def test_gradients_agree_between_ranks(several_ranks):
     for other in others:
         for name, gradient in first['gradients'].items():
             assert torch.equal(gradient, other['gradients'][name])
+
+
+def gather_as_by_nccl():
+    dist.init_process_group('gloo')
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    rows = torch.arange(6.0).view(3, 2) + 10 * rank
+    expected = torch.cat([torch.arange(6.0).view(3, 2) + 10 * other for other in range(ranks)])
+    into_several = gather_rows(rows)
+    mmengine.dist.get_backend = lambda: 'nccl'  # in this process alone
+    dist.all_gather = None
+    assert torch.equal(gather_rows(rows), into_several)
+    assert torch.equal(gather_rows(rows.T), torch.cat([p.T for p in expected.split(3)]))
+    assert torch.equal(into_several, expected)
+    dist.destroy_process_group()
+
+
+def test_rows_gathered_into_one_tensor_are_in_rank_order():
+    assert run_ranks(gather_as_by_nccl, 2) == [0, 0]

@@ -7,21 +7,24 @@ import argparse
 import math
 import resource
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
-from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mmsnclr.engine.cost import PeakMemory, ring_bytes, synthetic_peers
-from mmsnclr.models import NeighborMethod, method_of
+from mmsnclr.engine.cost import PeakMemory, build_training, ring_bytes, synthetic_peers
+from mmsnclr.models import NeighborMethod, NeighborQueue, method_of
 from mmsnclr.models.dist import gather_rows
 
 IMAGENET_IMAGES = 1_281_167
@@ -53,25 +56,29 @@ def parse_args() -> argparse.Namespace:
 
 
 def build(cfg: Config) -> tuple[NeighborMethod, OptimWrapper]:
-    """Model with a full candidate set, and its optimiser.
+    """Model with a full candidate set, and its optimiser, whose precision changes no size.
 
     Args:
         cfg: A pretraining config.
 
     Returns:
-        Both, on the CPU, SyncBN replaced by BN.
+        Both, on the CPU.
 
     Raises:
         ValueError: If the config is not one of a pretraining.
     """
     if method_of(cfg) is None:
         raise ValueError(f'{cfg.filename} has no candidate set (model.queue): not a pretraining')
-    model = revert_sync_batchnorm(MODELS.build(cfg.model)).train()
-    model.queue.enqueue(
-        torch.ones(model.queue.length, model.queue.dim), torch.arange(model.queue.length)
-    )
+    model = MODELS.build(cfg.model).train()
+    fill(model.queue)
     wrapper = {k: v for k, v in cfg.optim_wrapper.items() if k in ('optimizer', 'paramwise_cfg')}
     return model, build_optim_wrapper(model, wrapper)
+
+
+def fill(queue: NeighborQueue) -> None:
+    """Fill a candidate set."""
+    ids = torch.arange(queue.length, device=queue.features.device)
+    queue.enqueue(torch.ones(queue.length, queue.dim, device=ids.device), ids)
 
 
 def batch(
@@ -89,7 +96,12 @@ def batch(
     """
     device = next(model.parameters()).device
     views = [torch.randn(size, 3, edge, edge, device=device) for _ in range(2)]
-    return views, [DataSample(metainfo=dict(img_path=f'{i}.jpg')) for i in range(size)]
+    return views, samples(size)
+
+
+def samples(size: int) -> list[DataSample]:
+    """Data samples of some images."""
+    return [DataSample(metainfo=dict(img_path=f'{i}.jpg')) for i in range(size)]
 
 
 def estimate_traffic(model: NeighborMethod, size: int, edge: int, ranks: int) -> dict[str, int]:
@@ -104,15 +116,35 @@ def estimate_traffic(model: NeighborMethod, size: int, edge: int, ranks: int) ->
     Returns:
         Bytes, by collective; an ``all_reduce`` is taken as a ring.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True), synthetic_peers(ranks) as received:
-        model.loss(*batch(model, size, edge))
-    model.forget_step()
-    gradients = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    online = [p for p in model.parameters() if p.requires_grad]
+
+    def received() -> Counter:
+        with FakeTensorMode(allow_non_fake_inputs=True), synthetic_peers(ranks) as count:
+            torch.autograd.grad(model.loss(*batch(model, size, edge))['loss'], online)
+        model.forget_step()
+        return count
+
+    with without_sync_bn(model):
+        ours = received()
     return {
-        'all_gather (keys, image ids)': received['all_gather'],
-        'all_reduce (how often each entry was picked)': received['all_reduce'],
-        "all_reduce (gradients, DDP's)": ring_bytes(gradients, ranks),
+        'all_gather (keys, image ids)': ours['all_gather'],
+        'all_reduce (search and loss)': ours['all_reduce'],
+        'all_gather and all_reduce (SyncBN)': received().total() - ours.total(),
+        "all_reduce (gradients, DDP's)": ring_bytes(sum(p.nbytes for p in online), ranks),
     }
+
+
+@contextmanager
+def without_sync_bn(model: NeighborMethod) -> Iterator[None]:
+    """Let SyncBN layers of a model that trains exchange nothing for a while."""
+    norms = [module for module in model.modules() if isinstance(module, nn.SyncBatchNorm)]
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
 
 
 def estimate_memory(model: NeighborMethod, wrapper: OptimWrapper, size: int, ranks: int) -> dict:
@@ -155,7 +187,8 @@ def _optimizer_bytes(wrapper: OptimWrapper) -> int:
 def _loss_bytes(model: NeighborMethod, size: int, ranks: int) -> int:
     """Peak of search, loss and gradient of one view order, keys of all ranks included."""
     dim = model.queue.dim
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake, synthetic_peers(ranks):
+    fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with without_sync_bn(model), fake_mode as fake, synthetic_peers(ranks):
         held = [fake.from_tensor(t) for t in (*model.parameters(), *model.buffers())]
         with PeakMemory(held) as memory:
             projection = torch.randn(size, dim, requires_grad=True)
@@ -238,15 +271,11 @@ def count_images(cfg: Config, given: int | None) -> int:
         ) from None
 
 
-def measure(
-    cfg: Config, model: NeighborMethod, wrapper: OptimWrapper, args: argparse.Namespace
-) -> dict:
+def measure(cfg: Config, args: argparse.Namespace) -> dict[str, str]:
     """Train for some steps on the device at hand and load some batches.
 
     Args:
         cfg: A pretraining config.
-        model: A method with a full candidate set.
-        wrapper: Its optimiser.
         args: The command line.
 
     Returns:
@@ -254,16 +283,17 @@ def measure(
     """
     size = cfg.train_dataloader.batch_size
     cuda = torch.cuda.is_available()
-    model.to('cuda' if cuda else 'cpu')
-    views = batch(model, size, args.image_size)
+    model, wrapper = build_training(cfg)
+    fill(model.queue)
+    shape = (size, 3, args.image_size, args.image_size)
+    views = [torch.randint(256, shape, dtype=torch.uint8, pin_memory=cuda) for _ in range(2)]
+    data = dict(inputs=views, data_samples=samples(size))
     with synthetic_peers(args.gpus):
         for step in range(args.measure + 1):
             if step == 1:
                 _wait(cuda)
                 start = time.perf_counter()
-            with wrapper.optim_context(model):
-                loss = model.loss(*views)['loss']
-            wrapper.update_params(loss)
+            model.train_step(data, wrapper)
             model.after_optimizer_step(0.0)
         _wait(cuda)
     speed = args.measure * size / (time.perf_counter() - start)
@@ -276,17 +306,20 @@ def measure(
         'device': torch.cuda.get_device_name()
         if cuda
         else f'CPU, {torch.get_num_threads()} threads',
+        'optimiser': f'{type(wrapper).__name__} of {type(wrapper.optimizer).__name__}',
         'peak memory': _bytes(peak),
         'model': f'{speed:,.1f} images/s on a rank',
     }
-    loading = _loader_speed(cfg, args.measure)
+    here = min(args.gpus, torch.cuda.device_count() or 1)
+    loading = _loader_speed(cfg, args.measure, here)
     if loading is not None:
-        rows['loader'] = f'{loading:,.1f} images/s on a rank'
+        rows['loader'] = f'{loading:,.1f} images/s on a rank, {here} of which load here at once'
         rows['what limits'] = 'the model' if speed < loading else 'the loader: add num_workers'
     total = count_images(cfg, args.images) * cfg.train_cfg.max_epochs / args.gpus
     rows['the whole run'] = (
         f'{total / min(speed, loading or speed) / 3600:,.1f} hours on {args.gpus} such ranks'
     )
+    rows['left out'] = 'waiting for other ranks and for what they send, hooks, checkpoints'
     return rows
 
 
@@ -295,20 +328,23 @@ def _wait(cuda: bool) -> None:
         torch.cuda.synchronize()
 
 
-def _loader_speed(cfg: Config, batches: int) -> float | None:
-    """Images per second of the training loader once its workers run; None without the data."""
+def _loader_speed(cfg: Config, batches: int, ranks: int) -> float | None:
+    """Images per second that a rank loads once all workers run; None without the data.
+
+    ``ranks`` is how many load on this machine at once.
+    """
     try:
-        loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+        loaders = [Runner.build_dataloader(cfg.train_dataloader, seed=0) for _ in range(ranks)]
     except (FileNotFoundError, RuntimeError):
         return None
-    loaded = iter(loader)
-    for _ in islice(
-        loaded, loader.num_workers * loader.prefetch_factor if loader.num_workers else 1
-    ):
+    workers, ahead = loaders[0].num_workers, loaders[0].prefetch_factor or 1
+    # A batch of each in turn; the first ones were loaded before.
+    loaded = zip(*[iter(loader) for loader in loaders])
+    for _ in islice(loaded, max(1, workers * ahead)):
         pass
     start = time.perf_counter()
-    count = sum(1 for _ in islice(loaded, batches * max(1, loader.num_workers)))
-    return count * loader.batch_size / (time.perf_counter() - start) if count else None
+    count = sum(1 for _ in islice(loaded, batches * max(1, workers)))
+    return count * loaders[0].batch_size / (time.perf_counter() - start) if count else None
 
 
 def _bytes(count: float) -> str:
@@ -342,8 +378,7 @@ def main() -> None:
         {name: _bytes(count) for name, count in (traffic | {'sum': sum(traffic.values())}).items()},
     )
     if args.measure:
-        model, wrapper = build(cfg)
-        _print(f'Measured over {args.measure} steps', measure(cfg, model, wrapper, args))
+        _print(f'Measured over {args.measure} steps', measure(cfg, args))
 
 
 if __name__ == '__main__':
