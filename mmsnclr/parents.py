@@ -20,7 +20,7 @@ from pickle import UnpicklingError
 import numpy as np
 import torch
 from mmengine.config.utils import MODULE2PACKAGE
-from mmengine.logging import HistoryBuffer, MMLogger, print_log
+from mmengine.logging import HistoryBuffer, MessageHub, MMLogger, print_log
 from mmengine.optim import OptimWrapper
 from mmengine.runner import CheckpointLoader
 from mmengine.visualization import Visualizer
@@ -211,6 +211,22 @@ def _try_to_write(write: Callable, *args, **kwargs) -> None:
         write(*args, **kwargs)
     except OSError as error:
         print_log(f'Logged values could not be written: {error}', 'current', logging.WARNING)
+
+
+def bound_history(hub: MessageHub, length: int) -> None:
+    """Have a hub keep the newest values of each scalar of the training only.
+
+    mmengine 0.10 keeps a million, copies all of them for each new one, and saves
+    them in each checkpoint. Needless once its HistoryBuffer grows in place.
+    """
+    update = hub.update_scalar
+
+    def update_bounded(key: str, *args, **kwargs) -> None:
+        update(key, *args, **kwargs)
+        if key.startswith('train/'):
+            hub.log_scalars[key].max_length = length
+
+    hub.update_scalar = update_bounded
 
 
 def watch_optimizer(

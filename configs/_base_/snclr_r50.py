@@ -2,7 +2,7 @@
 model = dict(
     type='SNCLR',
     data_preprocessor=dict(
-        type='SelfSupDataPreprocessor',
+        type='ViewsDataPreprocessor',
         non_blocking=True,
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],

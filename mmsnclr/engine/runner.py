@@ -14,7 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODEL_WRAPPERS, RUNNERS
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, LogProcessor, Runner
 from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
@@ -30,7 +30,7 @@ from ..checkpoints import (
     replacing,
 )
 from ..models.dist import unwrap
-from ..parents import detach_loader, survive_full_disk
+from ..parents import bound_history, detach_loader, survive_full_disk
 from .loading import naming_lost_workers
 from .run import write_config
 from .schedule import Schedule
@@ -73,13 +73,20 @@ class ResumableRunner(Runner):
         super().register_default_hooks(kept)
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """Build the loop; over epochs it is one that can start within an epoch."""
+        """Build the loop; over epochs it is one that can start within an epoch.
+
+        What the log will not look at any more is no longer kept.
+        """
         if isinstance(loop, dict) and (
             loop.get('by_epoch') or loop.get('type') == 'EpochBasedTrainLoop'
         ):
             loop = {key: value for key, value in loop.items() if key != 'by_epoch'}
             loop['type'] = 'ResumableTrainLoop'
-        return super().build_train_loop(loop)
+        loop = super().build_train_loop(loop)
+        window = _longest_window(self.log_processor, len(loop.dataloader))
+        if window is not None:
+            bound_history(self.message_hub, window)
+        return loop
 
     def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
         """Build the visualizer, without which training goes on where a disk is full."""
@@ -278,6 +285,15 @@ class CPURunner(ResumableRunner):
         )
         settings = dict(type='MMDistributedDataParallel') | settings
         return MODEL_WRAPPERS.build(settings, default_args=dict(module=model))
+
+
+def _longest_window(processor: LogProcessor, epoch: int) -> int | None:
+    """How many values of a scalar make a logged one; ``None`` if all may, or nobody knows."""
+    if type(processor) is not LogProcessor:
+        return None
+    windows = [processor.window_size, *(cfg.get('window_size') for cfg in processor.custom_cfg)]
+    windows = [epoch if window == 'epoch' else window for window in windows]
+    return max(windows) if all(isinstance(window, int) for window in windows) else None
 
 
 def build_runner(cfg: Config) -> Runner:

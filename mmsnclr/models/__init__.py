@@ -1,15 +1,17 @@
 """The method, in the order in which data flows through it.
 
-Images enter a :class:`NeighborMethod` (``base.py``), which passes them through a
-backbone (``backbone.py``) and a projector (``neck.py``), twice, and compares what
-comes out with its neighbours in the candidate set (``queue.py``). How, a method
-says: :class:`SNCLR` (``snclr.py``) by its head and loss (``snclr_head.py``,
+Images are moved and normalised (``data_preprocessor.py``). A
+:class:`NeighborMethod` (``base.py``) passes them through a backbone
+(``backbone.py``) and a projector (``neck.py``), twice, and compares what comes
+out with its neighbours in the candidate set (``queue.py``). How, a method says:
+:class:`SNCLR` (``snclr.py``) by its head and loss (``snclr_head.py``,
 ``snclr_loss.py``), :class:`NNCLR` and :class:`SCE` in a file each. What ranks
 exchange on the way is in ``dist.py``; ``sync_batch_norm.py`` has their BN.
 """
 
 from .backbone import TIMMRepresentation, pooled
 from .base import NeighborMethod, method_of
+from .data_preprocessor import ViewsDataPreprocessor
 from .neck import SNCLRNeck
 from .nnclr import NNCLR
 from .queue import NeighborQueue
@@ -29,6 +31,7 @@ __all__ = [
     'SNCLRLoss',
     'SNCLRNeck',
     'TIMMRepresentation',
+    'ViewsDataPreprocessor',
     'log_positiveness',
     'method_of',
     'neighbor_scores',

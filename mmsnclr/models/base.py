@@ -90,6 +90,8 @@ class NeighborMethod(BaseSelfSupervisor):
             is faster under mixed precision on CUDA, and on CPUs.
         compile_backbone: Whether ``torch.compile`` translates the backbone and
             its momentum copy.
+        data_preprocessor: Config of what moves and normalises images; its type is
+            :class:`ViewsDataPreprocessor` if it names none.
         **kwargs: Further arguments of mmpretrain's ``BaseSelfSupervisor``.
 
     Attributes:
@@ -120,6 +122,7 @@ class NeighborMethod(BaseSelfSupervisor):
         frozen_patch_embed: bool = False,
         channels_last: bool = False,
         compile_backbone: bool = False,
+        data_preprocessor: dict | nn.Module | None = None,
         **kwargs,
     ) -> None:
         backbone = MODELS.build(backbone)
@@ -134,7 +137,11 @@ class NeighborMethod(BaseSelfSupervisor):
                     'set model.neck.in_channels to the width that the backbone puts out'
                 )
             neck = dict(neck, in_channels=backbone.out_channels)
-        super().__init__(backbone=backbone, neck=neck, head=head, **kwargs)
+        if not isinstance(data_preprocessor, nn.Module):
+            data_preprocessor = dict(type='ViewsDataPreprocessor') | (data_preprocessor or {})
+        super().__init__(
+            backbone=backbone, neck=neck, head=head, data_preprocessor=data_preprocessor, **kwargs
+        )
         for name, value in (
             ('momentum_coefficient', momentum_coefficient),
             ('end_momentum_coefficient', end_momentum_coefficient),
