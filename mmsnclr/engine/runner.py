@@ -3,6 +3,7 @@
 import logging
 import os
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -34,6 +35,7 @@ from ..parents import detach_loader, survive_full_disk
 from .loading import naming_lost_workers
 from .run import write_config
 from .schedule import Schedule
+from .store import group_timeout
 
 _MMENGINES_HOOKS = [
     'runtime_info',
@@ -252,7 +254,7 @@ class CPURunner(ResumableRunner):
                     f'--launcher {self._launcher} needs CUDA devices; '
                     'without them use --launcher pytorch (tools/dist_train.sh)'
                 )
-            dist.init_process_group('gloo')
+            dist.init_process_group('gloo', timeout=timedelta(seconds=group_timeout(self.cfg)))
         super().setup_env(env_cfg)
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
