@@ -16,6 +16,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..datasets.image_id import image_id
@@ -142,6 +143,10 @@ class NeighborMethod(BaseSelfSupervisor):
                 f"neighbors={self.neighbors} exceeds the candidate set's length "
                 f'{self.queue.length}; lower model.head.neighbors or raise model.queue.length'
             )
+        # Ranks fill their sets alike or each its own; DDP must neither copy rank 0's nor send it.
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+            self, [f'queue.{name}' for name, _ in self.queue.named_buffers()]
+        )
         self.momentum_coefficient = momentum_coefficient
         self.end_momentum_coefficient = end_momentum_coefficient
         self.momentum_encoder = copy.deepcopy(self.online_encoder)
