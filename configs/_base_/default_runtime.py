@@ -10,6 +10,9 @@ default_hooks = dict(
     unreadable_images=dict(type='UnreadableImagesHook'),
     heartbeat=dict(type='HeartbeatHook'),
 )
+# Seconds after which a process group that waits for a rank ends the run; before, at two thirds of
+# it, the heartbeat names the rank.
+env_cfg = dict(dist_cfg=dict(timeout=900))
 # A fixed seed, so that a resumed run continues exactly.
 randomness = dict(seed=0)
 # For Weights & Biases: --cfg-options visualizer.vis_backends.1.type=WandbVisBackend

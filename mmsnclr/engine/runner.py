@@ -3,13 +3,14 @@
 import logging
 import os
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
-from mmengine.dist import broadcast_object_list, is_main_process, master_only
+from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process, master_only
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
@@ -31,9 +32,11 @@ from ..checkpoints import (
 )
 from ..models.dist import unwrap
 from ..parents import bound_history, detach_loader, survive_full_disk
+from .checks import check_start
 from .loading import naming_lost_workers
 from .run import write_config
 from .schedule import Schedule
+from .store import group_timeout
 
 _MMENGINES_HOOKS = [
     'runtime_info',
@@ -112,7 +115,8 @@ class ResumableRunner(Runner):
         A run that was started again goes on from its own checkpoints alone, unless
         it was to resume another's.
         """
-        restarted = any(int(os.environ.get(name) or 0) for name in _RESTARTS)
+        # Only on the nodes where a process had died does torchrun count a restart.
+        restarted = any(all_gather_object(any(int(os.environ.get(k) or 0) for k in _RESTARTS)))
         newest = self._resume and self._load_from is None
         if restarted or newest:
             own = None if newest else self._read_run_id()
@@ -136,6 +140,8 @@ class ResumableRunner(Runner):
                 self._pretrained = check_pretrained(unwrap(self.model))
             self._write_run_id()
         try:
+            if self._train_loop is not None:
+                check_start(self)
             with naming_lost_workers():
                 return super().train()
         finally:
@@ -259,7 +265,7 @@ class CPURunner(ResumableRunner):
                     f'--launcher {self._launcher} needs CUDA devices; '
                     'without them use --launcher pytorch (tools/dist_train.sh)'
                 )
-            dist.init_process_group('gloo')
+            dist.init_process_group('gloo', timeout=timedelta(seconds=group_timeout(self.cfg)))
         super().setup_env(env_cfg)
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:

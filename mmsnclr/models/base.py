@@ -4,6 +4,7 @@ import copy
 import logging
 import math
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,12 +16,13 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..datasets.image_id import image_id
 from .backbone import TIMMRepresentation, freeze_patch_embed
 from .dist import gather_rows
-from .queue import Neighbors
+from .queue import UNKNOWN, Neighbors
 from .sync_batch_norm import replace_sync_batch_norm
 
 _MOMENTUM_COEFFICIENT = 0.99  # SNCLR's for ResNet-50
@@ -44,14 +46,14 @@ class Step(NamedTuple):
     Attributes:
         projections: Online projections of the first view, ``(N, D)``.
         keys: Normalised momentum projections of the other, ``(N, D)``.
-        ids: Identity of each image, ``(N,)``, or ``None``.
-        labels: Class of each image, ``(N,)``, or ``None``.
+        ids: Identity of each image, ``(N,)``, -1 where unknown.
+        labels: Class of each image, ``(N,)``, -1 where unknown.
     """
 
     projections: Tensor
     keys: Tensor
-    ids: Tensor | None
-    labels: Tensor | None
+    ids: Tensor
+    labels: Tensor
 
 
 class NeighborMethod(BaseSelfSupervisor):
@@ -155,6 +157,10 @@ class NeighborMethod(BaseSelfSupervisor):
                 f"neighbors={self.neighbors} exceeds the candidate set's length "
                 f'{self.queue.length}; lower model.head.neighbors or raise model.queue.length'
             )
+        # Ranks fill their sets alike or each its own; DDP must neither copy rank 0's nor send it.
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+            self, [f'queue.{name}' for name, _ in self.queue.named_buffers()]
+        )
         self.momentum_coefficient = momentum_coefficient
         self.end_momentum_coefficient = end_momentum_coefficient
         self.momentum_encoder = copy.deepcopy(self.online_encoder)
@@ -167,7 +173,7 @@ class NeighborMethod(BaseSelfSupervisor):
         self.use_neighbors = True
         self.diagnostics: Diagnostics | None = None
         self.last_step: Step | None = None
-        self._pending: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
+        self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self._told_no_ids = False
 
     @property
@@ -177,7 +183,7 @@ class NeighborMethod(BaseSelfSupervisor):
 
     @abstractmethod
     def compare(
-        self, projection: Tensor, keys: Tensor, all_keys: Tensor, ids: Tensor | None
+        self, projection: Tensor, keys: Tensor, all_keys: Tensor, ids: Tensor
     ) -> tuple[Tensor, Diagnostics | None]:
         """Compare one view's projections with the keys of another.
 
@@ -185,7 +191,7 @@ class NeighborMethod(BaseSelfSupervisor):
             projection: Online projections of a view, ``(N, D)``, any scale.
             keys: Normalised momentum projections of another, ``(N, D)``.
             all_keys: Those of the global batch, ``(M, D)``.
-            ids: Identity of each image, ``(N,)``, or ``None``.
+            ids: Identity of each image, ``(N,)``, -1 where unknown.
 
         Returns:
             The loss, a mean over the N images, and what was weighed, if anything was.
@@ -244,7 +250,7 @@ class NeighborMethod(BaseSelfSupervisor):
         Returns:
             ``loss``, a scalar averaged over the N images.
         """
-        ids, labels = self._identify(data_samples, inputs[0].device)
+        ids, labels = self._identify(data_samples or [{}] * len(inputs[0]), inputs[0].device)
         keys = {target: self._keys(inputs[target]) for target in self.targets}
         all_keys = {target: gather_rows(key) for target, key in keys.items()}
         total, self.diagnostics, self.last_step = 0.0, None, None
@@ -275,7 +281,7 @@ class NeighborMethod(BaseSelfSupervisor):
             )
         return keys
 
-    def neighbors_of(self, keys: Tensor, ids: Tensor | None) -> Neighbors | None:
+    def neighbors_of(self, keys: Tensor, ids: Tensor) -> Neighbors | None:
         """Find the K nearest entries of the candidate set for normalised keys ``(N, D)``.
 
         ``None`` in the warm-up, and while the set holds fewer than K.
@@ -289,40 +295,37 @@ class NeighborMethod(BaseSelfSupervisor):
         """Positions of this rank's keys among those of all ranks, ``(N,)``."""
         return torch.arange(len(keys), device=keys.device) + get_rank() * len(keys)
 
-    def _identify(
-        self, data_samples: list[DataSample], device: torch.device
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Identity and, where known, class of each image, ``(N,)`` each."""
-        ids = [image_id(sample) for sample in data_samples or ()]
-        if not ids or None in ids:
-            ids = None
-            if not self._told_no_ids:
-                self._told_no_ids = True
-                print_log(
-                    'Images have neither img_path nor sample_idx, so an image may become its own '
-                    "neighbour; list one of them in PackInputs' meta_keys.",
-                    logger='current',
-                    level=logging.WARNING,
-                )
-        else:
-            ids = torch.tensor(ids).to(device, non_blocking=True)
-        labels = [sample.get('gt_label') for sample in data_samples or ()]
-        if not labels or any(label is None or label.numel() != 1 for label in labels):
-            return ids, None
-        return ids, torch.cat(labels).to(device, non_blocking=True)
+    def _identify(self, samples: Sequence[Mapping], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Identity and class of each image, ``(N,)`` each, -1 where unknown.
 
-    def _keep_for_queue(
-        self, keys: Tensor, all_keys: Tensor, ids: Tensor | None, labels: Tensor | None
-    ) -> None:
+        Both always, as all ranks have to gather alike whatever images they got.
+        """
+        ids = [image_id(sample) for sample in samples]
+        if None in ids and not self._told_no_ids:
+            self._told_no_ids = True
+            print_log(
+                'Images have neither img_path nor sample_idx, so an image may become its own '
+                "neighbour; list one of them in PackInputs' meta_keys.",
+                logger='current',
+                level=logging.WARNING,
+            )
+        ids = torch.tensor([UNKNOWN if number is None else number for number in ids])
+        labels = [sample.get('gt_label') for sample in samples]
+        known = [label for label in labels if label is not None and label.numel() == 1]
+        unknown = (known or [ids])[0].new_full((1,), UNKNOWN)
+        labels = [unknown if label is None or label.numel() != 1 else label for label in labels]
+        return tuple(x.to(device, non_blocking=True) for x in (ids, torch.cat(labels).long()))
+
+    def _keep_for_queue(self, keys: Tensor, all_keys: Tensor, ids: Tensor, labels: Tensor) -> None:
         """Set view 2's keys aside until the optimiser has stepped."""
         if len(self._pending) >= self._max_pending:
             raise RuntimeError(
-                f'{self._max_pending} batches and no optimiser step was reported: add '
+                f'{self._max_pending} batches and no optimizer step was reported: add '
                 "dict(type='NeighborQueueHook') to custom_hooks"
             )
         if self.queue.sync:
             keys = all_keys
-            ids, labels = (x if x is None else gather_rows(x) for x in (ids, labels))
+            ids, labels = gather_rows(torch.stack([ids, labels], dim=1)).unbind(dim=1)
         self._pending.append((keys, ids, labels))
 
     def after_optimizer_step(self, progress: float) -> None:

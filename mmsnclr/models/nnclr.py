@@ -40,7 +40,7 @@ class NNCLR(NeighborMethod):
             raise ValueError(f'head.neighbors={self.head.neighbors}: NNCLR has 1')
 
     def compare(
-        self, projection: Tensor, keys: Tensor, all_keys: Tensor, ids: Tensor | None
+        self, projection: Tensor, keys: Tensor, all_keys: Tensor, ids: Tensor
     ) -> tuple[Tensor, None]:
         """InfoNCE between the keys' nearest neighbours and the predictions."""
         supports, found = keys, self.neighbors_of(keys, ids)

@@ -7,6 +7,8 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# Identity and class of an image that has none.
+UNKNOWN = -1
 # Width of the blocks in which a search looks for its best.
 _BLOCK = 32
 
@@ -77,7 +79,7 @@ class NeighborQueue(nn.Module):
         features = torch.zeros(length, dim, dtype=self._DTYPES[dtype])
         self.register_buffer('features', features, persistent=sync)
         for name in ('ids', 'labels'):
-            self.register_buffer(name, torch.full((length,), -1), persistent=sync)
+            self.register_buffer(name, torch.full((length,), UNKNOWN), persistent=sync)
         # How many features ever entered; the host's copy is what is used.
         self.register_buffer('enqueued', torch.tensor(0), persistent=sync)
 
@@ -92,9 +94,9 @@ class NeighborQueue(nn.Module):
 
         Args:
             features: ``(M, dim)``, any scale; normalised here.
-            ids: Identity of the image behind each feature, ``(M,)``, int64, or
-                ``None`` where images cannot be told apart.
-            labels: Class of each image, ``(M,)``, int64, for diagnostics only.
+            ids: Identity of the image behind each feature, ``(M,)``, int64, -1
+                where unknown; ``None`` where all are.
+            labels: Class of each image, alike, for diagnostics only.
         """
         start = self._enqueued % self.length
         count = len(features)
@@ -105,7 +107,7 @@ class NeighborQueue(nn.Module):
             (self.labels, labels),
         ):
             if rows is None:
-                rows = buffer.new_full((count,), -1)
+                rows = buffer.new_full((count,), UNKNOWN)
             rows = rows[-self.length :]
             first = (start + count - len(rows)) % self.length
             until_end = min(len(rows), self.length - first)
@@ -121,7 +123,7 @@ class NeighborQueue(nn.Module):
         Args:
             queries: L2-normalised momentum features, ``(N, dim)``.
             ids: Identity of each query's image, ``(N,)``; entries of the same
-                image are passed over. ``None`` passes over nothing.
+                image are passed over, for -1 none. ``None`` passes over nothing.
             k: Number of neighbours.
 
         Returns:
@@ -136,6 +138,8 @@ class NeighborQueue(nn.Module):
         queries = queries.to(self.features.dtype).T.contiguous()
         buffer = queries.new_empty(min(self._CHUNK, self.fill), queries.size(1))
         best = []
+        if ids is not None:
+            ids = ids.masked_fill(ids == UNKNOWN, UNKNOWN - 1)  # which no entry has
         with torch.autocast(queries.device.type, enabled=False):
             for start in range(0, self.fill, self._CHUNK):
                 end = min(start + self._CHUNK, self.fill)

@@ -142,7 +142,7 @@ class SCE(NeighborMethod):
         return dict(loss=super().loss(inputs, data_samples)['loss'] / pairs)
 
     def compare(
-        self, projection: Tensor, keys: Tensor, all_keys: Tensor, ids: Tensor | None
+        self, projection: Tensor, keys: Tensor, all_keys: Tensor, ids: Tensor
     ) -> tuple[Tensor, None]:
         """Similarity contrastive estimation against the set."""
         # Until the queue holds something, the batch's keys, its own among them, stand for it.

@@ -45,7 +45,7 @@ class SNCLR(NeighborMethod):
         return self.head.log_weights(projections, Candidates(rows, None, index, valid))
 
     def compare(
-        self, projection: Tensor, keys: Tensor, all_keys: Tensor, ids: Tensor | None
+        self, projection: Tensor, keys: Tensor, all_keys: Tensor, ids: Tensor
     ) -> tuple[Tensor, Diagnostics | None]:
         """Soft-neighbour contrastive loss (Eq. 2)."""
         own_key = self.own_key(keys)

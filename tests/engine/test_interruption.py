@@ -7,16 +7,18 @@ import re
 import shutil
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers import ROOT, run_ranks, run_tool
 from interruptions import MOMENTS, STEPS, Kill, Limit, assert_same_state, run_config, steps, train
 from mmengine.hooks import Hook
+from torch.distributed import TCPStore
 
 from mmsnclr.checkpoints import load_checkpoint
 from mmsnclr.engine import build_runner
-from mmsnclr.engine.hooks.preemption import PREEMPTED
+from mmsnclr.engine.hooks.preemption import PREEMPTED, PreemptionHook
 from mmsnclr.engine.run import read_log
 
 # Exit codes of a killed rank and of the others, which end with an error.
@@ -151,6 +153,66 @@ def test_all_ranks_leave_after_the_same_step_when_one_is_signalled(digits, tmp_p
     assert codes == [PREEMPTED, PREEMPTED]
     assert [len(steps(tmp_path, rank)) for rank in range(2)] == [8, 8]
     assert (tmp_path / 'last_checkpoint').read_text().endswith('iter_8.pth')
+
+
+class LoseStore(Hook):
+    """Takes from rank 1 what it needs to reach the store."""
+
+    priority = 'VERY_HIGH'
+
+    def before_train(self, runner):
+        if runner.rank == 1:
+            del os.environ['MASTER_ADDR']
+
+
+def test_ranks_that_cannot_agree_train_on_and_leave_signals_alone(digits, tmp_path):
+    kill = Kill(7, 'step_start', rank=1, number=signal.SIGUSR1)
+    codes = run_ranks(lambda: train(digits, tmp_path, LoseStore(), kill), 2)
+    assert codes == [1, -signal.SIGUSR1]
+    logs = '\n'.join(path.read_text() for path in tmp_path.glob('*/*.log'))
+    assert re.search(r'No signal will save .*1 ranks cannot reach the store.*MASTER_ADDR', logs)
+    assert len(steps(tmp_path)) == 7
+
+
+class CountKeys(Hook):
+    """Counts what lies in the store after each step."""
+
+    def before_train(self, runner):
+        self.store = TCPStore(os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT']))
+        self.counts = []
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        self.counts.append(self.store.num_keys())
+
+    def after_train(self, runner):
+        assert max(self.counts) < min(self.counts) + STEPS / 2
+
+
+def test_agreements_leave_nothing_behind(digits, tmp_path):
+    options = {'default_hooks.preemption': dict(type='PreemptionHook', interval=1)}
+    assert run_ranks(lambda: train(digits, tmp_path, CountKeys(), **options), 2) == [0, 0]
+
+
+class BreakStore(Hook):
+    """Breaks rank 1's connection to the store."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.rank == 1 and runner.iter == 5:
+            (hook,) = (hook for hook in runner.hooks if isinstance(hook, PreemptionHook))
+            hook._store = SimpleNamespace(add=self.fail)
+
+    def fail(self, *args):
+        raise RuntimeError('Broken pipe')
+
+
+@pytest.mark.slow
+def test_a_store_that_is_lost_ends_no_training(digits, tmp_path, capfd):
+    options = {
+        'default_hooks.preemption': dict(type='PreemptionHook', interval=2),
+        'env_cfg.dist_cfg.timeout': 15,
+    }
+    assert run_ranks(lambda: train(digits, tmp_path, BreakStore(), **options), 2) == [0, 0]
+    assert '(PreemptionHook): the store does not answer' in capfd.readouterr().out
 
 
 @pytest.mark.slow

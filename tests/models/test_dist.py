@@ -13,10 +13,12 @@ from helpers import (
     images,
     run_ranks,
     small_model,
+    small_run,
     snclr_by_hand,
 )
 from mmengine.model import MMDistributedDataParallel
 
+from mmsnclr.engine import build_runner
 from mmsnclr.models.dist import gather_rows
 
 NO_BATCH_NORM = {
@@ -107,6 +109,31 @@ def test_sets_stay_bit_equal_between_ranks(several_ranks):
         }
         assert same['features'] == same['ids'] == sync
     assert first['queue']['enqueued'] == 55 * (8 if sync else 4)
+
+
+@pytest.mark.parametrize('sync', [True, False])
+def test_a_wrapper_that_sends_buffers_leaves_the_sets_alone(digits, tmp_path, sync):
+    options = {
+        'model.queue.sync': sync,
+        'model_wrapper_cfg': dict(type='MMDistributedDataParallel', broadcast_buffers=True),
+        'train_dataloader.batch_size': 8,
+        'train_cfg.max_epochs': 1,
+        'launcher': 'pytorch',
+    }
+
+    def run():
+        runner = build_runner(small_run(digits, tmp_path, **options))
+        runner.train()
+        assert runner.model.broadcast_buffers
+        torch.save(runner.model.module.queue.entries(), tmp_path / f'{runner.rank}.pth')
+
+    assert run_ranks(run, 2) == [0, 0]
+    first, second = (torch.load(tmp_path / f'{rank}.pth') for rank in range(2))
+    assert first['enqueued'] == second['enqueued'] == 6 * 8 * (1 + sync)
+    if sync:
+        assert all(torch.equal(first[name], second[name]) for name in first)
+    else:  # in an epoch each sees other images
+        assert not torch.isin(first['ids'][:48], second['ids'][:48]).any()
 
 
 def test_gradients_agree_between_ranks(several_ranks):

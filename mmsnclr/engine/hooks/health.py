@@ -14,6 +14,7 @@ from ...evaluation import health
 from ...evaluation.knn import vote
 from ...models import NeighborMethod
 from ...models.dist import unwrap
+from ...models.queue import UNKNOWN
 
 _RECOVERED = dict(
     diverged='Features are finite again.',
@@ -139,11 +140,11 @@ class HealthHook(Hook):
             )
             values['positiveness_entropy'] = entropy
             values['positiveness_evenness'] = entropy / math.log(k)
-        if ids is not None:
-            nearest = queue.search(keys, None, k).index
+        if (known := ids != UNKNOWN).any():
+            nearest, ids = queue.search(keys[known], None, k).index, ids[known]
             values['self_in_set'] = torch.isin(ids, queue.ids[: queue.fill]).float().mean()
             values['self_excluded'] = (queue.ids[nearest] == ids[:, None]).any(dim=1).float().mean()
-        if labels is not None and (known := labels >= 0).any():
+        if (known := labels >= 0).any():
             theirs, labels = queue.labels[found.index[known]], labels[known]
             used = found.valid[known] & (theirs >= 0)
             in_set = queue.labels[: queue.fill]

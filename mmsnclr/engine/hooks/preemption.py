@@ -3,30 +3,33 @@
 import os
 import signal
 import threading
+from contextlib import suppress
 from mmap import mmap
 
-import torch
-import torch.distributed as dist
-from mmengine.dist import get_world_size
+from mmengine.dist import barrier, get_world_size
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ..store import LONGEST_CALL, connect, patience
 from .checkpoint import AtomicCheckpointHook
 
 # sysexits.h: a temporary failure, try again. tools/slurm_train.sh requeues on it.
 PREEMPTED = os.EX_TEMPFAIL
 _SIGNALS = {signal.SIGTERM, signal.SIGUSR1}
+_SIGNALLED = 1 << 32  # what a rank that got one adds to the votes
+_POLL = 0.05  # seconds
 
 
 @HOOKS.register_module()
 class PreemptionHook(Hook):
     """Saves a checkpoint on SIGTERM or SIGUSR1 and leaves with exit code 75.
 
-    One rank that got the signal is enough. Ranks agree through gloo, on the
+    One rank that got the signal is enough. Ranks agree through a store, on the
     host and in the background, so that no device waits for it; all of them
-    leave after the same optimiser step.
+    leave after the same optimiser step. Where they cannot, signals do what they
+    do without this hook.
 
     Args:
         interval: How many iterations lie between two agreements of several
@@ -44,14 +47,20 @@ class PreemptionHook(Hook):
         self.signals = _SIGNALS | ({signal.SIGINT} if interrupt else set())
         self._received = None
         self._leave = False
-        self._group = self._flag = self._agreement = None
+        self._store = self._vote = self._signalled = None
+        self._over = threading.Event()
         self._handlers = {}
         self._ending = None
 
     def before_train(self, runner: Runner) -> None:
         """Wait for signals from now on."""
         if get_world_size() > 1:
-            self._group = dist.new_group(backend='gloo')
+            self._patience = patience(runner.cfg)
+            try:
+                (self._store,) = connect(1)
+            except ConnectionError as error:
+                self._train_on(runner, error)
+                return
         if threading.current_thread() is not threading.main_thread():
             return
         self._main = os.getpid()
@@ -70,7 +79,7 @@ class PreemptionHook(Hook):
 
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         """Leave if a signal came and the optimiser has stepped."""
-        self._leave = self._leave or self._agreed(runner.iter)
+        self._leave = self._leave or self._agreed(runner)
         wrapper = runner.optim_wrapper
         stepped = isinstance(wrapper, OptimWrapperDict) or wrapper.should_update()
         if not (self._leave and stepped):
@@ -87,24 +96,53 @@ class PreemptionHook(Hook):
         for number in self._handlers.keys() & _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
             del self._handlers[number]
+        barrier()  # rank 0 may serve the store, in which others still read
         raise SystemExit(PREEMPTED)
 
-    def _agreed(self, iteration: int) -> bool:
+    def _agreed(self, runner: Runner) -> bool:
         """Whether any rank got a signal, the same answer on every rank."""
-        if self._group is None:
+        if get_world_size() == 1:
             return self._received is not None
-        if (iteration + 1) % self.interval:
+        if self._store is None or (runner.iter + 1) % self.interval:
             return False
-        if self._agreement is not None:
-            self._agreement.wait()
-            if self._flag:
+        if self._vote is not None:
+            self._vote.join(self._patience)
+            if self._signalled:
                 return True
-        self._flag = torch.tensor(int(self._received is not None))
-        self._agreement = dist.all_reduce(self._flag, group=self._group, async_op=True)
+            if self._signalled is None:
+                self._train_on(runner, 'the store does not answer')
+                return False
+        self._signalled = None
+        self._vote = threading.Thread(target=self._agree, args=(runner.iter,), daemon=True)
+        self._vote.start()
         return False
+
+    def _agree(self, iteration: int) -> None:
+        """Vote, and wait until all have, in a thread."""
+        store, vote = self._store, 1 if self._received is None else 1 + _SIGNALLED
+        with suppress(RuntimeError):  # `_agreed` says it
+            votes = store.add(str(iteration), vote)
+            while votes % _SIGNALLED < get_world_size():
+                if self._over.wait(_POLL):
+                    return
+                votes = store.add(str(iteration), 0)
+            self._signalled = votes >= _SIGNALLED
+            # Who votes has read the votes before.
+            store.delete_key(str(iteration - self.interval))
+
+    def _train_on(self, runner: Runner, reason: object) -> None:
+        """Leave signals alone from now on: one rank must not leave without the others."""
+        runner.logger.warning(
+            f'No signal will save a checkpoint any more (PreemptionHook): {reason}'
+        )
+        self._store = None
+        self.leave_train(runner)
 
     def leave_train(self, runner: Runner) -> None:
         """Leave signals to whoever had them before, however training ended."""
+        self._over.set()
+        if self._vote is not None:
+            self._vote.join(LONGEST_CALL)  # Python aborts if it ends while a thread is in the store
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         if self._ending is not None:

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers import LIMIT, ROOT, free_port, run_ranks, small_run
+from mmengine.config import Config
 from mmengine.dist import get_rank
 from torch.distributed import init_process_group
 
@@ -22,6 +23,7 @@ from mmsnclr.engine import build_runner
 from mmsnclr.engine.hooks.heartbeat import HeartbeatHook
 from mmsnclr.engine.hooks.rank_drift import checksum
 
+CONFIG = ROOT / 'configs/demo/snclr_digits.py'
 DRIFT = """
 from pathlib import Path
 import os
@@ -114,14 +116,27 @@ def start_two(digits, tmp_path):
 
 
 @pytest.mark.parametrize('rank', [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_frozen_rank_is_named_and_the_others_stop(start_two, rank):
-    run = start_two('default_hooks.heartbeat.timeout=10')
+def test_a_frozen_rank_is_named_before_the_process_group_gives_up(start_two, rank):
+    # All that decides it in days of training, 60 times as fast.
+    timeout = Config.fromfile(CONFIG).env_cfg.dist_cfg.timeout / 60
+    run = start_two(f'env_cfg.dist_cfg.timeout={timeout}')
     run.wait_for_steps(30)  # long enough for two beats, by which it is named
     os.kill(run.ranks[rank], signal.SIGSTOP)
     run.wait_for(lambda: 'gave no sign of life' in run.output())
     os.kill(run.ranks[rank], signal.SIGKILL)  # torchrun would wait for it
     assert run.exit_code() != 0
     assert re.search(rf'Rank {rank} \(step .*process {run.ranks[rank]}\) gave no', run.output())
+    assert 'Traceback' not in run.output().partition('gave no sign of life')[0]
+
+
+@pytest.mark.parametrize(('heartbeat', 'group'), [(900, 900), (600, None)])
+def test_a_heartbeat_that_comes_too_late_is_refused(heartbeat, group):
+    def run():
+        init_process_group('gloo')
+        with pytest.raises(ValueError, match=r'env_cfg\.dist_cfg\.timeout'):
+            HeartbeatHook(heartbeat).before_train(_runner(group))
+
+    assert run_ranks(run, 2) == [0, 0]
 
 
 def test_a_run_that_was_suspended_goes_on(start_two):
@@ -136,11 +151,16 @@ def test_a_run_that_was_suspended_goes_on(start_two):
     assert 'gave no sign of life' not in run.output()
 
 
+def _runner(timeout=None):
+    cfg = Config(dict(env_cfg=dict(dist_cfg=dict(timeout=timeout))))
+    return SimpleNamespace(iter=0, logger=getLogger(), cfg=cfg)
+
+
 def test_ranks_that_are_through_are_not_missed_while_another_still_writes():
     def run():
         init_process_group('gloo')
         before = set(threading.enumerate())
-        hook, runner = HeartbeatHook(timeout=4), SimpleNamespace(iter=0, logger=getLogger())
+        hook, runner = HeartbeatHook(timeout=4), _runner()
         hook.before_train(runner)
         assert set(threading.enumerate()) > before
         time.sleep(7 if get_rank() == 0 else 1)
