@@ -7,6 +7,8 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .precision import exact_float32
+
 # Width of the blocks in which a search looks for its best.
 _BLOCK = 32
 
@@ -136,7 +138,7 @@ class NeighborQueue(nn.Module):
         queries = queries.to(self.features.dtype).T.contiguous()
         buffer = queries.new_empty(min(self._CHUNK, self.fill), queries.size(1))
         best = []
-        with torch.autocast(queries.device.type, enabled=False):
+        with exact_float32(queries.device):
             for start in range(0, self.fill, self._CHUNK):
                 end = min(start + self._CHUNK, self.fill)
                 similarity = buffer[: end - start]
