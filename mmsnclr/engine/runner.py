@@ -13,6 +13,7 @@ from mmengine.dist import broadcast_object_list, is_main_process, master_only
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import OptimWrapper
 from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from mmengine.visualization import Visualizer
@@ -32,6 +33,7 @@ from ..checkpoints import (
 from ..models.dist import unwrap
 from ..parents import detach_loader, survive_full_disk
 from .loading import naming_lost_workers
+from .param_groups import merge_groups
 from .run import write_config
 from .schedule import Schedule
 
@@ -86,6 +88,12 @@ class ResumableRunner(Runner):
         visualizer = super().build_visualizer(visualizer)
         survive_full_disk(visualizer)
         return visualizer
+
+    def build_optim_wrapper(self, optim_wrapper: OptimWrapper | dict) -> OptimWrapper:
+        """Build the optimiser, its groups merged as by :func:`merge_groups`."""
+        if isinstance(optim_wrapper, OptimWrapper):
+            return optim_wrapper
+        return merge_groups(super().build_optim_wrapper(optim_wrapper))
 
     @staticmethod
     def build_dataloader(*args, **kwargs) -> DataLoader:
@@ -172,6 +180,7 @@ class ResumableRunner(Runner):
         now = len(loader) if isinstance(self.train_loop, EpochBasedTrainLoop) else None
         before = meta.get('iters_per_epoch', now)
         super().resume(filename, *args, **kwargs)
+        schedule.regroup(saved['optimizer'], self.param_schedulers)
         self.run_id = meta.get('run_id') or self.run_id
         self._write_run_id()
         for sampler in (loader.sampler, getattr(loader.batch_sampler, 'sampler', None)):

@@ -13,7 +13,7 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
-from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
@@ -21,6 +21,7 @@ from mmpretrain.structures import DataSample
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmsnclr.engine.cost import PeakMemory, ring_bytes, synthetic_peers
+from mmsnclr.engine.param_groups import build_optim_wrapper
 from mmsnclr.models import NeighborMethod, method_of
 from mmsnclr.models.dist import gather_rows
 
