@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from torch import Tensor
@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from ..models import NeighborMethod
 from ..models.dist import exchanging_by
 from .loading import loaded, naming_lost_workers
+from .param_groups import build_optim_wrapper
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from mmengine.dist import all_gather_object, broadcast_object_list, is_main_proc
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import OptimWrapper
 from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, LogProcessor, Runner
 from mmengine.visualization import Visualizer
@@ -34,6 +35,7 @@ from ..models.dist import unwrap
 from ..parents import bound_history, detach_loader, survive_full_disk
 from .checks import check_start
 from .loading import naming_lost_workers
+from .param_groups import merge_groups
 from .run import write_config
 from .schedule import Schedule
 from .store import group_timeout
@@ -96,6 +98,12 @@ class ResumableRunner(Runner):
         visualizer = super().build_visualizer(visualizer)
         survive_full_disk(visualizer)
         return visualizer
+
+    def build_optim_wrapper(self, optim_wrapper: OptimWrapper | dict) -> OptimWrapper:
+        """Build the optimiser, its groups merged as by :func:`merge_groups`."""
+        if isinstance(optim_wrapper, OptimWrapper):
+            return optim_wrapper
+        return merge_groups(super().build_optim_wrapper(optim_wrapper))
 
     @staticmethod
     def build_dataloader(*args, **kwargs) -> DataLoader:
@@ -185,6 +193,7 @@ class ResumableRunner(Runner):
         now = len(loader) if isinstance(self.train_loop, EpochBasedTrainLoop) else None
         before = meta.get('iters_per_epoch', now)
         super().resume(filename, *args, **kwargs)
+        schedule.regroup(saved['optimizer'], self.param_schedulers)
         self.run_id = meta.get('run_id') or self.run_id
         self._write_run_id()
         for sampler in (loader.sampler, getattr(loader.batch_sampler, 'sampler', None)):

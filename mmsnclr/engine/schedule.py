@@ -7,6 +7,8 @@ from collections.abc import Set
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 
+from .param_groups import group_of_each
+
 # How far a scheduler is; all else of its state are settings.
 _PROGRESS = {
     *('last_step', '_global_step', '_last_value', 'verbose', 'base_values'),
@@ -16,6 +18,8 @@ _PROGRESS = {
 _IMPLEMENTATION = {'params', 'foreach', 'fused', 'capturable', 'differentiable'}
 # Settings for which an optimiser keeps values from its first step on.
 _WITH_STATE = {'amsgrad', 'centered', 'momentum'}
+# What a scheduler keeps for each group.
+_OF_GROUPS = {'base_values', '_last_value', 'min_values'}
 _SCALER = ('growth_factor', 'backoff_factor', 'growth_interval')
 
 
@@ -34,8 +38,10 @@ class Schedule:
         self, wrapper: OptimWrapper | OptimWrapperDict, schedulers: list[_ParamScheduler] | None
     ) -> None:
         # Several optimisers, which no method here has, go on as mmengine does it.
-        self._known = isinstance(wrapper, OptimWrapper)
-        self._groups = _groups(wrapper.state_dict()) if self._known else []
+        self._known = not isinstance(wrapper, OptimWrapperDict)
+        self._optimizer = wrapper.state_dict() if self._known else {}
+        if 'base_param_settings' in self._optimizer:
+            self._optimizer['base_param_settings'] = dict(wrapper.base_param_settings)
         states = [scheduler.state_dict() for scheduler in schedulers or ()] if self._known else []
         self._states = copy.deepcopy(states)
         scaler = getattr(wrapper, 'loss_scaler', None)
@@ -58,29 +64,31 @@ class Schedule:
             return []
         optimizer, there = saved['optimizer'], saved.get('param_schedulers') or []
         scheduled = {state['param_name'] for state in [*self._states, *there]}
-        found = self._group_changes(path, _groups(optimizer), scheduled | _IMPLEMENTATION)
+        found = self._group_changes(path, optimizer, scheduled | _IMPLEMENTATION)
         scaler = _differences(_scaler_settings(optimizer.get('loss_scaler', {})), self._scaler)
         found |= {f'loss_scale.{name}': values for name, values in scaler.items()}
         if len(there) != len(self._states):
             found['the number of param_scheduler'] = len(there), len(self._states)
+        there = [state | self._of_groups(state, optimizer) for state in there]
         for number, states in enumerate(zip(there, self._states)):
             settings = _differences(*states, but=_PROGRESS)
             found |= {f'param_scheduler.{number}.{name}': v for name, v in settings.items()}
         return [f'{name} was {was}, is {value}' for name, (was, value) in found.items()]
 
     def _group_changes(
-        self, path: str, groups: list[dict], but: set[str]
+        self, path: str, optimizer: dict, but: set[str]
     ) -> dict[str, tuple[object, object]]:
-        """Both values of what is otherwise in a group of parameters, the first for each name."""
-        sizes = [[len(group['params']) for group in x] for x in (groups, self._groups)]
-        if sizes[0] != sizes[1]:
+        """Both values of what is otherwise for a parameter, the first for each name."""
+        there, here = (_of_each_parameter(x) for x in (optimizer, self._optimizer))
+        if len(there) != len(here):
             raise ValueError(
-                f'cannot resume from {path}: its optimiser has {len(groups)} groups of parameters, '
-                f'the config makes {len(self._groups)}, or others; leave '
-                'optim_wrapper.paramwise_cfg as it was'
+                f'cannot resume from {path}: its optimiser has {len(there)} parameters in '
+                f'{len(optimizer["param_groups"])} groups, the config makes {len(here)} in '
+                f'{len(self._optimizer["param_groups"])}; leave optim_wrapper.paramwise_cfg as it '
+                'was'
             )
         found = {}
-        for before, now in zip(groups, self._groups):
+        for before, now in zip(there, here):
             for name, values in _differences(before, now, but).items():
                 found.setdefault(f'optimizer.{name.removeprefix("initial_")}', values)
         for name in _WITH_STATE:
@@ -91,6 +99,23 @@ class Schedule:
                     f'{value}, for which the optimiser has kept nothing; leave it as it was'
                 )
         return found
+
+    def regroup(self, optimizer: dict, schedulers: list[_ParamScheduler] | None) -> None:
+        """Have resumed schedulers keep a value for each group that there is now.
+
+        Args:
+            optimizer: What the checkpoint holds of the optimiser, whose groups may be others.
+            schedulers: What was resumed from it.
+        """
+        for scheduler in (schedulers or []) if self._known else []:
+            vars(scheduler).update(self._of_groups(vars(scheduler), optimizer))
+
+    def _of_groups(self, state: dict, optimizer: dict) -> dict[str, list]:
+        """What a scheduler's state has for each group of a checkpoint, for the groups of now."""
+        position = group_of_each(optimizer['param_groups'])
+        first = [position[group['params'][0]] for group in self._optimizer['param_groups']]
+        first += [-1] * ('base_param_settings' in self._optimizer)
+        return {name: [state[name][i] for i in first] for name in _OF_GROUPS & state.keys()}
 
     def check_end(self, path: str, planned: int, end: int, epoch_length: int | None) -> None:
         """Check that a schedule which went on to the end of a run still does.
@@ -131,7 +156,7 @@ class Schedule:
         Raises:
             ValueError: If a scheduler goes by measurements.
         """
-        for group, start in zip(wrapper.param_groups, self._groups):
+        for group, start in zip(wrapper.param_groups, _groups(self._optimizer)):
             group.update((key, value) for key, value in start.items() if key != 'params')
         if self._scaler:
             wrapper.loss_scaler.load_state_dict(wrapper.loss_scaler.state_dict() | self._scaler)
@@ -153,8 +178,16 @@ class Schedule:
 def _groups(optimizer: dict) -> list[dict]:
     """All groups of an optimiser's state, that of mmengine's base settings included."""
     base = optimizer.get('base_param_settings')
-    groups = [*optimizer['param_groups'], *([] if base is None else [base])]
-    return [dict(group) for group in groups]
+    return [*optimizer['param_groups'], *([] if base is None else [base])]
+
+
+def _of_each_parameter(optimizer: dict) -> list[dict]:
+    """The settings of each parameter in an optimiser's state, and mmengine's base settings."""
+    groups = _groups(optimizer)
+    position = group_of_each(optimizer['param_groups'])
+    return [groups[position[number]] for number in sorted(position)] + groups[
+        len(optimizer['param_groups']) :
+    ]
 
 
 def _scaler_settings(state: dict) -> dict:

@@ -7,6 +7,8 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .precision import exact_float32
+
 # Identity and class of an image that has none.
 UNKNOWN = -1
 # Width of the blocks in which a search looks for its best.
@@ -140,7 +142,7 @@ class NeighborQueue(nn.Module):
         best = []
         if ids is not None:
             ids = ids.masked_fill(ids == UNKNOWN, UNKNOWN - 1)  # which no entry has
-        with torch.autocast(queries.device.type, enabled=False):
+        with exact_float32(queries.device):
             for start in range(0, self.fill, self._CHUNK):
                 end = min(start + self._CHUNK, self.fill)
                 similarity = buffer[: end - start]

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .base import NeighborMethod
+from .precision import exact_float32
 from .snclr_loss import log_sum_exp, streaming_softmax
 
 # The authors' lambda, the share of the own key.
@@ -86,7 +87,7 @@ class SCEHead(BaseModule):
         self.predictor = None if predictor is None else MODELS.build(predictor)
 
     def loss(self, projection: Tensor, key: Tensor, rows: Tensor) -> Tensor:
-        """Loss of one view order, in float32 also under autocast.
+        """Loss of one view order, in full float32 whatever is allowed elsewhere.
 
         Args:
             projection: Online projections, ``(N, D)``, any scale.
@@ -98,7 +99,7 @@ class SCEHead(BaseModule):
         """
         if self.predictor is not None:
             projection = self.predictor((projection,))[0]
-        with torch.autocast(projection.device.type, enabled=False):
+        with exact_float32(projection.device):
             prediction = F.normalize(projection.float(), dim=1)
             return sce_loss(
                 prediction, key, rows, self.temperature, self.target_temperature, self.contrast

@@ -8,6 +8,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .precision import exact_float32, products
 from .snclr_loss import Candidates, log_positiveness, neighbor_scores
 
 # The paper's K.
@@ -133,13 +134,13 @@ class SNCLRHead(BaseModule):
         Returns:
             ``log(w)``, ``(N, K)``.
         """
-        with torch.autocast(projection.device.type, enabled=False):
+        with exact_float32(projection.device):
             query = F.normalize(projection.float(), dim=1)
-            if self.projections is None:
-                scores = neighbor_scores(query, candidates)
-            else:
-                neighbors = self.projections[1](candidates.rows[candidates.own].float())
-                scores = torch.einsum('nd,nkd->nk', self.projections[0](query), neighbors)
+            if self.projections is not None:
+                # f1(y1) . f2(n) is f2^T f1 y1 . n, so that no neighbour has to be projected.
+                first, second = (projection.weight for projection in self.projections)
+                query = products(products(query, first), second.T)
+            scores = neighbor_scores(query, candidates)
             log_weights = log_positiveness(scores, candidates.valid, self.log_gamma)
         if self.positiveness == 'uniform':
             log_weights = torch.where(candidates.valid, 0.0, log_weights)

@@ -11,6 +11,8 @@ import torch
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
+from .precision import exact_float32, products
+
 # Stands for log(0): exp() of it is exactly 0 in float32, yet every gradient
 # that passes through it stays finite.
 MASKED = -1e9
@@ -116,7 +118,7 @@ def snclr_loss(
     Returns:
         Mean over the N instances, a scalar.
     """
-    key_logits = prediction @ keys.to(prediction).T / temperature
+    key_logits = products(prediction, keys.to(prediction)) / temperature
     own_logit = key_logits.gather(1, own_key[:, None])
     normalizer = key_logits.logsumexp(dim=1)
     if candidates is None:
@@ -166,8 +168,9 @@ class _NeighborScores(torch.autograd.Function):
         rows, own = ctx.saved_tensors
         gradient = grad_output.new_zeros(len(own), rows.size(1))
         parts = (x.split(_NEIGHBORS_AT_ONCE, dim=1) for x in (own, grad_output))
-        for part, weight in zip(*parts):
-            gradient += torch.einsum('nk,nkd->nd', weight, rows[part].to(gradient))
+        with exact_float32(grad_output.device):
+            for part, weight in zip(*parts):
+                gradient += torch.einsum('nk,nkd->nd', weight, rows[part].to(gradient))
         return gradient, None, None
 
 
@@ -247,7 +250,7 @@ class _LogSumExp(torch.autograd.Function):
 class SNCLRLoss(nn.Module):
     """Soft-neighbour contrastive loss as a module; see :func:`snclr_loss`.
 
-    Computed in float32 also under autocast.
+    Computed in full float32, also under autocast and where TF32 is allowed.
 
     Args:
         temperature: ``t``. The paper leaves it open; 0.2 is that of the
@@ -290,7 +293,7 @@ class SNCLRLoss(nn.Module):
         log_weights: Tensor | None = None,
     ) -> Tensor:
         """Weighted :func:`snclr_loss`, with this module's settings."""
-        with torch.autocast(prediction.device.type, enabled=False):
+        with exact_float32(prediction.device):
             loss = snclr_loss(
                 prediction,
                 keys,

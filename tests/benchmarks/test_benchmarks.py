@@ -51,7 +51,8 @@ def test_a_step_costs_little_more_than_moco_v3s(benchmarks):
 
     MessageHub.get_current_instance().update_info('max_iters', 100)
     both = step.models('vit-s')
-    steps = {name: step.stepper(model, step.ADAMW, 8, amp=False) for name, model in both.items()}
+    adamw = step.optimizer_of('vit-s')
+    steps = {name: step.stepper(model, adamw, 8, amp=False) for name, model in both.items()}
     times = step.in_turns(steps, 3)
     assert times['SNCLR'] < 1.5 * times['MoCo v3']  # a batch of 8: the set weighs more than at 32
 

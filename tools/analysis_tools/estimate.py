@@ -15,7 +15,7 @@ from itertools import islice
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
-from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
@@ -24,6 +24,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmsnclr.engine.cost import PeakMemory, build_training, ring_bytes, synthetic_peers
+from mmsnclr.engine.param_groups import build_optim_wrapper
 from mmsnclr.models import NeighborMethod, NeighborQueue, method_of
 from mmsnclr.models.dist import gather_rows
 
