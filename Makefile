@@ -1,9 +1,9 @@
-# make install | demo | test | test-slow | clean
+# make install | demo | test | test-slow | test-gpu | clean
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: install demo test test-slow clean
+.PHONY: install demo test test-slow test-gpu clean
 
 install:
 	@PYTHON=$(PYTHON) VENV=$(VENV) tools/install.sh
@@ -18,6 +18,9 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: install
+	$(BIN)/python -m pytest -m gpu tests/gpu
 
 clean:
 	rm -rf $(VENV) work_dirs build *.egg-info
