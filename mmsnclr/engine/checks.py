@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
-from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process
+from mmengine.dist import all_gather_object, broadcast_object_list, get_world_size, is_main_process
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
@@ -45,8 +45,7 @@ def check_start(runner: Runner) -> None:
     with _file_for_all(runner.work_dir) as path:
         free = shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else float('inf')
         images, batch = len(loader.dataset), _batch_bytes(loader)
-        found = _Found(socket.gethostname(), _appears(path), images, free, batch)
-        ranks = [_Found(*values) for values in all_gather_object(tuple(found))]
+        ranks = all_gather_object(_Found(socket.gethostname(), _appears(path), images, free, batch))
     _refuse_unlike(runner, ranks)
     _check_shared_memory(runner, loader, ranks)
 
@@ -72,9 +71,12 @@ def _refuse_unlike(runner: Runner, ranks: list[_Found]) -> None:
 
 @contextmanager
 def _file_for_all(folder: str) -> Iterator[Path | None]:
-    """A file that rank 0 has written; `None` where it could not, which is for the checkpoints."""
+    """A file that rank 0 has written for the others.
+
+    ``None`` where there are none, or where it could not, which is for the checkpoints to say.
+    """
     name = [None]
-    if is_main_process():
+    if is_main_process() and get_world_size() > 1:
         with suppress(OSError):
             path = Path(folder, f'.seen_by_all_{uuid4().hex}')
             path.touch()
