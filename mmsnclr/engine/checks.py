@@ -45,9 +45,7 @@ def check_start(runner: Runner) -> None:
     with _file_for_all(runner.work_dir) as path:
         free = shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else float('inf')
         images, batch = len(loader.dataset), _batch_bytes(loader)
-        ranks = all_gather_object(
-            _Found(socket.gethostname(), _appears(path), images, free, batch)
-        )
+        ranks = all_gather_object(_Found(socket.gethostname(), _appears(path), images, free, batch))
     _refuse_unlike(runner, ranks)
     _check_shared_memory(runner, loader, ranks)
 
