@@ -230,15 +230,15 @@ def bound_history(hub: MessageHub, length: int) -> None:
 
 
 def watch_optimizer(
-    wrapper: OptimWrapper, backward: Callable[..., None], step: Callable[..., None]
+    wrapper: OptimWrapper, update: Callable[..., None], step: Callable[..., None]
 ) -> tuple[Callable, Callable]:
-    """Put functions in the place of a wrapper's backward pass and optimiser step.
+    """Put functions in the place of a wrapper's ``update_params`` and optimiser step.
 
-    mmengine 0.10 has no hook between the two, where it must be decided whether to step.
-    Returns the wrapper's own two, for the new ones to call.
+    mmengine 0.10 has no hook between backward pass and step, where it must be decided
+    whether to step. Returns the wrapper's own two, for the new ones to call.
     """
-    own = wrapper.backward, wrapper.step
-    wrapper.backward, wrapper.step = backward, step
+    own = wrapper.update_params, wrapper.step
+    wrapper.update_params, wrapper.step = update, step
     return own
 
 

@@ -25,17 +25,27 @@ class NonFiniteHook(Hook):
     work directory. float16's overflows, which are gradients of a finite loss,
     are left to the loss scaler and do not count.
 
-    Whether to step is the host's decision: it reads one number from the device
-    before each optimiser step, to which several ranks have added theirs.
+    Whether to step is the host's decision. Before each optimiser step it reads,
+    in one, a number to which all ranks have added theirs, and the loss, which
+    mmengine would otherwise read for its log.
 
     Args:
-        max_skipped: How many steps may be skipped before the run stops.
+        max_skipped: How many of the last ``window`` iterations may be skipped
+            before the run stops.
+        window: Number of iterations; a resumed run goes on counting.
     """
 
-    priority = 'ABOVE_NORMAL'  # before the momentum update
+    priority = 'HIGHEST'  # before the loss is logged
 
-    def __init__(self, max_skipped: int = 10) -> None:
+    def __init__(self, max_skipped: int = 10, window: int = 1000) -> None:
+        if max_skipped < 0 or window < 1:
+            raise ValueError(
+                f'NonFiniteHook.max_skipped={max_skipped} must not be negative and '
+                f'NonFiniteHook.window={window} must be at least 1'
+            )
         self.max_skipped = max_skipped
+        self.window = window
+        self._loss: Tensor | None = None  # on the host once it was read
         self._bad: list[str] | None = None  # tensors, where a step was skipped
         self._paths: list[str] = []
         self._flags: Tensor | None = None
@@ -45,28 +55,32 @@ class NonFiniteHook(Hook):
         self._model = model = unwrap(runner.model)
         self._names = {parameter: name for name, parameter in model.named_parameters()}
         norms = (module for module in model.modules() if isinstance(module, _BatchNorm))
-        self._statistics = [buffer for module in norms for buffer in module.buffers()]
-        self._kept = [buffer.clone() for buffer in self._statistics]
-        self.skipped = runner.message_hub.runtime_info.get('skipped_steps', 0)
+        by_type = {}  # torch copies those of one type together
+        for buffer in (buffer for module in norms for buffer in module.buffers()):
+            by_type.setdefault(buffer.dtype, []).append(buffer)
+        self._statistics = list(by_type.values())
+        self._kept = [[buffer.clone() for buffer in group] for group in self._statistics]
+        self.skipped = runner.message_hub.get_info('skipped_steps', 0)
+        self._recent = list(runner.message_hub.get_info('recently_skipped_steps', ()))
         wrapper = runner.optim_wrapper
         self._scaled = hasattr(wrapper, 'loss_scaler')
         self._parameters = [p for group in wrapper.param_groups for p in group['params']]
-        self._backward, self._step = watch_optimizer(
-            wrapper, self._watched_backward, self._step_if_finite
+        self._update, self._step = watch_optimizer(
+            wrapper, self._look_and_update, self._step_if_finite
         )
 
     def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         """Keep the BN statistics that a batch may spoil."""
         if not self._paths:  # else gradients are being accumulated
-            for kept, buffer in zip(self._kept, self._statistics):
-                kept.copy_(buffer)
+            _copy(self._statistics, self._kept)
 
-    def _watched_backward(self, loss: Tensor, **kwargs) -> None:
-        self._backward(loss, **kwargs)
+    def _look_and_update(self, loss: Tensor, **kwargs) -> None:
+        self._loss = loss.detach()
         # A bad image spoils its own rank's features, and by its key the loss of all ranks.
         parts = [loss.detach(), *(getattr(self._model, 'last_step', None) or (loss,))[:2]]
         flags = torch.stack([~part.isfinite().all() for part in parts])
         self._flags = flags if self._flags is None else self._flags | flags
+        self._update(loss, **kwargs)
 
     @torch.no_grad()
     def _step_if_finite(self, **kwargs) -> None:
@@ -75,7 +89,9 @@ class NonFiniteHook(Hook):
         bad = sum_over_ranks(self._flags[0].int())
         if not self._scaled:
             bad = bad + (~norms.isfinite()).sum()
-        if not bool(bad):
+        bad, loss = torch.stack([bad.to(self._loss), self._loss]).tolist()
+        self._loss = torch.tensor(loss, dtype=self._loss.dtype)
+        if not bad:
             self._step(**kwargs)
             return
         finite = norms.isfinite().tolist()
@@ -87,8 +103,11 @@ class NonFiniteHook(Hook):
         """Report a skipped step, and stop if there have been too many.
 
         Raises:
-            FloatingPointError: If more than ``max_skipped`` steps were skipped.
+            FloatingPointError: If more than ``max_skipped`` were skipped of late.
         """
+        # Of a model with several losses, one may have the name of their sum.
+        if outputs is not None and outputs.keys() == {'loss'}:
+            outputs['loss'] = self._loss
         for sample in (data_batch or {}).get('data_samples') or ():
             path = sample.get('img_path')
             self._paths += path if isinstance(path, list) else [str(path)]
@@ -99,10 +118,12 @@ class NonFiniteHook(Hook):
             self._bad, self._paths, self._flags = None, [], None
 
     def _report(self, runner: Runner) -> None:
-        for kept, buffer in zip(self._kept, self._statistics):
-            buffer.copy_(kept)
+        _copy(self._kept, self._statistics)
         self.skipped += 1
+        self._recent = [step for step in self._recent if step > runner.iter - self.window]
+        self._recent.append(runner.iter)
         runner.message_hub.update_info('skipped_steps', self.skipped)
+        runner.message_hub.update_info('recently_skipped_steps', self._recent)
         path = Path(runner.work_dir, f'non_finite_iter{runner.iter + 1}_rank{get_rank()}.txt')
         with suppress(OSError):  # a full disk; one rank alone must not end
             path.write_text('\n'.join(self._paths) + '\n', 'utf-8', 'backslashreplace')
@@ -115,9 +136,10 @@ class NonFiniteHook(Hook):
             f'Step {runner.iter + 1}: NaN or inf in {self._where()} and in {first}. '
             f'The step was skipped ({self.skipped} so far); its images are listed in {path}.'
         )
-        if self.skipped > self.max_skipped:
+        if len(self._recent) > self.max_skipped:
             raise FloatingPointError(
-                f'{message} More than NonFiniteHook.max_skipped={self.max_skipped} were: lower '
+                f'{message} {len(self._recent)} of the last NonFiniteHook.window={self.window} '
+                f'were, more than NonFiniteHook.max_skipped={self.max_skipped}: lower '
                 'optim_wrapper.optimizer.lr, look at the listed images, or train without --amp'
             )
         runner.logger.error(message)
@@ -129,3 +151,9 @@ class NonFiniteHook(Hook):
         features = [rank for rank, (_, *parts) in enumerate(ranks) if any(parts)]
         blamed = ', '.join(map(str, features or losses))
         return f'the {"features" if features else "loss"} of rank {blamed}' if losses else 'no loss'
+
+
+@torch.no_grad()
+def _copy(sources: list[list[Tensor]], targets: list[list[Tensor]]) -> None:
+    for source, target in zip(sources, targets):
+        torch._foreach_copy_(target, source)

@@ -10,6 +10,7 @@ from interruptions import train
 from mmengine.hooks import Hook
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmsnclr.models.dist import unwrap
 
@@ -188,11 +189,42 @@ def test_under_a_loss_scaler_ranks_skip_together_too(digits, tmp_path):
 
 
 def test_too_many_skipped_steps_end_the_run(digits, tmp_path):
-    options = {'default_hooks.non_finite.max_skipped': 2}
+    options = {'default_hooks.non_finite.max_skipped': 2, 'default_hooks.non_finite.window': 3}
     runner = run_with(digits, tmp_path, [dict(type='PoisonHook', steps=range(18))], **options)
-    with pytest.raises(FloatingPointError, match=r'max_skipped=2 .* optim_wrapper.optimizer.lr'):
+    with pytest.raises(FloatingPointError, match=r'max_skipped=2: .*optim_wrapper.optimizer.lr'):
         runner.train()
     assert runner.iter == 2
+
+
+@pytest.mark.parametrize('interrupted', [False, True])
+def test_skipped_steps_count_in_a_window(digits, tmp_path, interrupted):
+    options = {'default_hooks.non_finite.max_skipped': 2, 'default_hooks.non_finite.window': 5}
+    hooks = [dict(type='PoisonHook', steps=[0, 4, 5, 7])]
+    if interrupted:
+        run_with(digits, tmp_path, hooks, **options, **{'train_cfg.max_epochs': 1}).train()
+        options |= dict(resume=True, load_from=str(tmp_path / 'epoch_1.pth'))
+    runner = run_with(digits, tmp_path, hooks, **options)
+    with pytest.raises(FloatingPointError, match=r'3 of the last NonFiniteHook.window=5 were'):
+        runner.train()
+    assert runner.iter == 7  # 4, 5 and 7: the first no longer counts
+
+
+def test_checkpoints_that_counted_over_the_whole_run_go_on(digits, tmp_path):
+    run_with(digits, tmp_path, [], **{'train_cfg.max_epochs': 1}).train()
+    path = tmp_path / 'epoch_1.pth'
+    checkpoint = torch.load(path, weights_only=False)
+    checkpoint['message_hub']['runtime_info']['skipped_steps'] = 10
+    torch.save(checkpoint, path)
+    hooks = [dict(type='PoisonHook', steps=[7])]
+    runner = run_with(digits, tmp_path, hooks, resume=True, load_from=str(path))
+    runner.train()
+    assert runner.message_hub.get_info('skipped_steps') == 11
+
+
+@pytest.mark.parametrize('setting', [dict(max_skipped=-1), dict(window=0)])
+def test_a_window_that_counts_nothing_is_refused(setting):
+    with pytest.raises(ValueError, match=rf'NonFiniteHook.{next(iter(setting))}='):
+        HOOKS.build(dict(type='NonFiniteHook', **setting))
 
 
 def test_accumulated_gradients_are_dropped_together(digits, tmp_path):
@@ -205,3 +237,81 @@ def test_accumulated_gradients_are_dropped_together(digits, tmp_path):
     assert runner.model.queue._enqueued == 16 * (3 * 6 - 3)
     paths = (tmp_path / 'non_finite_iter9_rank0.txt').read_text().split()
     assert len(paths) == 3 * 16
+
+
+class CountReads(TorchDispatchMode):
+    """Counts how often a step's results are read by the host, which waits for the device then.
+
+    Tensors that the host has made from numbers are its own.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.count, self.own = 0, []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        if name == 'lift_fresh':
+            self.own.append(result.untyped_storage())
+        elif name in ('_local_scalar_dense', 'is_nonzero', 'nonzero', 'equal'):
+            self.note(args[0])
+        return result
+
+    def note(self, tensor):
+        own = {storage._cdata for storage in self.own}
+        self.count += tensor.untyped_storage()._cdata not in own
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Counts reads, those of `tolist` too, which the dispatcher does not see on a CPU."""
+    mode, tolist = CountReads(), torch.Tensor.tolist
+
+    def counting(tensor):
+        mode.note(tensor)
+        return tolist(tensor)
+
+    monkeypatch.setattr(torch.Tensor, 'tolist', counting)
+    return mode
+
+
+LARS = dict(_delete_=True, type='TIMMLars', lr=0.1, momentum=0.9, weight_decay=1e-6)
+
+
+@pytest.mark.parametrize(
+    ('options', 'expected'),
+    [
+        ({'optim_wrapper.optimizer': LARS}, 1),
+        ({'optim_wrapper.accumulative_counts': 3}, 1),
+        ({'default_hooks.non_finite': None}, 1),
+        ({'optim_wrapper.type': 'ScaledOptimWrapper'}, 2),
+        ({'optim_wrapper.clip_grad': dict(max_norm=1.0)}, 2),
+    ],
+    ids=['LARS', 'accumulation', 'without the hook', 'loss scaler', 'clipping'],
+)
+def test_the_host_reads_once_in_a_step(digits, tmp_path, reads, options, expected):
+    options |= {'default_hooks.logger.interval': 100, 'train_cfg.max_epochs': 1}
+    runner = run_with(digits, tmp_path, [], **options)
+    run_iter, counts = runner.train_loop.run_iter, []
+
+    def counted(*args):
+        before = reads.count
+        with reads:
+            run_iter(*args)
+        counts.append(reads.count - before)
+
+    runner.train_loop.run_iter = counted
+    runner.train()
+    assert counts[:5] == [expected] * 5  # the end of the epoch is logged
+
+
+@pytest.mark.parametrize('batches', [1, 3])
+def test_the_loss_is_logged_as_it_was(digits, tmp_path, batches):
+    logged = []
+    for number, hook in enumerate((dict(type='NonFiniteHook'), None)):
+        options = {'optim_wrapper.accumulative_counts': batches, 'default_hooks.non_finite': hook}
+        runner = run_with(digits, tmp_path / str(number), [], **options)
+        runner.train()
+        logged.append(runner.message_hub.get_scalar('train/loss').data[0].tolist())
+    assert logged[0] == logged[1] and len(set(logged[0])) == len(logged[0]) == 10
