@@ -86,9 +86,10 @@ class NonFiniteHook(Hook):
     def _step_if_finite(self, **kwargs) -> None:
         gradients = {p: p.grad for p in self._parameters if p.grad is not None}
         norms = torch.stack(torch._foreach_norm(list(gradients.values())))
-        bad = sum_over_ranks(self._flags[0].int())
+        bad = self._flags[0].int()
         if not self._scaled:
             bad = bad + (~norms.isfinite()).sum()
+        bad = sum_over_ranks(bad)
         bad, loss = torch.stack([bad.to(self._loss), self._loss]).tolist()
         self._loss = torch.tensor(loss, dtype=self._loss.dtype)
         if not bad:
