@@ -1,6 +1,7 @@
 _base_ = 'mmpretrain::_base_/default_runtime.py'
 
 custom_imports = dict(imports=['mmsnclr'], allow_failed_imports=False)
+env_cfg = dict(cudnn_benchmark=True)  # images of a batch have one size
 default_hooks = dict(
     logger=dict(interval=50),
     checkpoint=dict(max_keep_ckpts=3),

@@ -50,7 +50,7 @@ custom_hooks = [
     dict(type='ViewSeedHook'),
 ]
 optim_wrapper = dict(
-    type='BFloat16OptimWrapper',
+    type='MixedPrecisionOptimWrapper',
     optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05),
 )
 param_scheduler = dict(

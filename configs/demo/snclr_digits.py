@@ -53,7 +53,7 @@ custom_hooks = [
     dict(type='ViewSeedHook'),
 ]
 optim_wrapper = dict(
-    type='BFloat16OptimWrapper',
+    type='MixedPrecisionOptimWrapper',
     optimizer=dict(type='SGD', lr=0.06, momentum=0.9, weight_decay=5e-4),
 )
 param_scheduler = dict(

@@ -74,6 +74,17 @@ def test_models_are_the_recipes(name):
     assert hooks[0].warmup_epochs == warmup
 
 
+@pytest.mark.parametrize('name', RECIPES)
+def test_the_plain_command_is_the_fast_one(name):
+    config = load(name)
+    fast = config.default_scope != 'mmdet'
+    precision = 'MixedPrecisionOptimWrapper' if fast else 'OptimWrapper'
+    assert (config.optim_wrapper.type, config.env_cfg.cudnn_benchmark) == (precision, fast)
+    layout = config.model.get('channels_last'), config.get('channels_last')
+    if fast:
+        assert layout == ((True, None) if 'queue' in config.model else (None, True))
+
+
 def test_the_released_variant_is_the_released_code():
     model = load('snclr_vit-s_300e_released.py').model
     assert model.queue.sync is False and model.end_momentum_coefficient == 1.0
