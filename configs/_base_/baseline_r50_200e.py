@@ -1,6 +1,9 @@
 # Put beside an mmpretrain config in `_base_`, to train its method on SNCLR's data and schedule.
 custom_imports = dict(imports=['mmsnclr'], allow_failed_imports=False)
 channels_last = True
+same_checkpoints = dict(
+    checkpoint=dict(type='AtomicCheckpointHook', interval=10, minutes=30, max_keep_ckpts=3)
+)
 same_env = dict(cudnn_benchmark=True)
 # A fixed seed, so that a resumed run continues exactly.
 same_seed = dict(seed=0)

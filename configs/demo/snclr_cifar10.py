@@ -62,4 +62,4 @@ param_scheduler = dict(
     convert_to_iter_based=True,
 )
 train_cfg = dict(by_epoch=True, max_epochs=max_epochs)
-default_hooks = dict(logger=dict(interval=39))
+default_hooks = dict(logger=dict(interval=39), checkpoint=dict(interval=1))

@@ -60,4 +60,4 @@ param_scheduler = dict(
     type='CosineAnnealingLR', T_max=max_epochs, by_epoch=True, convert_to_iter_based=True
 )
 train_cfg = dict(by_epoch=True, max_epochs=max_epochs)
-default_hooks = dict(logger=dict(interval=31), checkpoint=dict(max_keep_ckpts=1))
+default_hooks = dict(logger=dict(interval=31), checkpoint=dict(interval=1, max_keep_ckpts=1))
