@@ -12,4 +12,6 @@ model = dict(backbone=dict(init_cfg=dict(checkpoint='work_dirs/snclr_r50_800e/ep
 # 8 GPUs x 512 images = the paper's 4,096; lr = 0.1 x batch / 256, SGD without decay.
 auto_scale_lr = dict(base_batch_size=4096)
 train_dataloader = dict(batch_size=512)
-optim_wrapper = dict(optimizer=dict(lr=1.6))
+optim_wrapper = dict(type='MixedPrecisionOptimWrapper', optimizer=dict(lr=1.6))
+env_cfg = dict(cudnn_benchmark=True)
+channels_last = True

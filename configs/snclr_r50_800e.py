@@ -12,6 +12,7 @@ _base_ = [
 # 32 GPUs x 128 images; lr = 0.3 x batch / 256.
 auto_scale_lr = dict(base_batch_size=4096)
 optim_wrapper = dict(
+    type='MixedPrecisionOptimWrapper',
     # BYOL's weight decay, whose recipe the paper follows; it gives none itself.
     # TIMMLars adapts what is decayed: neither norms nor biases.
     optimizer=dict(type='TIMMLars', lr=4.8, momentum=0.9, weight_decay=1.5e-6),

@@ -10,6 +10,7 @@ from mmengine.config import DictAction
 
 from .backbones.exporting import TARGETS
 from .console import say
+from .engine.optim import AMP
 
 
 class _Verbs(click.Group):
@@ -84,7 +85,13 @@ _seed = click.option('--seed', default=0, show_default=True, help='Seed of all t
 @_labels
 @_image_root
 @click.option('--min-edge', default=32, show_default=True, help='Leave smaller images out.')
-@click.option('--amp/--no-amp', default=None, help='Mixed precision, which is the default.')
+@click.option(
+    '--amp',
+    type=click.Choice(AMP),
+    is_flag=False,
+    flag_value=AMP[0],
+    help='Precision.  [default: auto, bfloat16 or float16 as the device has it]',
+)
 @click.option(
     '--cfg-options',
     metavar='KEY=VALUE',
@@ -283,6 +290,13 @@ def import_(**arguments: Any) -> None:
 @click.option('--flip/--no-flip', default=True, help='Mirror images at random; not for text.')
 @click.option('--skip-bad', is_flag=True, help='Leave wrong images and annotations out.')
 @click.option('--workers', type=int, default=2, show_default=True, help='Loading processes.')
+@click.option(
+    '--amp',
+    type=click.Choice(AMP),
+    is_flag=False,
+    flag_value=AMP[0],
+    help='Mixed precision: float16 on CUDA.  [default: off]',
+)
 @_seed
 @click.option('--resume', is_flag=True, help='Continue; the rest of the command as before.')
 def detect(**options: Any) -> None:

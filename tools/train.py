@@ -7,7 +7,7 @@ from arguments import add_common_arguments, load_config
 from mmengine.config import Config
 
 from mmsnclr.engine import build_runner
-from mmsnclr.engine.optim import set_amp
+from mmsnclr.engine.optim import AMP, set_amp
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,8 +23,10 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--amp',
-        action='store_true',
-        help='mixed precision: float16 on CUDA, bfloat16 on a CPU',
+        nargs='?',
+        const=AMP[0],
+        choices=AMP,
+        help='mixed precision; alone it is bfloat16 where the device has it, else float16',
     )
     parser.add_argument(
         '--auto-scale-lr',
@@ -48,8 +50,8 @@ def set_training(cfg: Config, args: argparse.Namespace) -> None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     cfg.allow_partial_pretrained = args.allow_partial_pretrained
-    if args.amp:
-        set_amp(cfg)
+    if args.amp is not None:
+        set_amp(cfg, args.amp)
     if args.auto_scale_lr:
         if 'auto_scale_lr' not in cfg or 'base_batch_size' not in cfg.auto_scale_lr:
             raise ValueError(

@@ -1,6 +1,9 @@
 # ViT's schedule: AdamW, 32 GPUs x 128 images, lr = 1.5e-4 x batch / 256 (paper: appendix A).
 auto_scale_lr = dict(base_batch_size=4096)
-optim_wrapper = dict(optimizer=dict(type='AdamW', lr=2.4e-3, weight_decay=0.1))
+optim_wrapper = dict(
+    type='MixedPrecisionOptimWrapper',
+    optimizer=dict(type='AdamW', lr=2.4e-3, weight_decay=0.1),
+)
 warmup_epochs = 40
 max_epochs = 300
 param_scheduler = [

@@ -1,5 +1,10 @@
 # Put beside an mmpretrain config in `_base_`, to train its method on SNCLR's data and schedule.
 custom_imports = dict(imports=['mmsnclr'], allow_failed_imports=False)
+channels_last = True
+same_checkpoints = dict(
+    checkpoint=dict(type='AtomicCheckpointHook', interval=10, minutes=30, max_keep_ckpts=3)
+)
+same_env = dict(cudnn_benchmark=True)
 # A fixed seed, so that a resumed run continues exactly.
 same_seed = dict(seed=0)
 view_seed = dict(type='ViewSeedHook')
@@ -26,7 +31,7 @@ same_data = dict(
 )
 same_optimizer = dict(
     _delete_=True,
-    type='OptimWrapper',
+    type='MixedPrecisionOptimWrapper',
     optimizer=dict(type='TIMMLars', lr=4.8, momentum=0.9, weight_decay=1.5e-6),
     # SwAV names its prototypes twice.
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, bypass_duplicate=True),

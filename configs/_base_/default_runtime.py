@@ -1,9 +1,11 @@
 _base_ = 'mmpretrain::_base_/default_runtime.py'
 
 custom_imports = dict(imports=['mmsnclr'], allow_failed_imports=False)
+env_cfg = dict(cudnn_benchmark=True)  # images of a batch have one size
 default_hooks = dict(
     logger=dict(interval=50),
-    checkpoint=dict(max_keep_ckpts=3),
+    # Also at the end of an epoch when half an hour of work would be lost.
+    checkpoint=dict(type='AtomicCheckpointHook', interval=10, minutes=30, max_keep_ckpts=3),
     health=dict(type='HealthHook'),  # logs and judges features and neighbours
     non_finite=dict(type='NonFiniteHook'),
     rank_drift=dict(type='RankDriftHook'),

@@ -26,6 +26,7 @@ model = dict(
     ),
     queue=dict(type='NeighborQueue', length=128_000, dim=256),
     momentum_coefficient=0.99,
+    channels_last=True,
 )
 # The paper leaves m open; neighbours come in when the learning rate has warmed up.
 custom_hooks = [dict(type='NeighborQueueHook', warmup_epochs=10), dict(type='ViewSeedHook')]

@@ -15,4 +15,6 @@ param_scheduler = _base_.same_schedule
 train_cfg = _base_.same_epochs
 auto_scale_lr = _base_.same_batch
 custom_hooks = [_base_.view_seed]
+env_cfg = _base_.same_env
+default_hooks = _base_.same_checkpoints
 randomness = _base_.same_seed

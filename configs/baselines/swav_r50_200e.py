@@ -20,4 +20,6 @@ auto_scale_lr = _base_.same_batch
 swav = dict(_base_.custom_hooks[0], batch_size=128, queue_length=0)
 swav['frozen_layers_cfg'] = dict(prototypes=313)
 custom_hooks = [swav, _base_.view_seed]
+env_cfg = _base_.same_env
+default_hooks = _base_.same_checkpoints
 randomness = _base_.same_seed

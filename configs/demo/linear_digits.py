@@ -53,4 +53,4 @@ param_scheduler = dict(
     type='CosineAnnealingLR', T_max=max_epochs, by_epoch=True, convert_to_iter_based=True
 )
 train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=max_epochs)
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=1), health=None)
+default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=1), health=None)

@@ -50,7 +50,7 @@ custom_hooks = [
     dict(type='ViewSeedHook'),
 ]
 optim_wrapper = dict(
-    type='BFloat16OptimWrapper',
+    type='MixedPrecisionOptimWrapper',
     optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05),
 )
 param_scheduler = dict(
@@ -62,4 +62,4 @@ param_scheduler = dict(
     convert_to_iter_based=True,
 )
 train_cfg = dict(by_epoch=True, max_epochs=max_epochs)
-default_hooks = dict(logger=dict(interval=39))
+default_hooks = dict(logger=dict(interval=39), checkpoint=dict(interval=1))

@@ -53,11 +53,11 @@ custom_hooks = [
     dict(type='ViewSeedHook'),
 ]
 optim_wrapper = dict(
-    type='BFloat16OptimWrapper',
+    type='MixedPrecisionOptimWrapper',
     optimizer=dict(type='SGD', lr=0.06, momentum=0.9, weight_decay=5e-4),
 )
 param_scheduler = dict(
     type='CosineAnnealingLR', T_max=max_epochs, by_epoch=True, convert_to_iter_based=True
 )
 train_cfg = dict(by_epoch=True, max_epochs=max_epochs)
-default_hooks = dict(logger=dict(interval=31), checkpoint=dict(max_keep_ckpts=1))
+default_hooks = dict(logger=dict(interval=31), checkpoint=dict(interval=1, max_keep_ckpts=1))

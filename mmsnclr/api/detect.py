@@ -22,6 +22,7 @@ from ..datasets.coco import (
 )
 from ..datasets.coco_check import Mistake, check_coco, describe_mistakes
 from ..engine import build_runner
+from ..engine.optim import set_amp
 from ..evaluation.coco import CocoAP, evaluate_coco
 from ..parents import only_progress
 from ..recipes.detection import (
@@ -77,6 +78,7 @@ def detect(
     flip: bool = True,
     skip_bad: bool = False,
     workers: int = 2,
+    amp: str | None = None,
     seed: int = 0,
     resume: bool = False,
 ) -> Detection:
@@ -105,6 +107,8 @@ def detect(
         flip: Whether to mirror training images at random.
         skip_bad: Whether to leave wrong images and annotations out.
         workers: Processes that load images.
+        amp: Mixed precision: ``'auto'`` and ``'fp16'`` are float16 on CUDA and float32 on a
+            CPU; by default, or by ``'off'``, float32.
         seed: Seed of the split and the training.
         resume: Whether to continue what is in ``out`` by the arguments that began it.
 
@@ -128,6 +132,8 @@ def detect(
     if masks:
         train, val = (part._replace(content=mask_crowds(part.content)) for part in (train, val))
     cfg = load_detector(masks)
+    if amp is not None:
+        set_amp(cfg, amp)
     learned, objects = objects_of(train.content)
     settings = [
         detector,

@@ -60,7 +60,7 @@ def pretrain(
     labels: str | Path | None = None,
     image_root: str | Path | None = None,
     min_edge: int = 32,
-    amp: bool | None = None,
+    amp: str | None = None,
     cfg_options: dict | None = None,
     resume: bool = False,
 ) -> Path:
@@ -87,8 +87,9 @@ def pretrain(
         image_root: Folder from which paths in text, json and csv files are
             meant; by default the file's.
         min_edge: Images with a shorter edge are left out, in pixels.
-        amp: Whether to train in mixed precision; by default it is, or on
-            resuming as before.
+        amp: Mixed precision: ``'auto'`` (the default) is bfloat16 where the device
+            has it and else float16; ``'fp16'``, ``'bf16'`` or ``'off'``. By default
+            on resuming as before.
         cfg_options: Settings of the config to override, such as
             ``{'model.head.neighbors': 10}``.
         resume: Whether to continue the run in ``out``; other arguments are
@@ -115,6 +116,8 @@ def pretrain(
     _check_arguments(out, arguments)
     stored = None if init is None else Stored.read(init)
     cfg = load_recipe(backbone)
+    if amp is not None:
+        set_amp(cfg, amp)
     # What does not fit is refused before the images are read, which may take hours.
     _try_backbone(cfg, arguments, stored)
     _try_options(cfg, out, arguments)
@@ -228,8 +231,6 @@ def _set_run(cfg: Config, out: Path, arguments: dict, scan: Scan) -> None:
     # Resumed if there is something to resume from, as after an interruption.
     cfg.work_dir, cfg.resume = str(out), True
     cfg.default_hooks.preemption = dict(type='PreemptionHook', interrupt=True)
-    if arguments['amp'] is not False:
-        set_amp(cfg)
 
 
 def _set_workers(cfg: Config, workers: int) -> None:

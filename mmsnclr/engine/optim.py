@@ -1,13 +1,19 @@
-"""Optimisers and optimiser wrappers that the parents lack."""
+"""Optimisers and optimiser wrappers that the parents lack, and the precision of a training."""
 
 from contextlib import contextmanager
 
 import torch
 from mmengine.config import Config
-from mmengine.optim import OptimWrapper
-from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS
+from mmengine.logging import print_log
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS, DefaultScope
 from timm.optim import Lars
 from torch import nn
+from torch.optim import Optimizer
+
+PRECISIONS = ('auto', 'fp16', 'bf16', 'fp32')
+# What the commands take; `--amp` alone is the first.
+AMP = ('auto', 'fp16', 'bf16', 'off')
 
 # timm's LARS keeps norms on the device, where mmpretrain's reads each
 # parameter's on the host. It adapts only groups that have a weight decay.
@@ -30,22 +36,96 @@ class BFloat16OptimWrapper(OptimWrapper):
             yield
 
 
-def set_amp(cfg: Config, amp: bool = True) -> None:
-    """Have a config train in mixed precision, float16 on CUDA and bfloat16 on a CPU, or in float32.
+def mixed_precision(
+    optimizer: Optimizer,
+    precision: str = 'auto',
+    loss_scale: str | float | dict = 'dynamic',
+    **kwargs,
+) -> OptimWrapper:
+    """Wrap an optimiser for mixed precision on the device that its parameters are on.
+
+    Configs name it ``MixedPrecisionOptimWrapper``.
+
+    Args:
+        optimizer: The optimiser.
+        precision: ``'auto'``, which is bfloat16 on a CPU and on CUDA devices that have it
+            (Ampere and later) and float16 elsewhere, ``'fp16'``, ``'bf16'`` or ``'fp32'``.
+            On a CPU ``'fp16'`` is bfloat16. For models of mmdet, whose operators have no
+            bfloat16, ``'auto'`` is float16 on CUDA, and on a CPU all are float32.
+        loss_scale: For float16, as mmengine's ``AmpOptimWrapper`` has it.
+        **kwargs: Further arguments of mmengine's ``OptimWrapper``.
+
+    Returns:
+        The wrapper.
 
     Raises:
-        ValueError: If the config is a detector's and there is no CUDA device.
+        ValueError: If ``precision`` is none of these, or bfloat16 for a model of mmdet.
     """
-    if not amp:
-        cfg.optim_wrapper.type = 'OptimWrapper'
-        cfg.optim_wrapper.pop('loss_scale', None)
-        return
-    if torch.cuda.is_available():
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-        return
-    if cfg.get('default_scope') == 'mmdet':
-        raise ValueError(
-            "--amp: mmcv's operators have no bfloat16 on a CPU; leave --amp out for detection"
+    device = optimizer.param_groups[0]['params'][0].device
+    scope = DefaultScope.get_current_instance()
+    kind = _choose(precision, device, scope is not None and scope.scope_name == 'mmdet')
+    if kind == 'fp16':
+        return AmpOptimWrapper(
+            optimizer=optimizer, loss_scale=loss_scale, dtype='float16', **kwargs
         )
-    cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
+    wrapper = BFloat16OptimWrapper if kind == 'bf16' else OptimWrapper
+    return wrapper(optimizer=optimizer, **kwargs)
+
+
+OPTIM_WRAPPERS.register_module(name='MixedPrecisionOptimWrapper', module=mixed_precision)
+
+
+def _choose(precision: str, device: torch.device, detector: bool) -> str:
+    """``'fp16'``, ``'bf16'`` or ``'fp32'``; where it is not what was asked for, the log says so."""
+    if precision not in PRECISIONS:
+        raise ValueError(f'optim_wrapper.precision={precision!r} must be one of {PRECISIONS}')
+    if detector:
+        _check_detector(precision)
+    if precision == 'fp32':
+        return precision
+    if device.type == 'cpu' and detector:
+        print_log("No CUDA device: mmcv's operators have float32 alone here.", 'current')
+        return 'fp32'
+    if device.type == 'cpu' and precision == 'fp16':
+        print_log('No CUDA device: bfloat16 takes the place of float16.', 'current')
+        return 'bf16'
+    if precision != 'auto':
+        return precision
+    # torch.cuda.is_bf16_supported() is also true where bfloat16 is emulated, which is slow.
+    native = device.type == 'cpu' or (
+        device.type == 'cuda' and torch.cuda.get_device_capability(device) >= (8, 0)
+    )
+    return 'bf16' if native and not detector else 'fp16'
+
+
+def _check_detector(precision: str) -> None:
+    if precision == 'bf16':
+        raise ValueError(
+            "--amp bf16 (optim_wrapper.precision): mmcv's operators have no bfloat16; for a "
+            'detector take fp16, or leave it out'
+        )
+
+
+def set_amp(cfg: Config, amp: str | bool = 'auto') -> None:
+    """Set the precision that a config trains in.
+
+    Args:
+        cfg: A full config; changed in place.
+        amp: ``'auto'``, ``'fp16'`` or ``'bf16'``, as :func:`mixed_precision` has it, or
+            ``'off'``, which is float32. Runs of before recorded ``True`` and ``False``.
+
+    Raises:
+        ValueError: If it is none of these, or bfloat16 for a model of mmdet.
+    """
+    amp = {True: 'auto', False: 'off'}.get(amp, amp)
+    if amp not in AMP:
+        raise ValueError(f'amp={amp!r} must be one of {AMP}')
+    if cfg.get('default_scope') == 'mmdet':
+        _check_detector(amp)
+    cfg.optim_wrapper.pop('dtype', None)
+    if amp == 'off':
+        cfg.optim_wrapper.pop('precision', None)
+        cfg.optim_wrapper.pop('loss_scale', None)
+        cfg.optim_wrapper.type = 'OptimWrapper'
+    else:
+        cfg.optim_wrapper.update(type='MixedPrecisionOptimWrapper', precision=amp)

@@ -105,6 +105,12 @@ class ResumableRunner(Runner):
             return optim_wrapper
         return merge_groups(super().build_optim_wrapper(optim_wrapper))
 
+    def build_model(self, model: nn.Module | dict) -> nn.Module:
+        """Build the model, in channels-last layout by ``channels_last = True`` in the config."""
+        model = super().build_model(model)
+        last = self.cfg.get('channels_last')
+        return model.to(memory_format=torch.channels_last) if last else model
+
     @staticmethod
     def build_dataloader(*args, **kwargs) -> DataLoader:
         """Build a loader that does not draw from the generator that models draw from.

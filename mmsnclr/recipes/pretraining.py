@@ -51,7 +51,6 @@ def load_recipe(backbone: str) -> Config:
     recipe = Config.fromfile(CONFIGS / name)
     cfg = Config({key: recipe[key] for key in _NEEDED if key in recipe})
     cfg.merge_from_dict({f'model.{key}': value for key, value in differs.items()})
-    cfg.model.channels_last = True
     # Not behind Eq. 2 on average, in few and small runs: docs/evidence.md.
     cfg.model.head.loss.form = 'sum_log'
     return cfg

@@ -56,7 +56,7 @@ def begun(halfway, tmp_path):
 
 def test_what_concerns_the_machine_is_free_on_resuming(begun):
     workers = 'train_dataloader.num_workers=1'
-    result = command('--out', begun, '--resume', '--no-amp', '--cfg-options', workers)
+    result = command('--out', begun, '--resume', '--amp=off', '--cfg-options', workers)
     assert result.exit_code == 0, (result.output, result.exception)
     used, written = Stored.read(begun / 'epoch_2.pth').config, Config.fromfile(begun / 'config.py')
     assert (used.optim_wrapper.type, used.train_dataloader.num_workers) == ('OptimWrapper', 1)

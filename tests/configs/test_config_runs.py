@@ -166,6 +166,9 @@ def test_two_steps_train_what_should_be_trained(name, imagenet, coco, tmp_path):
     runner.register_hook(watch)
     runner.train()
     assert len(watch.losses) == 2 and np.isfinite(watch.losses).all()
+    convolutions = [m.weight for m in runner.model.modules() if isinstance(m, torch.nn.Conv2d)]
+    last = all(w.is_contiguous(memory_format=torch.channels_last) for w in convolutions)
+    assert last == (not detects)
     trained = {n for n, p in runner.model.named_parameters() if p.requires_grad}
     if name.startswith('linear'):
         assert watch.moved and all(moved.startswith('head.') for moved in watch.moved)

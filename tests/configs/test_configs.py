@@ -93,6 +93,17 @@ def test_the_released_resnet_is_what_the_released_code_defaults_to():
     assert sum(isinstance(m, _BatchNorm) for m in built.head.predictor.modules()) == 1
 
 
+@pytest.mark.parametrize('name', RECIPES)
+def test_the_plain_command_is_the_fast_one(name):
+    config = load(name)
+    fast = config.default_scope != 'mmdet'
+    precision = 'MixedPrecisionOptimWrapper' if fast else 'OptimWrapper'
+    assert (config.optim_wrapper.type, config.env_cfg.cudnn_benchmark) == (precision, fast)
+    layout = config.model.get('channels_last'), config.get('channels_last')
+    if fast:
+        assert layout == ((True, None) if 'queue' in config.model else (None, True))
+
+
 def test_the_released_variant_is_the_released_code():
     config = load('snclr_vit-s_300e_released.py')
     assert crops_as_the_released_code(config)

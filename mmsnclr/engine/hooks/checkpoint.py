@@ -8,7 +8,13 @@ from os import remove
 from os.path import basename, join
 
 import torch
-from mmengine.dist import all_gather_object, get_world_size, is_main_process, master_only
+from mmengine.dist import (
+    all_gather_object,
+    broadcast_object_list,
+    get_world_size,
+    is_main_process,
+    master_only,
+)
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -28,12 +34,22 @@ class AtomicCheckpointHook(CheckpointHook):
     the run's last. Each rank's random states are saved, and what other hooks
     save for each rank in ``save_rank_state(runner, path)``.
 
-    Takes the arguments of mmengine's ``CheckpointHook``, which it replaces in
+    It replaces mmengine's ``CheckpointHook`` in
     :class:`~mmsnclr.engine.runner.ResumableRunner`.
+
+    Args:
+        *args: Those of mmengine's ``CheckpointHook``.
+        minutes: If so many have passed at the end of an epoch since a checkpoint was written,
+            one is written that goes with the next. ``None`` leaves it to ``interval``.
+        **kwargs: Those of mmengine's ``CheckpointHook``.
     """
 
     _random_states = None
     _resumed_states = None
+
+    def __init__(self, *args, minutes: float | None = None, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.minutes = minutes
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep the random states until training starts."""
@@ -42,6 +58,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def before_train(self, runner: Runner) -> None:
         """Remove what was left half-written, and restore the random states."""
         super().before_train(runner)
+        self._written = time.monotonic()
         self._remove_old(runner)
         if is_main_process():
             for path in glob(f'{escape(self.out_dir)}/*.pth*{TEMPORARY}'):
@@ -67,18 +84,29 @@ class AtomicCheckpointHook(CheckpointHook):
             iters_per_epoch=_epoch_length(runner),
         )
 
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Save a checkpoint if it is time for one."""
+        super().after_train_epoch(runner)
+        if self.by_epoch and self.minutes is not None:
+            late = [time.monotonic() - self._written > 60 * self.minutes]
+            broadcast_object_list(late)  # the clock of rank 0 decides
+            if late[0]:
+                self._save_between(runner, dict(epoch=runner.epoch + 1, iter=runner.iter))
+
     def save_interrupted(self, runner: Runner) -> None:
         """Save a checkpoint between two iterations, wherever the epoch is."""
         if not self.by_epoch:
             if self.last_ckpt != join(self.out_dir, self.filename_tmpl.format(runner.iter + 1)):
                 self._save_checkpoint(runner)
             return
-        name = f'iter_{runner.iter + 1}.pth'
-        hub = runner.message_hub
-        # The last interruption's goes now, this one when a regular checkpoint is complete.
+        self._save_between(runner, dict(epoch=runner.epoch, iter=runner.iter + 1))
+
+    def _save_between(self, runner: Runner, meta: dict) -> None:
+        """Save between two regular checkpoints; the next of either kind takes its place."""
+        name, hub = f'iter_{meta["iter"]}.pth', runner.message_hub
         hub.update_info('old_ckpts', [hub.runtime_info.get('interruption_ckpt', '')])
         hub.update_info('interruption_ckpt', name)
-        if self._save(runner, name, dict(epoch=runner.epoch, iter=runner.iter + 1)):
+        if self._save(runner, name, meta):
             self._remove_old(runner)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
@@ -106,6 +134,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def _save(self, runner: Runner, name: str, meta: dict) -> bool:
         """Save on all ranks; whether all of them could."""
         path = join(self.out_dir, name)
+        self._written = time.monotonic()
         last = runner.message_hub.runtime_info.get('last_ckpt')
         self.last_ckpt = path
         runner.message_hub.update_info('last_ckpt', path)

@@ -9,11 +9,13 @@ import pytest
 import torch
 from helpers import small_run
 from mmengine.config import Config
+from mmengine.hooks import Hook
 
 from mmsnclr.checkpoints import Stored
 from mmsnclr.checkpoints.choosing import newest_checkpoint
 from mmsnclr.checkpoints.writing import replacing
 from mmsnclr.engine import build_runner
+from mmsnclr.engine.hooks import checkpoint as checkpoint_hook
 
 
 def stored_config(content):
@@ -217,3 +219,75 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
         Path(temporary).write_text('new')
         assert path.read_text() == 'old'
     assert path.read_text() == 'new'
+
+
+class Clock:
+    """A clock that moves by ten minutes at the end of each epoch."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+    time = staticmethod(time.time)
+
+
+class Watch(Hook):
+    """Moves the clock, and records which checkpoints there are after each epoch."""
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, clock, folder):
+        self.clock, self.folder, self.there = clock, folder, []
+
+    def before_train_epoch(self, runner):
+        self.there.append({path.stem for path in self.folder.glob('*.pth')})
+
+    def after_train_epoch(self, runner):
+        self.clock.now += 600
+
+
+@pytest.mark.parametrize('interval', [4, 100])
+def test_what_half_an_hour_has_trained_is_saved(digits, tmp_path, monkeypatch, interval):
+    clock = Clock()
+    monkeypatch.setattr(checkpoint_hook, 'time', clock)
+    settings = dict(interval=interval, minutes=25, max_keep_ckpts=3)
+    options = {'default_hooks.checkpoint': settings, 'train_cfg.max_epochs': 9}
+    runner = build_runner(small_run(digits, tmp_path, **options))
+    watch = Watch(clock, tmp_path)
+    runner.register_hook(watch)
+    runner.train()
+    # 6 iterations an epoch; the clock starts again with each checkpoint.
+    none, first = [set()] * 3, {'iter_18'}
+    expected = {
+        4: [*none, first, *[{'epoch_4'}] * 3, {'epoch_4', 'iter_42'}, {'epoch_4', 'epoch_8'}],
+        100: [*none, *[first] * 3, *[{'iter_36'}] * 3],
+    }[interval]
+    assert watch.there == expected
+
+
+def test_a_checkpoint_between_is_gone_on_from_to_the_bit(digits, tmp_path):
+    whole, part = tmp_path / 'whole', tmp_path / 'part'
+    build_runner(small_run(digits, whole)).train()
+    settings = dict(interval=100, minutes=0)
+    options = {'default_hooks.checkpoint': settings, 'param_scheduler.end': 3}
+    runner = build_runner(small_run(digits, part, **options))
+    runner.register_hook(Stop(2))
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    assert [path.name for path in part.glob('*.pth')] == ['iter_12.pth']
+    resume(digits, part)
+    ends = [torch.load(f / 'epoch_3.pth', weights_only=False) for f in (whole, part)]
+    torch.testing.assert_close(*(end['state_dict'] for end in ends), rtol=0, atol=0)
+
+
+class Stop(Hook):
+    """Ends the training when an epoch begins."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def before_train_epoch(self, runner):
+        if runner.epoch == self.epoch:
+            raise KeyboardInterrupt
