@@ -1,6 +1,6 @@
 """ViT-S as the authors' released code trains it.
 
-tools/dist_train.sh configs/snclr_vit-s_300e_released.py 32
+tools/dist_train.sh configs/snclr_vit-s_300e_released.py 32 --amp fp16
 
 Where that code departs from the paper, it is followed here. It has two launch
 files for this ViT, alike but for the learning rate: start.sh, followed here,

@@ -1,7 +1,12 @@
 _base_ = 'mmpretrain::_base_/default_runtime.py'
 
 custom_imports = dict(imports=['mmsnclr'], allow_failed_imports=False)
-env_cfg = dict(cudnn_benchmark=True)  # images of a batch have one size
+env_cfg = dict(
+    cudnn_benchmark=True,  # images of a batch have one size
+    # Seconds after which a process group that waits for a rank ends the run; before, at two thirds
+    # of it, the heartbeat names the rank.
+    dist_cfg=dict(timeout=900),
+)
 default_hooks = dict(
     logger=dict(interval=50),
     # Also at the end of an epoch when half an hour of work would be lost.
@@ -12,9 +17,6 @@ default_hooks = dict(
     unreadable_images=dict(type='UnreadableImagesHook'),
     heartbeat=dict(type='HeartbeatHook'),
 )
-# Seconds after which a process group that waits for a rank ends the run; before, at two thirds of
-# it, the heartbeat names the rank.
-env_cfg = dict(dist_cfg=dict(timeout=900))
 # A fixed seed, so that a resumed run continues exactly.
 randomness = dict(seed=0)
 # For Weights & Biases: --cfg-options visualizer.vis_backends.1.type=WandbVisBackend
