@@ -59,6 +59,9 @@ _projection = click.option(
 _max_images = click.option(
     '--max-images', type=int, help='If there are more, draw so many at random.'
 )
+_gpus = click.option(
+    '--gpus', type=int, help='Processes that train. [default: one for each GPU; 1 on a CPU]'
+)
 _seed = click.option('--seed', default=0, show_default=True, help='Seed of all that is random.')
 
 
@@ -79,9 +82,10 @@ _seed = click.option('--seed', default=0, show_default=True, help='Seed of all t
 )
 @click.option('--epochs', type=int, help='How often each image is seen.')
 @click.option('--time', metavar='TIME', help='Time to spend, such as 30m or 1h30m.')
-@click.option('--batch', type=int, help='Images of a step.')
+@click.option('--batch', type=int, help='Images of a step, of all processes.')
 @click.option('--size', type=int, help='Edge of the views, in pixels.')
-@click.option('--workers', type=int, help='Processes that load images.')
+@_gpus
+@click.option('--workers', type=int, help='Processes that load images, for each that trains.')
 @_labels
 @_image_root
 @click.option('--min-edge', default=32, show_default=True, help='Leave smaller images out.')
@@ -285,10 +289,11 @@ def import_(**arguments: Any) -> None:
 @click.option('--size', type=int, help="Longer side in pixels. [default: the images']")
 @click.option('--iterations', type=int, help='Training steps. [default: by number of images]')
 @click.option('--epochs', type=float, help='The same in passes over the images.')
-@click.option('--batch', type=int, default=4, show_default=True, help='Images in a step.')
+@click.option('--batch', type=int, help='Images in a step, of all processes. [default: 4]')
 @click.option('--lr', type=float, help='Learning rate. [default: by batch]')
 @click.option('--flip/--no-flip', default=True, help='Mirror images at random; not for text.')
 @click.option('--skip-bad', is_flag=True, help='Leave wrong images and annotations out.')
+@_gpus
 @click.option('--workers', type=int, default=2, show_default=True, help='Loading processes.')
 @click.option(
     '--amp',

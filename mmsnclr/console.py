@@ -1,11 +1,13 @@
 """What a user sees of long work; a training's log is mmengine's."""
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
 import click
 
 _T = TypeVar('_T')
+_UNITS = dict(d=86_400, h=3600, m=60, s=1)
 
 
 def say(text: str, err: bool = False) -> None:
@@ -45,3 +47,22 @@ def settings_table(settings: list[Setting]) -> str:
     """Lay settings out in columns, a line for each."""
     name, value = (max(len(row[column]) for row in settings) for column in (0, 1))
     return '\n'.join(f'  {s.name:{name}}  {s.value:>{value}}  {s.reason}' for s in settings)
+
+
+def parse_time(text: str) -> float:
+    """Seconds of a duration such as ``'90s'``, ``'30m'``, ``'1h30m'`` or ``'2d'``.
+
+    Raises:
+        ValueError: If it is not a duration.
+    """
+    parts = re.findall(r'(\d+(?:\.\d+)?)([dhms])', text)
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if not seconds or ''.join(number + unit for number, unit in parts) != text:
+        raise ValueError(f'time={text!r} is no duration: pass one such as 45s, 30m, 1h30m or 2d')
+    return seconds
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the largest unit of which there are two."""
+    unit = next((unit for unit, length in _UNITS.items() if seconds >= 2 * length), 's')
+    return f'{seconds / _UNITS[unit]:.3g} {unit}'

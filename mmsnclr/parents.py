@@ -26,6 +26,7 @@ from mmengine.runner import CheckpointLoader
 from mmengine.visualization import Visualizer
 from mmpretrain.utils import dependency
 from packaging.version import Version
+from torch.distributed.elastic.multiprocessing import api as elastic
 from torch.utils.data import DataLoader, Sampler
 
 UNSAFE = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
@@ -294,3 +295,23 @@ def only_progress() -> Iterator[None]:
     """
     with contextlib.redirect_stdout(_Filter(sys.stdout)):
         yield
+
+
+@contextlib.contextmanager
+def launcher_that_waits(receive: Callable) -> Iterator[None]:
+    """Have torch's elastic launcher leave signals to ``receive``, and say nothing.
+
+    torch 2.10 sends a signal on, but kills the processes 30 seconds later and does not tell
+    their exit codes, so that nobody knows whether they have saved a checkpoint; and it logs
+    each end of a process, beside the error that it raises. Needless once the launchers of all
+    versions that we take have ``signals_to_handle``, and a way to say less.
+    """
+    logger = logging.getLogger('torch.distributed.elastic')
+    handler, logger.propagate = elastic._terminate_process_handler, False
+    elastic._terminate_process_handler = receive
+    logger.addHandler(silent := logging.NullHandler())
+    try:
+        yield
+    finally:
+        elastic._terminate_process_handler, logger.propagate = handler, True
+        logger.removeHandler(silent)

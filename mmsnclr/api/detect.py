@@ -22,6 +22,7 @@ from ..datasets.coco import (
 )
 from ..datasets.coco_check import Mistake, check_coco, describe_mistakes
 from ..engine import build_runner
+from ..engine.launch import count_processes, launch, share_of_batch
 from ..engine.optim import set_amp
 from ..evaluation.coco import CocoAP, evaluate_coco
 from ..parents import only_progress
@@ -73,28 +74,27 @@ def detect(
     size: int | None = None,
     iterations: int | None = None,
     epochs: float | None = None,
-    batch: int = 4,
+    batch: int | None = None,
     lr: float | None = None,
     flip: bool = True,
     skip_bad: bool = False,
     workers: int = 2,
     amp: str | None = None,
     seed: int = 0,
+    gpus: int | None = None,
     resume: bool = False,
 ) -> Detection:
     """Train Mask R-CNN from a pretrained backbone, and measure it.
 
-    Faster R-CNN where an annotation has no mask. The annotations are checked
-    first. ``out`` receives ``config.py``, which ``tools/train.py`` runs again,
-    the annotations as used, ``training/`` with checkpoints, logs and predictions,
-    a precision-recall plot, pictures, and ``summary.md``.
+    Faster R-CNN where an annotation has no mask. The annotations are checked first. ``out``
+    receives ``config.py``, which ``tools/train.py`` runs again, the annotations as used,
+    ``training/`` with checkpoints, logs and predictions, plots, pictures, and ``summary.md``.
 
     Args:
         train_json: Annotations in COCO's format.
         images: Folder that its file names start from.
-        backbone: Checkpoint with a ResNet; foreign ones go through
-            :func:`mmsnclr.api.import_checkpoint` first. ``'random'`` for random
-            weights, of the architecture in ``compare`` or else of a ResNet-50.
+        backbone: Checkpoint with a ResNet; foreign ones go through ``import_checkpoint`` first.
+            ``'random'``: random weights, of the architecture in ``compare`` or of a ResNet-50.
         out: Folder to write into.
         val_json: Annotations to validate on; by default a fifth of the images is drawn.
         val_images: Folder of its file names; ``images`` by default.
@@ -102,21 +102,21 @@ def detect(
         size: Longer side of the images in pixels.
         iterations: Number of training steps.
         epochs: The same in passes over the annotated images.
-        batch: Images in a step.
+        batch: Images in a step of all processes; by default 4, or on resuming as before.
         lr: Learning rate.
         flip: Whether to mirror training images at random.
         skip_bad: Whether to leave wrong images and annotations out.
-        workers: Processes that load images.
-        amp: Mixed precision: ``'auto'`` and ``'fp16'`` are float16 on CUDA and float32 on a
-            CPU; by default, or by ``'off'``, float32.
+        workers: Processes that load images, for each that trains.
+        amp: ``'auto'`` or ``'fp16'``, float16 on CUDA and float32 on a CPU; default: float32.
         seed: Seed of the split and the training.
+        gpus: How many processes train, as for :func:`mmsnclr.api.pretrain.pretrain`.
         resume: Whether to continue what is in ``out`` by the arguments that began it.
 
     Returns:
         Where the detector is and how good it is.
 
     Raises:
-        FileNotFoundError: If a file is not there.
+        FileNotFoundError, ChildProcessError: If a file is not there; if a process was killed.
         ImportError: If mmdet or mmcv's operators are missing.
         ValueError: If annotations or settings are wrong, or ``out`` holds another run.
     """
@@ -124,28 +124,26 @@ def detect(
     if val_images is not None and val_json is None:
         raise ValueError('val_images is given without val_json, the annotations that go with it')
     check_detection_requirements()
-    _check_out(out, resume)
+    processes = count_processes(gpus)
+    batch = _check_out(out, resume, batch, processes)
     starts = _read_starts(backbone, compare)
     sources = [(train_json, images)] + ([(val_json, val_images or images)] if val_json else [])
     train, val = _read_sets(sources, out, skip_bad, seed)
-    masks, detector = _choose_detector(train, val)
-    if masks:
-        train, val = (part._replace(content=mask_crowds(part.content)) for part in (train, val))
-    cfg = load_detector(masks)
-    if amp is not None:
-        set_amp(cfg, amp)
+    cfg, detector, train, val = _choose_detector(train, val)
+    set_amp(cfg, amp)
     learned, objects = objects_of(train.content)
     settings = [
         detector,
         *fit_to_objects(cfg, learned, objects, size, flip),
-        *fit_to_iterations(cfg, len(learned), iterations, epochs, batch, lr),
+        *fit_to_iterations(cfg, len(learned), iterations, epochs, batch, lr, processes),
     ]
     check_sizes(cfg, train, val)
     fit_to_files(cfg, train, val, workers, seed)
     say(settings_table(settings))
     for part in (train, val):
         _write(part.file, json.dumps(part.content), resume)
-    return _summarise(out, train, val, settings, *_train_all(starts, cfg, settings, out, resume))
+    trained = _train_all(starts, cfg, settings, out, resume, processes)
+    return _summarise(out, train, val, settings, *trained)
 
 
 class _Start(NamedTuple):
@@ -156,17 +154,30 @@ class _Start(NamedTuple):
     files: tuple[Stored, ...] = ()
 
 
-def _check_out(out: Path, resume: bool) -> None:
+def _check_out(out: Path, resume: bool, batch: int | None, processes: int) -> int | None:
+    """Refuse a folder that is not to be written into; the batch, that of a run in it if not given.
+
+    The processes must be able to share it.
+    """
     config = out / 'config.py'
-    if not config.exists():
-        return
+    if config.exists():
+        before = _read_batch(config, resume)
+        batch = before if batch is None else batch
+    share_of_batch(batch or 0, processes)
+    return batch
+
+
+def _read_batch(config: Path, resume: bool) -> int:
+    out = config.parent
     if not resume:
         raise ValueError(
             f'out={str(out)!r} holds a run already: choose another folder, or pass --resume '
             'to continue what was interrupted'
         )
-    if Config.fromfile(config).get('default_scope') != 'mmdet':
+    cfg = Config.fromfile(config)
+    if cfg.get('default_scope') != 'mmdet':
         raise ValueError(f'out={str(out)!r} holds no detector: choose another folder')
+    return cfg.train_dataloader.batch_size
 
 
 def _read_starts(backbone: str | Path, compare: str | Path | None) -> dict[str, _Start]:
@@ -236,25 +247,32 @@ def _check_objects(content: dict, mistakes: list[Mistake], file: str | Path) -> 
     raise ValueError(f'{file}: {why}; what is learned and measured are single objects')
 
 
-def _choose_detector(*sets: CocoSet) -> tuple[bool, Setting]:
-    """Whether there are masks to learn, and the detector that does."""
-    objects = [ann for part in sets for ann in objects_of(part.content)[1]]
+def _choose_detector(train: CocoSet, val: CocoSet) -> tuple[Config, Setting, CocoSet, CocoSet]:
+    """The recipe of the detector that learns what there is, and the sets as it takes them."""
+    objects = [ann for part in (train, val) for ann in objects_of(part.content)[1]]
     without = sum('segmentation' not in ann for ann in objects)
     if without:
         reason = f'{without} of {len(objects)} annotations have no mask'
-        return False, Setting('detector', 'Faster R-CNN', reason)
-    return True, Setting('detector', 'Mask R-CNN', f'all {len(objects)} annotations have masks')
+        return load_detector(False), Setting('detector', 'Faster R-CNN', reason), train, val
+    detector = Setting('detector', 'Mask R-CNN', f'all {len(objects)} annotations have masks')
+    train, val = (part._replace(content=mask_crowds(part.content)) for part in (train, val))
+    return load_detector(True), detector, train, val
 
 
 def _train_all(
-    starts: dict[str, _Start], cfg: Config, settings: list[Setting], out: Path, resume: bool
+    starts: dict[str, _Start],
+    cfg: Config,
+    settings: list[Setting],
+    out: Path,
+    resume: bool,
+    processes: int,
 ) -> tuple[dict[str, dict[str, CocoAP]], dict[str, tuple[str, Path]]]:
     """Train from each start; how good each detector is, what it started from and where it is."""
     results, detectors = {}, {}
     for name, start in starts.items():
         folder = out / name if results else out  # the first is what was asked for
         config = _write_config(folder, name, start.backbone, cfg, settings, resume)
-        checkpoint, results[name] = _train(config, start)
+        checkpoint, results[name] = _train(config, start, processes)
         detectors[name] = (start.source, checkpoint)
     return results, detectors
 
@@ -304,7 +322,7 @@ python tools/train.py THIS_FILE --work-dir ELSEWHERE
 {cfg.pretty_text}'''
     # mmengine takes braces for variables of its own, also in names of classes and files.
     text = text.replace('{{', r'{\x7b')
-    _write(config, text, resume, lambda text: Config.fromstring(text, '.py').to_dict())
+    _write(config, text, resume, _settings_of)
     say(f'Training from the {name} backbone by {config}; logs are in {cfg.work_dir}')
     return config
 
@@ -322,23 +340,35 @@ def _write(path: Path, text: str, resume: bool, read: Callable[[str], object] = 
     path.write_text(text, encoding='utf-8')
 
 
-def _train(config: Path, start: _Start) -> tuple[Path, dict[str, CocoAP]]:
+def _settings_of(text: str) -> dict:
+    """What a config says; the first versions did not say that processes share a batch."""
+    return Config.fromstring(text, '.py').to_dict() | dict(share_batch=True)
+
+
+def _train(config: Path, start: _Start, processes: int) -> tuple[Path, dict[str, CocoAP]]:
     """Train to the end and validate, or what is left to do of it; the detector and its quality."""
     cfg = Config.fromfile(config)
-    work_dir = Path(cfg.work_dir)
+    cfg.share_batch, work_dir = True, Path(cfg.work_dir)
     # The metric writes predictions down, and evaluate_coco rates them: it tells the classes' APs
     # and curves, too.
     cfg.val_evaluator.update(format_only=True, outfile_prefix=str(work_dir / 'predictions'))
     files = {kind: _predictions(work_dir, kind) for kind in cfg.val_evaluator.metric}
-    with only_progress(), at_hand(*start.files):
-        runner = build_runner(cfg)
-        runner.train()
-        # The validation may have been interrupted.
-        if not all(file.exists() for file in files.values()):
-            runner.val()
+    cfg.default_hooks.preemption = dict(type='PreemptionHook', interrupt=True)
+    cfg.launcher = 'pytorch' if processes > 1 else 'none'
+    with at_hand(*start.files):
+        launch(processes, _run, cfg, list(files.values()))
     truth = cfg.val_evaluator.ann_file
     results = {kind: evaluate_coco(truth, file, kind) for kind, file in files.items()}
     return work_dir / f'iter_{cfg.train_cfg.max_iters}.pth', results
+
+
+def _run(cfg: Config, predictions: list[Path]) -> None:
+    with only_progress():
+        runner = build_runner(cfg)
+        runner.train()
+        # The validation may have been interrupted.
+        if not all(file.exists() for file in predictions):
+            runner.val()
 
 
 def _predictions(work_dir: Path, kind: str) -> Path:

@@ -1,10 +1,10 @@
 """Pretraining on a user's own images."""
 
 import copy
-import csv
 import inspect
 import os
 import re
+import shlex
 import time as clock
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,21 +16,26 @@ from torch import nn
 
 from ..backbones import build_backbone, initialize_backbone
 from ..checkpoints import Stored, at_hand, newest_checkpoint
-from ..console import Setting, say, settings_table
-from ..datasets.listing import list_images, read_labels
-from ..datasets.scan import Scan, scan_images
+from ..console import Setting, duration, parse_time, say, settings_table
+from ..datasets.scan import Scan, scan_into
 from ..datasets.views import view_size
 from ..engine import build_runner
 from ..engine.cost import seconds_per_step
+from ..engine.launch import (
+    count_cores,
+    count_processes,
+    launch,
+    share_of_batch,
+    threads_of_a_process,
+)
 from ..engine.optim import set_amp
 from ..engine.run import latest_checkpoint, relocated, write_config
 from ..parents import only_progress
 from ..recipes.overriding import DRAFT_IMAGES, overridden, try_overrides
 from ..recipes.pretraining import fit_to_epochs, fit_to_images, load_recipe, set_size
 
-_UNITS = dict(d=86_400, h=3600, m=60, s=1)
 # What is free on resuming, as arguments and as settings.
-_MACHINE = ('workers', 'amp')
+_MACHINE = ('workers', 'amp', 'gpus')
 _MACHINES_KEYS = re.compile(
     r'env_cfg\b|model\.compile_backbone$'
     r'|train_dataloader\.(num_workers|persistent_workers|pin_memory|prefetch_factor)$'
@@ -61,6 +66,7 @@ def pretrain(
     image_root: str | Path | None = None,
     min_edge: int = 32,
     amp: str | None = None,
+    gpus: int | None = None,
     cfg_options: dict | None = None,
     resume: bool = False,
 ) -> Path:
@@ -78,23 +84,23 @@ def pretrain(
         init: Checkpoint to start from, of torchvision, timm, mmpretrain or a run.
         epochs: How often each image is seen.
         time: Budget such as ``'30m'`` or ``'1h30m'`` from which epochs follow.
-        batch: Images of a step.
+        batch: Images of a step, which the processes share.
         size: Edge of a view, in pixels.
-        workers: Processes that load images.
-        labels: ``'folders'``, where the folder names are the labels, or a csv
-            file with the columns ``path`` and ``label``. For evaluation in the
-            log only.
+        workers: Processes that load images, for each that trains.
+        labels: ``'folders'``, where the folder names are the labels, or a csv file with
+            the columns ``path`` and ``label``. For evaluation in the log only.
         image_root: Folder from which paths in text, json and csv files are
             meant; by default the file's.
         min_edge: Images with a shorter edge are left out, in pixels.
-        amp: Mixed precision: ``'auto'`` (the default) is bfloat16 where the device
-            has it and else float16; ``'fp16'``, ``'bf16'`` or ``'off'``. By default
-            on resuming as before.
+        amp: Mixed precision: ``'auto'`` (the default) is bfloat16 where the device has it
+            and else float16; ``'fp16'``, ``'bf16'`` or ``'off'``.
+        gpus: How many processes train, by default one for each visible GPU, or one on a CPU. A
+            script that starts several keeps its doings behind ``if __name__ == '__main__'``.
         cfg_options: Settings of the config to override, such as
             ``{'model.head.neighbors': 10}``.
         resume: Whether to continue the run in ``out``; other arguments are
             then those of the run, but for what concerns the machine: ``workers``,
-            ``amp`` and such ``cfg_options``, for this part of it alone.
+            ``amp``, ``gpus`` and such ``cfg_options``, for this part of it alone.
 
     Returns:
         The last checkpoint.
@@ -103,33 +109,29 @@ def pretrain(
         FileNotFoundError: If an image, a checkpoint or the run to resume is missing.
         ValueError: If an argument is not usable, the images are too few, or
             ``out`` holds a run already.
+        ChildProcessError: If one of several processes was killed.
     """
-    arguments = {
-        name: _plain(name, value)
-        for name, value in locals().items()
-        if name not in ('out', 'resume')
-    }
+    arguments = {k: _plain(k, v) for k, v in locals().items() if k not in ('out', 'resume')}
     start, out = clock.perf_counter(), Path(os.path.abspath(out))
     init_default_scope('mmpretrain')
     if _is_to_go_on(out, arguments, resume):
         return _go_on(out, arguments, resume)
-    _check_arguments(out, arguments)
+    processes = _check_arguments(out, arguments)
     stored = None if init is None else Stored.read(init)
     cfg = load_recipe(backbone)
-    if amp is not None:
-        set_amp(cfg, amp)
+    set_amp(cfg, amp)
     # What does not fit is refused before the images are read, which may take hours.
     _try_backbone(cfg, arguments, stored)
     _try_options(cfg, out, arguments)
     out.mkdir(parents=True, exist_ok=True)
-    scan = _scan(out, images, labels, image_root, min_edge)
-    settings = fit_to_images(cfg, len(scan.accepted), scan.median_edge, batch, size)
+    scan = scan_into(out, images, labels, image_root, min_edge)
+    settings = fit_to_images(cfg, len(scan.accepted), scan.median_edge, batch, size, processes)
     _set_run(cfg, out, arguments, scan)
     initial = [] if stored is None else [_initial_weights(cfg, arguments, stored, out / 'init')]
     settings += _fit_length(cfg, len(scan.accepted), arguments, start)
     _write_config(cfg, out, settings, arguments)
     with at_hand(*initial):
-        return _train(out, {})
+        return _train(out, dict(gpus=gpus))
 
 
 def _is_to_go_on(out: Path, arguments: dict, resume: bool) -> bool:
@@ -168,8 +170,8 @@ def _go_on(out: Path, arguments: dict, resume: bool) -> Path:
     return _train(out, arguments)
 
 
-def _check_arguments(out: Path, arguments: dict) -> None:
-    """Refuse what is not usable whatever the images are."""
+def _check_arguments(out: Path, arguments: dict) -> int:
+    """Refuse what is not usable whatever the images are; how many processes train."""
     epochs, time = arguments['epochs'], arguments['time']
     if not arguments['images']:
         raise ValueError(f'there is no run to continue in {out}: pass images')
@@ -183,6 +185,9 @@ def _check_arguments(out: Path, arguments: dict) -> None:
     for key, name in _ARGUMENTS.items():
         if key in (arguments['cfg_options'] or {}):
             raise ValueError(f'cfg_options: pass {name} instead of {key}, on which others depend')
+    processes = count_processes(arguments['gpus'])
+    share_of_batch(arguments['batch'] or 0, processes)
+    return processes
 
 
 def _try_backbone(cfg: Config, arguments: dict, stored: Stored | None) -> None:
@@ -221,7 +226,8 @@ def _try_options(cfg: Config, out: Path, arguments: dict) -> None:
 def _set_run(cfg: Config, out: Path, arguments: dict, scan: Scan) -> None:
     """Set where the run lies, and what of it depends on the machine."""
     workers = arguments['workers']
-    workers = min(8, len(os.sched_getaffinity(0))) if workers is None else workers
+    if workers is None:
+        workers = min(8, count_cores(count_processes(arguments['gpus'])))
     _set_workers(cfg, workers)
     cfg.train_dataloader.dataset.ann_file = str(out / 'images.txt')
     if scan.levels:
@@ -251,10 +257,12 @@ def _initial_weights(cfg: Config, arguments: dict, stored: Stored, folder: Path)
 
 
 def _measure_step(cfg: Config, arguments: dict, budget: float | None) -> float:
-    """Seconds of a training step here."""
+    """Seconds of a training step of one process here, with its share of the batch."""
     say('Measuring the speed of training ...')
+    processes = count_processes(arguments['gpus'])
+    cfg.train_dataloader.batch_size //= processes
     try:
-        with only_progress():
+        with only_progress(), threads_of_a_process(processes):
             return seconds_per_step(cfg, min(5.0, budget / 20) if budget else 5.0)
     except (AssertionError, RuntimeError) as error:
         raise ValueError(
@@ -276,14 +284,16 @@ def _fit_length(cfg: Config, images: int, arguments: dict, start: float) -> list
         why = f'what fits into {time}'
         if epochs < 1:
             raise ValueError(
-                f'time={time!r} is too short: an epoch takes {_duration(epoch_seconds)} here. '
+                f'time={time!r} is too short: an epoch takes {duration(epoch_seconds)} here. '
                 'Allow more, or lower --size, or take a smaller --backbone'
             )
     settings = fit_to_epochs(cfg, images, epochs, arguments['init'] is not None, step, why)
     cfg.merge_from_dict(arguments['cfg_options'] or {})
-    duration = _duration(cfg.train_cfg.max_epochs * epoch_seconds)
+    length = duration(cfg.train_cfg.max_epochs * epoch_seconds)
     speed = f'here, at {batch / step:,.3g} images/s; --time sets a budget'
-    return [*settings, Setting('duration', duration, speed)]
+    if count_processes(arguments['gpus']) > 1:
+        speed += '; without what processes exchange'
+    return [*settings, Setting('duration', length, speed)]
 
 
 def _write_config(cfg: Config, out: Path, settings: list[Setting], arguments: dict) -> None:
@@ -294,29 +304,17 @@ def _write_config(cfg: Config, out: Path, settings: list[Setting], arguments: di
         Setting(row.name, f'{rows[row.name]}', 'by cfg_options') if row.name in rows else row
         for row in settings
     ]
-    say(f'{settings_table(settings)}\n  all of it is in {out / "config.py"}')
+    config = out / 'config.py'
+    say(f'{settings_table(settings)}\n  all of it is in {config}')
+    processes = count_processes(arguments['gpus'])
+    if processes > 1:
+        say(
+            f'  on 2 such machines: NNODES=2 tools/dist_train.sh {shlex.quote(str(config))} '
+            f'{2 * processes}, on each with its NODE_RANK and the MASTER_ADDR of the first'
+        )
     cfg.settings = {s.name: f'{s.value}, {s.reason}' for s in settings}
     cfg.arguments = arguments
-    write_config(cfg, out / 'config.py')
-
-
-def parse_time(text: str) -> float:
-    """Seconds of a duration such as ``'90s'``, ``'30m'``, ``'1h30m'`` or ``'2d'``.
-
-    Raises:
-        ValueError: If it is not a duration.
-    """
-    parts = re.findall(r'(\d+(?:\.\d+)?)([dhms])', text)
-    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
-    if not seconds or ''.join(number + unit for number, unit in parts) != text:
-        raise ValueError(f'time={text!r} is no duration: pass one such as 45s, 30m, 1h30m or 2d')
-    return seconds
-
-
-def _duration(seconds: float) -> str:
-    """Seconds in the largest unit of which there are two."""
-    unit = next((unit for unit, length in _UNITS.items() if seconds >= 2 * length), 's')
-    return f'{seconds / _UNITS[unit]:.3g} {unit}'
+    write_config(cfg, config)
 
 
 def _plain(name: str, value):
@@ -348,36 +346,6 @@ def _of_the_run(options: dict) -> dict:
     return {key: value for key, value in options.items() if not _MACHINES_KEYS.match(key)}
 
 
-def _scan(
-    out: Path,
-    images: Sequence[str | Path],
-    labels: str | Path | None,
-    image_root: str | Path | None,
-    min_edge: int,
-) -> Scan:
-    """Scan the images and write what was found into the run's folder."""
-    paths = list_images(images, image_root)
-    label_of = dict(zip(paths, read_labels(labels, paths, image_root) or ()))
-    say(f'{len(paths):,} images found')
-    scan = scan_images(paths, min_edge)
-    (out / 'images.txt').write_text(''.join(f'{path}\n' for path in scan.accepted), 'utf-8')
-    _write_csv(out / 'left_out.csv', ('path', 'reason'), scan.left_out)
-    if label_of:
-        rows = [(path, label_of[path]) for path in scan.accepted]
-        _write_csv(out / 'labels.csv', ('path', 'label'), rows)
-    left_out = f'{len(scan.left_out):,} left out{scan.reasons}, see {out / "left_out.csv"}'
-    say(f'{len(scan.accepted):,} are usable, {left_out}')
-    if not scan.accepted:
-        raise ValueError(f'none of the {len(paths):,} images is usable{scan.reasons}')
-    return scan
-
-
-def _write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
-    # Names of files need not be UTF-8.
-    with open(path, 'w', newline='', encoding='utf-8', errors='backslashreplace') as file:
-        csv.writer(file).writerows([header, *rows])
-
-
 def _train(out: Path, arguments: dict) -> Path:
     """Run a folder's config to its end, from the latest checkpoint if there is one.
 
@@ -390,6 +358,13 @@ def _train(out: Path, arguments: dict) -> Path:
         set_amp(cfg, arguments['amp'])
     options = arguments.get('cfg_options') or {}
     cfg.merge_from_dict({k: v for k, v in options.items() if k not in _of_the_run(options)})
+    processes = count_processes(arguments['gpus'])
+    share_of_batch(cfg.train_dataloader.batch_size, processes)
+    cfg.share_batch, cfg.launcher = True, 'pytorch' if processes > 1 else 'none'
+    launch(processes, _run, cfg)
+    return latest_checkpoint(out)
+
+
+def _run(cfg: Config) -> None:
     with only_progress():
         build_runner(cfg).train()
-    return latest_checkpoint(out)

@@ -91,7 +91,8 @@ def _settings(cfg: Config, model: NeighborMethod, checkpoint: Path) -> dict[str,
         'backbone': backbone.get('model_name')
         or ' '.join(str(backbone[key]) for key in ('type', 'depth', 'arch') if key in backbone),
         'images': _root(cfg.train_dataloader.dataset),
-        'batch': f'{cfg.train_dataloader.batch_size} images per process',
+        'batch': f'{cfg.train_dataloader.batch_size} images'
+        + ('' if cfg.get('share_batch') else ' per process'),
         'length': ', '.join(
             f'{train[key]} {key.removeprefix("max_")}'
             for key in ('max_epochs', 'max_iters')

@@ -1,5 +1,6 @@
 """Finds the images that cannot be used before training does."""
 
+import csv
 import os
 import warnings
 from collections import Counter
@@ -15,6 +16,7 @@ from PIL import Image
 
 from ..console import say, track
 from .decoding import describe, has_undeclared_band, open_image, to_rgb, value_range
+from .listing import list_images, read_labels
 
 # Images that are handed to the threads at once; bounds the memory of what waits.
 _CHUNK = 1024
@@ -197,3 +199,45 @@ def _unseen(image: Image.Image) -> str:
         if bands > len(image.getbands()):
             return 'have bands beyond the third that are not looked at'
     return ''
+
+
+def scan_into(
+    folder: Path,
+    images: Sequence[str | Path],
+    labels: str | Path | None,
+    image_root: str | Path | None,
+    min_edge: int,
+) -> Scan:
+    """Scan images, tell of them, and write lists of them into a folder.
+
+    Args:
+        folder: Where ``images.txt``, ``left_out.csv`` and ``labels.csv`` go.
+        images: As for :func:`~mmsnclr.datasets.listing.list_images`.
+        labels: As for :func:`~mmsnclr.datasets.listing.read_labels`.
+        image_root: Folder from which paths in files are meant.
+        min_edge: Images with a shorter edge are left out, in pixels.
+
+    Raises:
+        FileNotFoundError: If an image is missing.
+        ValueError: If none is usable, or labels are missing.
+    """
+    paths = list_images(images, image_root)
+    label_of = dict(zip(paths, read_labels(labels, paths, image_root) or ()))
+    say(f'{len(paths):,} images found')
+    scan = scan_images(paths, min_edge)
+    (folder / 'images.txt').write_text(''.join(f'{path}\n' for path in scan.accepted), 'utf-8')
+    _write_csv(folder / 'left_out.csv', ('path', 'reason'), scan.left_out)
+    if label_of:
+        rows = [(path, label_of[path]) for path in scan.accepted]
+        _write_csv(folder / 'labels.csv', ('path', 'label'), rows)
+    left_out = f'{len(scan.left_out):,} left out{scan.reasons}, see {folder / "left_out.csv"}'
+    say(f'{len(scan.accepted):,} are usable, {left_out}')
+    if not scan.accepted:
+        raise ValueError(f'none of the {len(paths):,} images is usable{scan.reasons}')
+    return scan
+
+
+def _write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
+    # Names of files need not be UTF-8.
+    with open(path, 'w', newline='', encoding='utf-8', errors='backslashreplace') as file:
+        csv.writer(file).writerows([header, *rows])

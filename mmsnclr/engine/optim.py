@@ -106,17 +106,20 @@ def _check_detector(precision: str) -> None:
         )
 
 
-def set_amp(cfg: Config, amp: str | bool = 'auto') -> None:
+def set_amp(cfg: Config, amp: str | bool | None = 'auto') -> None:
     """Set the precision that a config trains in.
 
     Args:
         cfg: A full config; changed in place.
         amp: ``'auto'``, ``'fp16'`` or ``'bf16'``, as :func:`mixed_precision` has it, or
-            ``'off'``, which is float32. Runs of before recorded ``True`` and ``False``.
+            ``'off'``, which is float32; ``None`` leaves it as it is. Runs of before recorded
+            ``True`` and ``False``.
 
     Raises:
         ValueError: If it is none of these, or bfloat16 for a model of mmdet.
     """
+    if amp is None:
+        return
     amp = {True: 'auto', False: 'off'}.get(amp, amp)
     if amp not in AMP:
         raise ValueError(f'amp={amp!r} must be one of {AMP}')

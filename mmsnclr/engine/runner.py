@@ -34,6 +34,7 @@ from ..checkpoints import (
 from ..models.dist import unwrap
 from ..parents import bound_history, detach_loader, survive_full_disk
 from .checks import check_start
+from .launch import share_of_batch
 from .loading import naming_lost_workers
 from .param_groups import merge_groups
 from .run import write_config
@@ -66,6 +67,13 @@ class ResumableRunner(Runner):
         # Runners that mmengine names alike, by the second, would share log, values and pictures.
         name = experiment_name or Path(getattr(kwargs.get('cfg'), 'filename', None) or 'run').stem
         super().__init__(*args, experiment_name=f'{name}_{self.run_id[:8]}', **kwargs)
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """Join the processes; with ``share_batch`` in the config, they share a loader's batch."""
+        super().setup_env(env_cfg)
+        if self.cfg.get('share_batch') and isinstance(self._train_dataloader, dict):
+            size = share_of_batch(self._train_dataloader['batch_size'], self.world_size)
+            self._train_dataloader = {**self._train_dataloader, 'batch_size': size}
 
     def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
         """Register the default hooks but those that are ``None``; checkpoints are made safe."""

@@ -14,6 +14,7 @@ from .pretraining import CONFIGS
 
 _COCO_EPOCHS, _COCO_SHARE = 12, 10_000  # images from which on COCO's 12 epochs suffice
 _LONGEST_SIDE = 1333
+_BATCH = 4
 _REGIONS_SIZE = 1000  # about the image size that mmdet's number of regions is for
 _LEAST_RESIZED = 0.8  # of the size; by RandomResize
 _GIVEN = 'as asked for'
@@ -191,8 +192,9 @@ def fit_to_iterations(
     images: int,
     iterations: int | None = None,
     epochs: float | None = None,
-    batch: int = 4,
+    batch: int | None = None,
     lr: float | None = None,
+    processes: int = 1,
 ) -> list[Setting]:
     """Choose what follows from how long is trained.
 
@@ -201,8 +203,9 @@ def fit_to_iterations(
         images: How many images there are to learn from.
         iterations: Number of training steps, if the user has chosen.
         epochs: The same in passes over the images.
-        batch: Images in a step.
+        batch: Images in a step, if the user has chosen.
         lr: Learning rate, if the user has chosen.
+        processes: How many of them share a batch.
 
     Returns:
         What was chosen.
@@ -214,7 +217,10 @@ def fit_to_iterations(
     _check_least(iterations=(iterations, 2), batch=(batch, 2))
     if iterations is not None and epochs is not None:
         raise ValueError('iterations and epochs say the same: pass one of them')
-    why_iterations = why_lr = _GIVEN
+    why_iterations = why_lr = why_batch = _GIVEN
+    if batch is None:
+        batch = processes * math.ceil(_BATCH / processes)
+        why_batch = f'at least {_BATCH}'
     if iterations is None:
         epochs, why_iterations = _choose_epochs(images, epochs)
         iterations = max(2, math.ceil(epochs * images / batch))
@@ -239,7 +245,7 @@ def fit_to_iterations(
             'all of it learns',
             'so that random weights are trained alike; BN takes the statistics of the batch',
         ),
-        Setting('batch', str(batch), 'images in a step of one process'),
+        Setting('batch', str(batch), f'images in a step, {why_batch}'),
         Setting('lr', str(lr), why_lr),
     ]
 
@@ -309,6 +315,6 @@ def fit_to_run(cfg: Config, work_dir: Path) -> None:
 
     ``work_dir`` is not the folder of the config, which the runner would write over.
     """
-    cfg.work_dir, cfg.resume = str(work_dir), True
+    cfg.work_dir, cfg.resume, cfg.share_batch = str(work_dir), True, True
     # A name of its own: two runs in one process would share one visualizer.
     cfg.visualizer.name = f'visualizer of {work_dir}'

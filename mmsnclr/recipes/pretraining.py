@@ -57,7 +57,12 @@ def load_recipe(backbone: str) -> Config:
 
 
 def fit_to_images(
-    cfg: Config, images: int, edge: int, batch: int | None = None, size: int | None = None
+    cfg: Config,
+    images: int,
+    edge: int,
+    batch: int | None = None,
+    size: int | None = None,
+    processes: int = 1,
 ) -> list[Setting]:
     """Choose what follows from the number of images and their size.
 
@@ -67,6 +72,7 @@ def fit_to_images(
         edge: Their typical shorter edge, in pixels.
         batch: Images of a step, if the user has chosen.
         size: Edge of a view in pixels, if the user has chosen.
+        processes: How many of them share a batch.
 
     Returns:
         What was chosen.
@@ -81,17 +87,22 @@ def fit_to_images(
             f'{_FEWEST_IMAGES} at the very least, better thousands'
         )
     cuda = torch.cuda.is_available()
-    most = 256 if cuda else 64
+    most = min(4096, 256 * processes) if cuda else 64
     given = 'as you chose'
     why_size, why_batch = given, given
     if size is None:
         size = min(224, max(32, edge // 32 * 32))
         why_size = f'pixels; 224, less only for small images (median edge {edge})'
     if batch is None:
-        batch = min(most, 2 ** int(math.log2(images / 4)))
-        why_batch = f'{most} on {"CUDA" if cuda else "a CPU"}, at most a quarter of the images'
-    if not 2 <= batch <= images:
-        raise ValueError(f'batch={batch} must lie between 2 and the {images} usable images')
+        batch = min(most, 2 ** int(math.log2(images / 4))) // processes * processes
+        why_batch = '64 on a CPU, at most a quarter of the images'
+        if cuda:
+            why_batch = '256 a GPU, at most 4,096 and a quarter of the images'
+    if processes > 1:
+        why_batch += f'; {processes} processes share it evenly'
+    if not 2 * processes <= batch <= images:
+        least = '2' if processes == 1 else f'{2 * processes}, 2 for each process (--gpus),'
+        raise ValueError(f'batch={batch} must lie between {least} and the {images} usable images')
     set_size(cfg.model.backbone, size)
 
     length = min(128_000, max(images // 10, min(images, 2048)))
@@ -104,6 +115,7 @@ def fit_to_images(
     if size < 112:
         view['crop_scale'] = (0.2, 1.0)
     views = [dict(view, blur_prob=1.0), dict(view, blur_prob=0.1, solarize_prob=0.2)]
+    cfg.share_batch = True
     cfg.train_dataloader = dict(
         batch_size=batch,
         num_workers=0,

@@ -151,7 +151,7 @@ def test_what_left_no_checkpoint_can_be_started_again(pictures, tmp_path, monkey
     # Neither spaces nor what mmengine puts values in for may be in the way.
     out = tmp_path / 'my {{ fileBasename }}'
     arguments = [pictures, '--out', out, *SETTINGS, '--cfg-options', 'model.queue.sync=false']
-    for part in ('scan_images', 'seconds_per_step'):
+    for part in ('scan_into', 'seconds_per_step'):
         with monkeypatch.context() as patch:
             patch.setitem(pretrain.__globals__, part, fail(KeyboardInterrupt()))
             assert 'start again by the same command' in command(*arguments).output

@@ -119,13 +119,13 @@ def test_tiny_images_alone_name_the_option_that_admits_them(tmp_path):
 
 
 NAMES = """
-from mmsnclr.api.pretrain import _scan
+from mmsnclr.datasets.scan import scan_into
 from mmsnclr.datasets import ImageList
 import sys
 from pathlib import Path
 folder, out = map(Path, sys.argv[1:])
 out.mkdir()
-scan = _scan(out, [folder], 'folders', None, 32)
+scan = scan_into(out, [folder], 'folders', None, 32)
 images = ImageList(str(out / 'images.txt'), str(out / 'labels.csv'), pipeline=[])
 print(sys.getfilesystemencoding(), len(scan.accepted), len(images), *images.metainfo['classes'])
 """

@@ -13,6 +13,7 @@ from mmpretrain.structures import DataSample
 from torch.nn import functional as F
 
 from mmsnclr.api.report import report
+from mmsnclr.datasets.image_id import image_id
 from mmsnclr.engine import build_runner
 from mmsnclr.engine.run import read_log
 from mmsnclr.models import NeighborMethod
@@ -67,6 +68,18 @@ def test_images_without_identity_are_said_once(caplog):
         model.loss(views, [DataSample() for _ in range(8)])
     (warning,) = caplog.records
     assert 'may become its own neighbour' in warning.getMessage()
+
+
+def test_what_is_not_known_of_an_image_is_minus_one():
+    model = build()
+    views, samples = images(8, seed=0)
+    for number, sample in enumerate(samples[:6]):
+        sample.set_gt_label(number if number else [1, 2])  # of several classes: of none
+    samples[7] = DataSample()
+    model.loss(views, samples)
+    known = [image_id(sample) for sample in samples[:7]]
+    assert model.last_step.labels.tolist() == [-1, 1, 2, 3, 4, 5, -1, -1]
+    assert model.last_step.ids.tolist() == [*known, -1]
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,13 @@ def test_too_few_other_images_are_marked_invalid():
     assert found.valid.tolist() == [[True, False, False], [True, True, True]]
 
 
+def test_images_without_identity_are_all_different():
+    queue = NeighborQueue(length=8, dim=4)
+    queue.enqueue(features(4), torch.tensor([-1, 7, -1, 1]))
+    found = queue.search(F.normalize(features(2), dim=1), torch.tensor([-1, 7]), k=4)
+    assert found.valid.sum(dim=1).tolist() == [4, 3]
+
+
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])
 def test_a_checkpoint_restores_the_set_exactly(dtype):
     queue = NeighborQueue(length=6, dim=4, dtype=dtype)

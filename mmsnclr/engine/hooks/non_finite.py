@@ -141,7 +141,7 @@ class NonFiniteHook(Hook):
             raise FloatingPointError(
                 f'{message} {len(self._recent)} of the last NonFiniteHook.window={self.window} '
                 f'were, more than NonFiniteHook.max_skipped={self.max_skipped}: lower '
-                'optim_wrapper.optimizer.lr, look at the listed images, or train without --amp'
+                'optim_wrapper.optimizer.lr, look at the listed images, or train with --amp off'
             )
         runner.logger.error(message)
 
