@@ -10,6 +10,7 @@ import argparse
 import itertools
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
@@ -81,6 +82,30 @@ def between(start: object, end: object) -> float:
     return start.elapsed_time(end)
 
 
+class Waits:
+    """Notes where torch makes the host wait for the device, by torch's own warnings."""
+
+    def __enter__(self) -> 'Waits':
+        """Begin to note."""
+        self._caught = warnings.catch_warnings(record=True)
+        self._found = self._caught.__enter__()
+        warnings.simplefilter('always')
+        _set_sync_debug_mode('warn')
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Tell files and lines as :attr:`where`."""
+        _set_sync_debug_mode('default')
+        self._caught.__exit__(*error)
+        found = [w for w in self._found if 'called a synchronizing CUDA' in str(w.message)]
+        self.where = [f'{w.filename}:{w.lineno}' for w in found]
+
+
+def _set_sync_debug_mode(mode: str) -> None:
+    if torch.cuda.is_available():
+        torch.cuda.set_sync_debug_mode(mode)
+
+
 class Measure(Hook):
     """Times the steps after some that warm up, then counts kernels and waits of one more."""
 
@@ -123,6 +148,8 @@ class Measure(Hook):
                 self.memory = torch.cuda.max_memory_allocated()
             self.profile = torch.profiler.profile()
             self.profile.__enter__()
+            self.waits = Waits()
+            self.waits.__enter__()
         if 0 <= step < self.steps:
             self.loading.append(1000 * (time.perf_counter() - self._ended))
 
@@ -139,6 +166,7 @@ class End(Hook):
         """Note the time, or end the profile."""
         self.measure._ended = time.perf_counter()
         if self.measure.profile is not None:
+            self.measure.waits.__exit__(None, None, None)
             wait()
             self.measure.profile.__exit__(None, None, None)
 
@@ -262,9 +290,7 @@ def _figures(hook: Measure, steps: int) -> dict[str, float]:
     events = hook.profile.events()
     on_device = torch.autograd.DeviceType.CUDA
     figures['kernels'] = sum(event.device_type == on_device for event in events)
-    waits = ('cudaStreamSynchronize', 'cudaDeviceSynchronize', 'cudaEventSynchronize')
-    # One is the profile's own, at its end.
-    figures['waits'] = max(0, sum(event.name in waits for event in events) - 1)
+    figures['waits'] = len(hook.waits.where)
     figures['peak memory'] = hook.memory
     return figures
 

@@ -1,12 +1,12 @@
 """ResNet-50 as the authors' released code would have trained it; inferred, as it has no ResNet.
 
-tools/dist_train.sh configs/snclr_r50_800e_released.py 32
+tools/dist_train.sh configs/snclr_r50_800e_released.py 32 --amp fp16
 
 What the paper says of ResNet-50 holds here too: LARS and its rate, a warm-up of
-10 epochs, a momentum coefficient fixed at 0.99, K, the set's length. All else
-is that code's, by its defaults where its launch files, which are for ViT, pass
-other values, and MoCo v3's, on which it is built, where it says nothing. Those
-launch files let the coefficient rise to 1, as MoCo v3's for ResNet-50 do:
+10 epochs, a momentum coefficient fixed at 0.99, K, the set's length. All else is
+that code's. Where its launch files, which are for ViT, pass other values, its
+defaults are taken; where it says nothing, those of MoCo v3, on which it is built.
+Those launch files let the coefficient rise to 1, as MoCo v3's for ResNet-50 do:
 
     --cfg-options model.end_momentum_coefficient=1.0
 

@@ -94,7 +94,7 @@ _seed = click.option('--seed', default=0, show_default=True, help='Seed of all t
     type=click.Choice(AMP),
     is_flag=False,
     flag_value=AMP[0],
-    help='Precision.  [default: auto, bfloat16 or float16 as the device has it]',
+    help='Precision; auto is bfloat16, float16 where the device has none.  [default: auto]',
 )
 @click.option(
     '--cfg-options',
@@ -289,18 +289,22 @@ def import_(**arguments: Any) -> None:
 @click.option('--size', type=int, help="Longer side in pixels. [default: the images']")
 @click.option('--iterations', type=int, help='Training steps. [default: by number of images]')
 @click.option('--epochs', type=float, help='The same in passes over the images.')
-@click.option('--batch', type=int, help='Images in a step, of all processes. [default: 4]')
+@click.option(
+    '--batch',
+    type=int,
+    help='Images in a step, of all processes. [default: 4, or the next multiple of --gpus]',
+)
 @click.option('--lr', type=float, help='Learning rate. [default: by batch]')
 @click.option('--flip/--no-flip', default=True, help='Mirror images at random; not for text.')
 @click.option('--skip-bad', is_flag=True, help='Leave wrong images and annotations out.')
 @_gpus
-@click.option('--workers', type=int, default=2, show_default=True, help='Loading processes.')
+@click.option('--workers', type=int, default=2, show_default=True, help='To load, per GPU.')
 @click.option(
     '--amp',
     type=click.Choice(AMP),
     is_flag=False,
     flag_value=AMP[0],
-    help='Mixed precision: float16 on CUDA.  [default: off]',
+    help='Precision; auto and fp16 are float16 on CUDA, bf16 is refused.  [default: off]',
 )
 @_seed
 @click.option('--resume', is_flag=True, help='Continue; the rest of the command as before.')

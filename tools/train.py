@@ -26,7 +26,8 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         const=AMP[0],
         choices=AMP,
-        help='mixed precision; alone it is bfloat16 where the device has it, else float16',
+        help="precision in the place of the config's; alone, after the config, it is auto: "
+        'bfloat16 where the device has it, else float16; off is float32',
     )
     parser.add_argument(
         '--auto-scale-lr',

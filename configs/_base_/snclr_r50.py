@@ -21,7 +21,7 @@ model = dict(
         neighbors=30,
         predictor=dict(type='SNCLRNeck', in_channels=256, hid_channels=4096, out_channels=256),
         # The paper leaves the temperature open; 0.2 is that of the released code's launch files,
-        # which are for ViT. Its default is 1.0: configs/ablations/r50_100e_t-*.py try both.
+        # which are for ViT; its default is 1.0. configs/ablations/r50_100e_t-*.py: both, and 0.1.
         loss=dict(type='SNCLRLoss', temperature=0.2),
     ),
     queue=dict(type='NeighborQueue', length=128_000, dim=256),

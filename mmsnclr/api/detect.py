@@ -102,7 +102,7 @@ def detect(
         size: Longer side of the images in pixels.
         iterations: Number of training steps.
         epochs: The same in passes over the annotated images.
-        batch: Images in a step of all processes; by default 4, or on resuming as before.
+        batch: Images in a step of all processes; by default 4 or the next multiple.
         lr: Learning rate.
         flip: Whether to mirror training images at random.
         skip_bad: Whether to leave wrong images and annotations out.

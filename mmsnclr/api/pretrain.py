@@ -307,11 +307,12 @@ def _write_config(cfg: Config, out: Path, settings: list[Setting], arguments: di
     config = out / 'config.py'
     say(f'{settings_table(settings)}\n  all of it is in {config}')
     processes = count_processes(arguments['gpus'])
-    if processes > 1:
+    if processes > 1 and cfg.train_dataloader.batch_size % (2 * processes) == 0:
         say(
-            f'  on 2 such machines: NNODES=2 tools/dist_train.sh {shlex.quote(str(config))} '
-            f'{2 * processes}, on each with its NODE_RANK and the MASTER_ADDR of the first'
+            '  on 2 such machines, each with its NODE_RANK: NNODES=2 NODE_RANK=0 MASTER_ADDR=FIRST '
+            f'tools/dist_train.sh {shlex.quote(str(config))} {2 * processes}'
         )
+
     cfg.settings = {s.name: f'{s.value}, {s.reason}' for s in settings}
     cfg.arguments = arguments
     write_config(cfg, config)

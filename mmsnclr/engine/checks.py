@@ -38,7 +38,7 @@ def check_start(runner: Runner) -> None:
 
     Raises:
         FileNotFoundError: If machines do not share the work directory.
-        ValueError: If machines have other images than rank 0's.
+        ValueError: If machines have another number of images than rank 0's.
         OSError: If shared memory cannot hold one batch of each process that loads images.
     """
     loader = runner.train_dataloader

@@ -1,5 +1,6 @@
 """Two ranks on one device, joined by gloo: NCCL takes one rank for each device."""
 
+import itertools
 import os
 
 import pytest
@@ -13,9 +14,15 @@ from mmengine.registry import init_default_scope
 
 from mmsnclr.engine import build_runner
 from mmsnclr.models.dist import unwrap
+from mmsnclr.models.sync_batch_norm import SyncBatchNorm
 
 RANKS = 2
 METHODS = ('snclr', 'nnclr', 'sce', 'sce, symmetric', 'a set each')
+LAYERS = list(
+    itertools.product(
+        (torch.float32, torch.float16), (torch.contiguous_format, torch.channels_last)
+    )
+)
 GROUP_NORM = dict(type='GN', num_groups=4)  # statistics of an image: the joined batch's are its own
 
 
@@ -26,6 +33,28 @@ def build(method, device):
         config.head.predictor.norm_cfg = GROUP_NORM
     config.queue.sync = method != 'a set each'
     return build_method(config).to(device)
+
+
+def normalised(layer, device, dtype, layout, mine=slice(None)):
+    """What a layer makes of a batch whose parts differ, and its gradients."""
+    generator = torch.Generator().manual_seed(0)
+    x, direction = (torch.randn(8, 16, 6, 5, generator=generator) for _ in range(2))
+    x = (x * torch.arange(1, 9)[:, None, None, None]).to(dtype)  # each image has its own scale
+    x, direction = (part[mine].to(device, memory_format=layout) for part in (x, direction))
+    x.requires_grad_()
+    layer = layer.to(device)
+    y = layer(x)
+    (y.float() * direction).sum().backward()
+    same_layout = y.is_contiguous(memory_format=layout)
+    return dict(
+        output=y.detach().float(),
+        input=x.grad.float(),
+        weight=layer.weight.grad,
+        bias=layer.bias.grad,
+        mean=layer.running_mean,
+        var=layer.running_var,
+        same_layout=torch.tensor(float(same_layout), device=device),
+    )
 
 
 class Spoil(Hook):
@@ -64,6 +93,13 @@ def _rank(rank, port, device, folder, digits):
         results[method] = dict(
             loss=loss / RANKS, gradients=gradients, features=model.queue.features.clone()
         )
+    share = 8 // RANKS
+    mine = slice(rank * share, (rank + 1) * share)
+    for number, (dtype, layout) in enumerate(LAYERS):
+        found = normalised(SyncBatchNorm(16), device, dtype, layout, mine)
+        for name in ('weight', 'bias'):
+            dist.all_reduce(found[name])
+        results[f'layer {number}'] = found
     config = small_run(digits, f'{folder}/run', **{'train_dataloader.batch_size': 8})
     config.launcher = 'pytorch'
     runner = build_runner(config)
@@ -97,6 +133,14 @@ def test_two_ranks_compute_what_one_does_with_the_joined_batch_and_none_hangs(de
         for name, gradient in gradients.items():
             error = (first['gradients'][name] - gradient).norm()
             assert error <= 1e-3 * max(1, gradient.norm()), (method, name)
+    for number, (dtype, layout) in enumerate(LAYERS):
+        joined = normalised(torch.nn.BatchNorm2d(16), device, torch.float32, layout)
+        for name, expected in joined.items():
+            parts = [result[f'layer {number}'][name] for result in ranks]
+            found = torch.cat(parts) if name in ('output', 'input') else parts[0]
+            tolerance = 1e-5 if dtype == torch.float32 else 5e-3
+            error = (found - expected).abs().max() / expected.abs().max()
+            assert error <= tolerance, (dtype, layout, name)
     # NaN of rank 1 is skipped by both; labels that it lacks make it wait for nobody.
     assert [result['skipped'] for result in ranks] == [1, 1]
     for name, values in ranks[0]['weights'].items():

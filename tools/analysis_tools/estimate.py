@@ -24,6 +24,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmsnclr.engine.cost import PeakMemory, build_training, ring_bytes, synthetic_peers
+from mmsnclr.engine.launch import share_of_batch
 from mmsnclr.engine.param_groups import build_optim_wrapper
 from mmsnclr.models import NeighborMethod, NeighborQueue, method_of
 from mmsnclr.models.dist import gather_rows
@@ -363,6 +364,8 @@ def main() -> None:
     args = parse_args()
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
+    if cfg.get('share_batch'):
+        cfg.train_dataloader.batch_size = share_of_batch(cfg.train_dataloader.batch_size, args.gpus)
     MMLogger.get_instance('estimate', log_level='ERROR')
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     size = cfg.train_dataloader.batch_size
