@@ -22,11 +22,13 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
 from pipeline import photographs
+from torch import nn
 
 from mmsnclr.engine import build_runner
 from mmsnclr.engine.cost import synthetic_peers
 from mmsnclr.models import NeighborMethod
 from mmsnclr.models.dist import unwrap
+from mmsnclr.models.sync_batch_norm import SyncBatchNorm, replace_sync_batch_norm
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = dict(r50='snclr_r50_800e.py', **{'vit-s': 'snclr_vit-s_300e.py'})
@@ -257,8 +259,10 @@ def measure(
         if method == 'SNCLR':
             config.model.channels_last = layout == 'channels-last'
         change(config)
-        _set_norm(config.model, norm)
+        _set_norm(config.model)
         runner, hook = build_runner(config), Measure(warmup, steps)
+        if norm == 'SyncBN':
+            use_sync_bn(runner.model)
         if method != 'SNCLR' and layout == 'channels-last':
             runner.model.to(memory_format=torch.channels_last)
         if method == 'SNCLR':
@@ -272,12 +276,20 @@ def measure(
     return _figures(hook, steps)
 
 
-def _set_norm(model: dict, norm: str) -> None:
-    """Have every layer with statistics of the batch be of one kind."""
+def use_sync_bn(model: nn.Module) -> None:
+    """Put SyncBN into a model, which a single process would train with BN."""
+    nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    replace_sync_batch_norm(model)
+    if not any(type(module) is SyncBatchNorm for module in model.modules()):
+        raise RuntimeError('the model has no SyncBN')
+
+
+def _set_norm(model: dict) -> None:
+    """Have every layer with statistics of the batch be BN."""
     if model.backbone.type == 'ResNet':
-        model.backbone.norm_cfg = dict(type=norm)
+        model.backbone.norm_cfg = dict(type='BN')
     for projector in (model.neck, model.head.predictor):
-        projector.norm_cfg = dict(type='BN1d' if norm == 'BN' else norm)
+        projector.norm_cfg = dict(type='BN1d')
 
 
 def _figures(hook: Measure, steps: int) -> dict[str, float]:

@@ -348,7 +348,8 @@ def _settings_of(text: str) -> dict:
 def _train(config: Path, start: _Start, processes: int) -> tuple[Path, dict[str, CocoAP]]:
     """Train to the end and validate, or what is left to do of it; the detector and its quality."""
     cfg = Config.fromfile(config)
-    cfg.share_batch, work_dir = True, Path(cfg.work_dir)
+    # A process may have a single image; mmengine does this on GPUs alone.
+    cfg.share_batch, cfg.sync_bn, work_dir = True, 'torch', Path(cfg.work_dir)
     # The metric writes predictions down, and evaluate_coco rates them: it tells the classes' APs
     # and curves, too.
     cfg.val_evaluator.update(format_only=True, outfile_prefix=str(work_dir / 'predictions'))

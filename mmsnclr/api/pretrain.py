@@ -267,7 +267,7 @@ def _measure_step(cfg: Config, arguments: dict, budget: float | None) -> float:
     except (AssertionError, RuntimeError) as error:
         raise ValueError(
             f'backbone={arguments["backbone"]!r} cannot be trained at size={view_size(cfg)} with '
-            f'batch={cfg.train_dataloader.batch_size}: {error}'
+            f'{cfg.train_dataloader.batch_size} images of a process: {error}'
         ) from error
 
 
@@ -362,6 +362,7 @@ def _train(out: Path, arguments: dict) -> Path:
     processes = count_processes(arguments['gpus'])
     share_of_batch(cfg.train_dataloader.batch_size, processes)
     cfg.share_batch, cfg.launcher = True, 'pytorch' if processes > 1 else 'none'
+    cfg.sync_bn = 'torch'  # on GPUs, also of timm's models, whose layers have no norm_cfg
     launch(processes, _run, cfg)
     return latest_checkpoint(out)
 

@@ -41,9 +41,9 @@ def synthetic_peers(ranks: int) -> Iterator[Counter]:
     """
     received = Counter()
 
-    def all_gather(values: Tensor) -> list[Tensor]:
+    def all_gather(values: Tensor) -> Tensor:
         received['all_gather'] += (ranks - 1) * values.nbytes
-        return [values] * ranks
+        return torch.cat([values] * ranks)
 
     def all_reduce(values: Tensor) -> None:
         received['all_reduce'] += ring_bytes(values.nbytes, ranks)
@@ -153,6 +153,6 @@ def seconds_per_step(cfg: Config, limit: float = 5.0) -> float:
                 start, steps, measuring = now, 0, True
     except torch.cuda.OutOfMemoryError as error:
         raise ValueError(
-            f'a batch of {cfg.train_dataloader.batch_size} does not fit into the memory of the '
-            'device: lower --batch or --size'
+            f'{cfg.train_dataloader.batch_size} images of a process do not fit into the memory of '
+            'its device: lower --batch or --size'
         ) from error

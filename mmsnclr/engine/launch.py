@@ -121,6 +121,7 @@ def launch(processes: int, function: Callable[..., None], *args) -> None:
             rdzv_endpoint='localhost:0',  # any free port
             local_addr='127.0.0.1',
             max_restarts=0,
+            monitor_interval=0.1,  # seconds; older torch looks each half minute
             **_logs(folder),
         )
         try:
@@ -173,7 +174,8 @@ def _run_rank(folder: str, processes: int, function: Callable[..., None], args: 
     # A terminal sends Ctrl-C to its whole group; it is to come once, from the launcher.
     os.setpgrp()
     multiprocessing.set_start_method(None, force=True)  # mmengine warns of what is set already
-    _hide_prints_of_gloo()
+    if not torch.cuda.is_available():
+        _hide_prints_of_gloo()
     if os.environ['RANK'] != '0':
         warnings.simplefilter('ignore')
     try:
@@ -215,7 +217,9 @@ def _cause(
         return _ended_by(received[-1])
     silent = [number for number in range(processes) if number not in outcomes]
     if not own and silent:
-        return _death(rank, failure) if rank in silent else _death(silent[0])
+        said = [f'; rank {n} said: {told[n][1].strip().splitlines()[-1]}' for n in sorted(told)[:1]]
+        death = _death(rank, failure) if rank in silent else _death(silent[0])
+        return ChildProcessError(f'{death}{"".join(said)}')
     own = own or told
     first = min(own, key=lambda n: own[n][-1])
     kind, text, _ = own[first]

@@ -106,6 +106,16 @@ def _check_detector(precision: str) -> None:
         )
 
 
+def precision_of(cfg: Config) -> str:
+    """What a config says of precision: as :func:`mixed_precision` has it, or a wrapper's type."""
+    wrapper = cfg.get('optim_wrapper') or {}
+    kind = wrapper.get('type', 'OptimWrapper')
+    if kind == 'MixedPrecisionOptimWrapper':
+        return wrapper.get('precision', 'auto')
+    known = dict(OptimWrapper='fp32', BFloat16OptimWrapper='bf16', AmpOptimWrapper='fp16')
+    return known.get(kind, kind)
+
+
 def set_amp(cfg: Config, amp: str | bool | None = 'auto') -> None:
     """Set the precision that a config trains in.
 

@@ -31,11 +31,14 @@ from ..checkpoints import (
     newest_checkpoint,
     replacing,
 )
+from ..models import NeighborMethod
 from ..models.dist import unwrap
+from ..models.sync_batch_norm import replace_sync_batch_norm
 from ..parents import bound_history, detach_loader, survive_full_disk
 from .checks import check_start
 from .launch import share_of_batch
 from .loading import naming_lost_workers
+from .optim import precision_of
 from .param_groups import merge_groups
 from .run import write_config
 from .schedule import Schedule
@@ -90,9 +93,9 @@ class ResumableRunner(Runner):
 
         What the log will not look at any more is no longer kept.
         """
-        if isinstance(loop, dict) and (
-            loop.get('by_epoch') or loop.get('type') == 'EpochBasedTrainLoop'
-        ):
+        if isinstance(loop, BaseLoop):
+            return loop
+        if loop.get('by_epoch') or loop.get('type') == 'EpochBasedTrainLoop':
             loop = {key: value for key, value in loop.items() if key != 'by_epoch'}
             loop['type'] = 'ResumableTrainLoop'
         loop = super().build_train_loop(loop)
@@ -118,6 +121,13 @@ class ResumableRunner(Runner):
         model = super().build_model(model)
         last = self.cfg.get('channels_last')
         return model.to(memory_format=torch.channels_last) if last else model
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Wrap the model for several processes; what ``sync_bn`` made becomes our SyncBN."""
+        model = super().wrap_model(model_wrapper_cfg, model)
+        if isinstance(unwrap(model), NeighborMethod):
+            replace_sync_batch_norm(unwrap(model))
+        return model
 
     @staticmethod
     def build_dataloader(*args, **kwargs) -> DataLoader:
@@ -236,8 +246,15 @@ class ResumableRunner(Runner):
                 f'The config is not that of {filename}: {"; ".join(changes)}. Training goes on '
                 f'at iteration {self.iter}, by the schedule of the config.'
             )
+        self._tell_precision(Stored(Path(filename), saved).config)
         if changes or before != now:
             schedule.go_to(self.iter, now, self.optim_wrapper, self.param_schedulers)
+
+    def _tell_precision(self, before: Config | None) -> None:
+        """Warn where training goes on in another precision than it had."""
+        was, now = (cfg and precision_of(cfg) for cfg in (before, self.cfg))
+        if was not in (None, now):
+            self.logger.warning(f'The precision was {was}, and is {now} from now on (--amp).')
 
     def _change_epoch_length(self, before: int, now: int) -> None:
         """Go on at the same share of the epoch."""

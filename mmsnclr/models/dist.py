@@ -14,13 +14,13 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 
-def _all_gather(rows: Tensor) -> list[Tensor]:
-    """mmengine's, but without the copy of each rank's rows that NCCL would make."""
+def _all_gather(rows: Tensor) -> Tensor:
+    """The rows of all ranks, by NCCL without a copy of each rank's."""
     if mmengine.dist.get_backend() != 'nccl':
-        return mmengine.dist.all_gather(rows)
+        return torch.cat(mmengine.dist.all_gather(rows))
     gathered = rows.new_empty(world_size() * len(rows), *rows.shape[1:])
     torch.distributed.all_gather_into_tensor(gathered, rows)
-    return list(gathered.split(len(rows)))
+    return gathered
 
 
 _collectives = SimpleNamespace(
@@ -54,7 +54,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return rows
-    return torch.cat(_collectives.all_gather(rows.contiguous()))
+    return _collectives.all_gather(rows.contiguous())
 
 
 @torch.no_grad()

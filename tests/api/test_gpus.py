@@ -23,6 +23,7 @@ from mmsnclr.engine.hooks.preemption import PREEMPTED
 GROUPS = dict(type='GN', num_groups=4)
 # Without BN, whose statistics would be those of a process.
 SMALL = {
+    'model.channels_last': False,  # where rounding depends on the images of a process
     'model.backbone.stem_channels': 16,
     'model.backbone.base_channels': 16,
     'model.backbone.norm_cfg': GROUPS,

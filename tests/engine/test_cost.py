@@ -51,7 +51,7 @@ def count_real_bytes(rank, ranks, port, variants, out):
     def gather(values):
         parts = mmengine.dist.all_gather(values)
         received['all_gather'] += sum(p.nbytes for i, p in enumerate(parts) if i != rank)
-        return parts
+        return torch.cat(parts)
 
     def reduce(values):
         received['all_reduce'] += values.nbytes

@@ -85,17 +85,16 @@ class NonFiniteHook(Hook):
     @torch.no_grad()
     def _step_if_finite(self, **kwargs) -> None:
         gradients = {p: p.grad for p in self._parameters if p.grad is not None}
-        norms = torch.stack(torch._foreach_norm(list(gradients.values())))
         bad = self._flags[0].int()
         if not self._scaled:
-            bad = bad + (~norms.isfinite()).sum()
+            bad = bad + (~_finite(gradients)).sum()
         bad = sum_over_ranks(bad)
         bad, loss = torch.stack([bad.to(self._loss), self._loss]).tolist()
         self._loss = torch.tensor(loss, dtype=self._loss.dtype)
         if not bad:
             self._step(**kwargs)
             return
-        finite = norms.isfinite().tolist()
+        finite = _finite(gradients).tolist()
         self._bad = [self._names[p] for p, good in zip(gradients, finite) if not good]
 
     def after_train_iter(
@@ -155,6 +154,11 @@ class NonFiniteHook(Hook):
 
 
 @torch.no_grad()
+def _finite(gradients: dict[Tensor, Tensor]) -> Tensor:
+    """Of which parameters the gradients are finite."""
+    return torch.stack(torch._foreach_norm(list(gradients.values()))).isfinite()
+
+
 def _copy(sources: list[list[Tensor]], targets: list[list[Tensor]]) -> None:
     for source, target in zip(sources, targets):
         torch._foreach_copy_(target, source)
