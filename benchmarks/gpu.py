@@ -142,7 +142,7 @@ class Measure(Hook):
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
             self.stopwatch.on = True
-        elif step == self.steps:
+        elif step == self.steps:  # not the last, which is logged
             wait()
             self.stopwatch.on = False
             self.total = 1000 * (time.perf_counter() - self.begun) / self.steps
@@ -167,7 +167,7 @@ class End(Hook):
     def after_train_iter(self, runner, *args, **kwargs) -> None:
         """Note the time, or end the profile."""
         self.measure._ended = time.perf_counter()
-        if self.measure.profile is not None:
+        if runner.iter == self.measure.warmup + self.measure.steps:
             self.measure.waits.__exit__(None, None, None)
             wait()
             self.measure.profile.__exit__(None, None, None)
@@ -253,7 +253,7 @@ def measure(
     warmup = 4
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == 'tf32'
     with tempfile.TemporaryDirectory() as folder:
-        config = recipe(backbone, method, batch, warmup + steps + 1, workers, Path(folder))
+        config = recipe(backbone, method, batch, warmup + steps + 2, workers, Path(folder))
         config.optim_wrapper.type = 'MixedPrecisionOptimWrapper'
         config.optim_wrapper.precision = 'fp32' if precision == 'tf32' else precision
         if method == 'SNCLR':

@@ -12,7 +12,15 @@ class ViewsDataPreprocessor(SelfSupDataPreprocessor):
 
     That one moves every image's sample by itself, and reorders channels by an
     index that has to be moved as well. Here samples stay on the host.
+
+    Args:
+        *args: As for mmpretrain's.
+        non_blocking: Whether the host goes on while views are moved.
+        **kwargs: As for mmpretrain's.
     """
+
+    def __init__(self, *args, non_blocking: bool = True, **kwargs) -> None:
+        super().__init__(*args, non_blocking=non_blocking, **kwargs)
 
     def forward(self, data: dict, training: bool = False) -> dict[str, Any]:
         """Move and normalise views.
