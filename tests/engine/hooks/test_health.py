@@ -133,15 +133,15 @@ def test_a_healthy_run_is_not_warned_about(digits, tmp_path):
 def test_a_collapsed_training_is_told_once_with_the_settings_to_change(digits, tmp_path):
     options = {
         'optim_wrapper.optimizer.momentum': 0.0,
-        'optim_wrapper.optimizer.weight_decay': 30.0,  # no weight survives it
+        'optim_wrapper.optimizer.weight_decay': 20.0,  # no weight survives it
         'model.momentum_coefficient': 0.0,
-        'train_cfg.max_epochs': 2,
+        'train_cfg.max_epochs': 3,
     }
     run(digits, tmp_path, **options)
     assert min(line['feature_std'] for line in lines_of(tmp_path)[1:]) < 0.01
     (line,) = [line for line in warnings_of(tmp_path) if 'collapsed' in line]
     assert 'optim_wrapper.optimizer.lr=0.01 (now 0.03)' in line
-    assert 'optim_wrapper.optimizer.weight_decay=0.0001 (now 30)' in line
+    assert 'optim_wrapper.optimizer.weight_decay=0.0001 (now 20)' in line
     assert 'model.momentum_coefficient=0.99 (now 0)' in line
 
 
