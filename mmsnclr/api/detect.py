@@ -86,9 +86,8 @@ def detect(
 ) -> Detection:
     """Train Mask R-CNN from a pretrained backbone, and measure it.
 
-    Faster R-CNN where an annotation has no mask. The annotations are checked first. ``out``
-    receives ``config.py``, which ``tools/train.py`` runs again, the annotations as used,
-    ``training/`` with checkpoints, logs and predictions, plots, pictures, and ``summary.md``.
+    Faster R-CNN where an annotation has no mask. ``out`` receives ``config.py``, which
+    ``tools/train.py`` runs again, the annotations, ``training/``, pictures and ``summary.md``.
 
     Args:
         train_json: Annotations in COCO's format.
@@ -132,11 +131,8 @@ def detect(
     cfg, detector, train, val = _choose_detector(train, val)
     set_amp(cfg, amp)
     learned, objects = objects_of(train.content)
-    settings = [
-        detector,
-        *fit_to_objects(cfg, learned, objects, size, flip),
-        *fit_to_iterations(cfg, len(learned), iterations, epochs, batch, lr, processes),
-    ]
+    settings = [detector, *fit_to_objects(cfg, learned, objects, size, flip)]
+    settings += fit_to_iterations(cfg, len(learned), iterations, epochs, batch, lr, processes)
     check_sizes(cfg, train, val)
     fit_to_files(cfg, train, val, workers, seed)
     say(settings_table(settings))
