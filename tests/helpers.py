@@ -44,6 +44,17 @@ def small_model(**options) -> dict:
     return config.model
 
 
+# What changes a step of SNCLR.
+STEP_OPTIONS = [
+    {},
+    {'queue.dtype': 'bfloat16'},
+    {'queue.sync': False},
+    {'head.loss.form': 'sum_log'},
+    {'head.loss.neighbors_in': 'negatives'},
+    {'head.loss.neighbors_in': 'positives'},
+    {'head.projection': 'linear'},
+    {'end_momentum_coefficient': 1.0},
+]
 METHODS = {
     'snclr': {},
     'nnclr': {'type': 'NNCLR', 'head.neighbors': 1, 'momentum_coefficient': 0.0},

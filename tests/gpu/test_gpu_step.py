@@ -5,7 +5,7 @@ from itertools import count
 
 import pytest
 import torch
-from helpers import build_method, config_of, fill_set, images, small_model
+from helpers import STEP_OPTIONS, build_method, config_of, fill_set, images, small_model
 from torch.nn import functional as F
 
 from mmsnclr.engine.cost import synthetic_peers
@@ -13,20 +13,7 @@ from mmsnclr.models import NeighborQueue, SNCLRLoss, log_positiveness, neighbor_
 from mmsnclr.models.snclr_loss import Candidates
 
 PRECISIONS = dict(fp32=None, fp16=torch.float16, bf16=torch.bfloat16)
-OPTIONS = [
-    {},
-    {'queue.dtype': 'bfloat16'},
-    {'queue.sync': False},
-    {'head.loss.form': 'sum_log'},
-    {'head.loss.neighbors_in': 'negatives'},
-    {'head.loss.neighbors_in': 'positives'},
-    {'head.projection': 'linear'},
-    {'end_momentum_coefficient': 1.0},
-    {'channels_last': True},
-    'nnclr',
-    'sce',
-    'sce, symmetric',
-]
+OPTIONS = [*STEP_OPTIONS, {'channels_last': True}, 'nnclr', 'sce', 'sce, symmetric']
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import config_of, small_model
+from helpers import STEP_OPTIONS, config_of, small_model
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch._subclasses.fake_tensor import (
@@ -149,18 +149,7 @@ def step(model, device, batch):
 @pytest.mark.parametrize('autocast', [None, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
     'options',
-    [
-        {},
-        {'queue.dtype': 'bfloat16'},
-        {'queue.sync': False},
-        {'head.loss.form': 'sum_log'},
-        {'head.loss.neighbors_in': 'negatives'},
-        {'head.loss.neighbors_in': 'positives'},
-        {'head.projection': 'linear'},
-        {'end_momentum_coefficient': 1.0},
-        'nnclr',
-        'sce',
-    ],
+    [*STEP_OPTIONS, 'nnclr', 'sce'],
     ids=str,
 )
 @pytest.mark.parametrize('device', ['cuda', 'cpu'])

@@ -54,7 +54,10 @@ def parse_args() -> argparse.Namespace:
         metavar='STEPS',
         help='train for some steps on this device, the other ranks being synthetic',
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.gpus < 1:
+        parser.error(f'--gpus={args.gpus} must be at least 1')
+    return args
 
 
 def build(cfg: Config) -> tuple[NeighborMethod, OptimWrapper]:
@@ -365,7 +368,11 @@ def main() -> None:
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     if cfg.get('share_batch'):
-        cfg.train_dataloader.batch_size = share_of_batch(cfg.train_dataloader.batch_size, args.gpus)
+        try:
+            batch = share_of_batch(cfg.train_dataloader.batch_size, args.gpus)
+        except ValueError as error:
+            raise SystemExit(f'estimate.py: {error}') from None
+        cfg.train_dataloader.batch_size = batch
     MMLogger.get_instance('estimate', log_level='ERROR')
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     size = cfg.train_dataloader.batch_size
