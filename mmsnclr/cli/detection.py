@@ -1,0 +1,73 @@
+"""From a backbone to a detector, and what it finds."""
+
+from typing import Any
+
+import click
+
+from .group import main
+from .options import amp, gpus, image_root, seed
+
+
+@main.command(short_help='Train a detector on a COCO-format set.')
+@click.argument('train_json')
+@click.argument('images')
+@click.option('--backbone', metavar='CHECKPOINT', required=True, help='With a ResNet, or "random".')
+@click.option('--out', metavar='DIR', required=True, help='Where results go.')
+@click.option('--val', 'val_json', metavar='JSON', help='Validate on this, not on a fifth.')
+@click.option('--val-images', metavar='DIR', help='Images of --val. [default: IMAGES]')
+@click.option('--compare', metavar='CHECKPOINT', help='Train the same from it, or from "random".')
+@click.option('--size', type=int, help="Longer side in pixels. [default: the images']")
+@click.option('--iterations', type=int, help='Training steps. [default: by number of images]')
+@click.option('--epochs', type=float, help='The same in passes over the images.')
+@click.option(
+    '--batch',
+    type=int,
+    help='Images in a step, of all processes. [default: 4, or the next multiple of --gpus]',
+)
+@click.option('--lr', type=float, help='Learning rate. [default: by batch]')
+@click.option('--flip/--no-flip', default=True, help='Mirror images at random; not for text.')
+@click.option('--skip-bad', is_flag=True, help='Leave wrong images and annotations out.')
+@gpus
+@click.option('--workers', type=int, default=2, show_default=True, help='To load, per GPU.')
+@amp('Precision; auto and fp16 are float16 on CUDA, bf16 is refused.  [default: off]')
+@seed
+@click.option('--resume', is_flag=True, help='Continue; the rest of the command as before.')
+def detect(**options: Any) -> None:
+    """Train Mask R-CNN on a COCO-format set, from a pretrained backbone.
+
+    File names in TRAIN_JSON start from the folder IMAGES. Without masks it is
+    Faster R-CNN. Mistakes in the json are listed first. DIR/summary.md has the
+    result; tools/train.py DIR/config.py --work-dir ELSEWHERE trains it again.
+
+    \b
+    mmsnclr detect my.json photos/ --backbone epoch_100.pth --out detector/
+    mmsnclr detect my.json photos/ --backbone epoch_100.pth --out both/ \\
+        --val val.json --compare random
+    """  # noqa: D301
+    from ..api.detect import detect
+
+    detect(**options)
+
+
+@main.command(short_help='Find objects in images with a trained detector.')
+@click.argument('checkpoint')
+@click.argument('images', nargs=-1, required=True)
+@click.option('--out', metavar='DIR', required=True, help='Where pictures and results go.')
+@image_root
+@click.option(
+    '--threshold', type=float, default=0.3, show_default=True, help='Lowest score to keep.'
+)
+def predict(**arguments: Any) -> None:
+    """Find objects in IMAGES by the detector in CHECKPOINT.
+
+    IMAGES are image files, folders, searched recursively, text files with a
+    path per line, or COCO json files.
+    DIR receives predictions.json, in COCO's result format with file names,
+    and pictures/ with boxes and masks drawn.
+
+    \b
+    mmsnclr predict detector/training/iter_2000.pth photos/ --out found/
+    """  # noqa: D301
+    from ..api.predict import predict
+
+    predict(**arguments)
