@@ -39,7 +39,8 @@ def export_backbone(checkpoint: str | Path, out: str | Path, to: str) -> str:
     converted weights, represents a random batch as the backbone does.
 
     Args:
-        checkpoint: Checkpoint of a training, as mmengine saves it.
+        checkpoint: Checkpoint of a training, or of another origin that
+            :func:`~.reading.read_backbone` takes.
         out: File to write. For ``'mmpretrain'`` and ``'mmdet'``
             ``{'state_dict': ..., 'meta': ...}``; for ``'torchvision'`` and
             ``'timm'`` a flat state dict; for ``'safetensors'`` the same in
