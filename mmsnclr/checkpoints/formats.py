@@ -14,7 +14,7 @@ _CONVERT = 'convert its weights into a state dict of torch first'
 _BEGINNINGS = (
     (rb'version https://git-lfs', 'a pointer of git-lfs to the file: fetch that by `git lfs pull`'),
     (
-        rb'\s*(<!doctype|<html|<\?xml|<head|\{\s*"|<Error)',
+        rb'\s*(<!doctype|<html|<\?xml|<head|<error|\{\s*"[\w ]+"\s*:)',
         'a text as a failed download leaves it (a web page, a message): download the file again',
     ),
     (rb'\x89HDF\r\n\x1a\n', f'an HDF5 file, as of Keras or TensorFlow: {_CONVERT}'),
@@ -22,7 +22,7 @@ _BEGINNINGS = (
     (rb'GGUF', f'a GGUF file, as of llama.cpp: {_CONVERT}'),
     (rb'\x93NUMPY', f'an array of NumPy: {_CONVERT}'),
     (rb'\x08[\x01-\x20][\x12\x1a\x22\x32\x3a]', f'an ONNX graph: {_SAVE}'),
-    (rb'\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd', _UNPACK),
+    (rb'\x1f\x8b\x08|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd', _UNPACK),
     (rb'.{257}ustar', _UNPACK),
     # A pickle without the number that torch's older files begin with.
     (

@@ -1,5 +1,6 @@
 """Files that are no checkpoints of torch are named as what they are."""
 
+import json
 import pickle
 import tarfile
 import zipfile
@@ -88,6 +89,15 @@ def test_files_of_others_are_refused_in_words(tmp_path, name, write, words):
 def test_what_torch_wrote_is_read(tmp_path, settings):
     torch.save(dict(a=torch.ones(2)), tmp_path / 'a.pth.tar', **settings)
     assert Stored.read(tmp_path / 'a.pth.tar').weights.keys() == {'a'}
+
+
+def test_a_length_that_looks_like_json_is_none(tmp_path):
+    """The first bytes of safetensors are a number, here the text {" and zeros."""
+    header = json.dumps(dict(a=dict(dtype='F32', shape=[1], data_offsets=[0, 4])))
+    length = int.from_bytes(b'{"', 'little')
+    content = length.to_bytes(8, 'little') + header.ljust(length).encode() + bytes(4)
+    (tmp_path / 'a.safetensors').write_bytes(content)
+    assert Stored.read(tmp_path / 'a.safetensors').weights.keys() == {'a'}
 
 
 def test_a_whole_model_that_the_user_trusts_is_read(tmp_path, monkeypatch):
