@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from functools import partial, wraps
 from importlib.metadata import PackageNotFoundError, version
@@ -75,10 +76,11 @@ def read_checkpoints_by(load: Callable[[str, str | None], dict]) -> None:
 
 
 def _allow_training_state() -> None:
-    """Allow, by name, the classes that mmengine's training state is made of."""
+    """Allow, by name, the classes that training states are made of, mmengine's and others'."""
     array = np.zeros(1)
     rebuild, scalar = array.__reduce__()[0], array[0].__reduce__()[0]
     classes = [HistoryBuffer, np.ndarray, np.dtype, _named('builtins', 'getattr', _method)]
+    classes.append(Namespace)  # of a program's arguments
     classes.append(codecs.encode)  # of numpy's bytes; torch before 2.5 does not know it
     # numpy 2 moved these two; checkpoints of either numpy are read by both.
     for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
@@ -112,17 +114,23 @@ def unsafe_allowed() -> bool:
 
 
 @contextlib.contextmanager
-def refusing(name: str) -> Iterator[None]:
-    """Say which object in a checkpoint was refused, and how to allow it."""
+def refusing(name: str, whole: str | None = None) -> Iterator[None]:
+    """Say which object in a checkpoint was refused, and how to allow it.
+
+    ``whole``: the class of the object that was saved, where that is not a state dict.
+    """
     try:
         yield
     except UnpicklingError as error:
         found = re.search(r'(?:GLOBAL|Unsupported class) ([\w.]+)', str(error))
         if found is None:
             raise ValueError(f'{name} is not a checkpoint of torch') from error
+        what = f'a {found[1]}, which could run code on loading. '
+        if whole:
+            what = f'a whole {whole}, {what}Have its state_dict saved instead. '
         raise ValueError(
-            f'{name} holds a {found[1]}, which could run code on loading. If you trust whoever '
-            f'wrote the file, set the environment variable {UNSAFE}=1'
+            f'{name} holds {what}If you trust whoever wrote the file, set the environment '
+            f'variable {UNSAFE}=1'
         ) from error
 
 

@@ -1,11 +1,13 @@
 """Backbones in every library's naming: what they start from, imported, exported."""
 
-from .exporting import export_backbone, read_backbone
+from .exporting import export_backbone
 from .importing import import_backbone
 from .naming import build_backbone
+from .reading import Trained, read_backbone
 from .starting import check_pretrained, initialize_backbone
 
 __all__ = [
+    'Trained',
     'build_backbone',
     'check_pretrained',
     'export_backbone',

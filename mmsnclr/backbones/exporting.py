@@ -5,7 +5,6 @@ import json
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 import torch
 from mmpretrain.models.backbones import VisionTransformer
@@ -13,41 +12,23 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..checkpoints import Stored
-from ..datasets.views import view_size
 from ..models.backbone import pooled
 from ..parents import quiet
 from .naming import (
     NAMINGS,
     TOLERANCE,
     Call,
-    build_backbone,
     equivalent,
     example_images,
     relative_difference,
     rename,
     verify,
 )
+from .reading import Trained, read_backbone
 
 TARGETS = (*NAMINGS, 'onnx', 'safetensors')
 
 _BATCHES = (1, 2, 5)  # that an ONNX file is checked at
-
-
-class Trained(NamedTuple):
-    """The backbone of a checkpoint.
-
-    Attributes:
-        cfg: Its config, without any initialisation.
-        backbone: The backbone itself, in evaluation mode.
-        preprocessing: ``mean``, ``std`` and ``to_rgb`` of its training, empty
-            if the checkpoint does not say them.
-        edge: Of the images that it was trained with, in pixels.
-    """
-
-    cfg: dict
-    backbone: nn.Module
-    preprocessing: dict
-    edge: int
 
 
 @quiet()
@@ -58,7 +39,8 @@ def export_backbone(checkpoint: str | Path, out: str | Path, to: str) -> str:
     converted weights, represents a random batch as the backbone does.
 
     Args:
-        checkpoint: Checkpoint of a training, as mmengine saves it.
+        checkpoint: Checkpoint of a training, or of another origin that
+            :func:`~.reading.read_backbone` takes.
         out: File to write. For ``'mmpretrain'`` and ``'mmdet'``
             ``{'state_dict': ..., 'meta': ...}``; for ``'torchvision'`` and
             ``'timm'`` a flat state dict; for ``'safetensors'`` the same in
@@ -104,46 +86,6 @@ def export_backbone(checkpoint: str | Path, out: str | Path, to: str) -> str:
     torch.save(weights, out)
     load = f'model.load_state_dict(torch.load({str(out)!r}), strict=False)'
     return f'{wrote} model = {call}; {load}'
-
-
-def read_backbone(stored: Stored) -> Trained:
-    """The backbone of a checkpoint, by the config that is stored in it.
-
-    Args:
-        stored: Checkpoint of a training, or one that was imported.
-
-    Raises:
-        ValueError: If it has no backbone, or no config, or they do not fit.
-    """
-    prefix = 'backbone.'
-    weights = {
-        key.removeprefix(prefix): value
-        for key, value in stored.weights.items()
-        if key.startswith(prefix)
-    }
-    if not weights:
-        raise ValueError(
-            f'{stored.path} has no {prefix}* keys: pass a checkpoint that training saved, or make '
-            'one of a foreign file by `mmsnclr import`'
-        )
-    full = stored.config
-    if full is None:
-        raise ValueError(f"{stored.path} lacks meta['cfg']: pass a checkpoint that training saved")
-    cfg = full.model.backbone.to_dict()
-    for key in ('_scope_', 'init_cfg', 'pretrained', 'checkpoint_path'):
-        cfg.pop(key, None)
-    backbone = build_backbone(cfg)
-    try:
-        backbone.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(
-            f'{stored.path}: its backbone is not that of its own config: {error}'
-        ) from error
-    settings = full.model.get('data_preprocessor') or full.get('data_preprocessor') or {}
-    preprocessing = {key: settings[key] for key in ('mean', 'std') if key in settings}
-    if preprocessing:
-        preprocessing['to_rgb'] = settings.get('to_rgb', settings.get('bgr_to_rgb', False))
-    return Trained(cfg, backbone, preprocessing, view_size(full))
 
 
 def _convert(trained: Trained, to: str) -> tuple[str, Call, dict[str, Tensor]]:

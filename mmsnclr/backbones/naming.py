@@ -183,10 +183,17 @@ def _vit(source: VisionTransformer, cfg: dict, to: str) -> Call:
 
 def rename(key: str, source: nn.Module, to: str) -> str:
     """A key of the backbone's weights as another library, of :data:`NAMINGS`, calls it."""
-    if isinstance(source, VisionTransformer) and to in ('timm', 'torchvision'):
+    if isinstance(source, VisionTransformer):
+        key = rename_vit(key, to)
+    return key.removeprefix('timm_model.')
+
+
+def rename_vit(key: str, to: str) -> str:
+    """A key of a ViT of mmpretrain as another library, of :data:`NAMINGS`, calls it."""
+    if to in ('timm', 'torchvision'):
         for pattern, timm, torchvision in _VIT_KEYS:
             key = re.sub(pattern, timm if to == 'timm' else torchvision, key)
-    return key.removeprefix('timm_model.')
+    return key
 
 
 def unwrapped(backbone: nn.Module) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from itertools import product
 from os.path import exists
 from pathlib import Path
 
@@ -14,16 +14,15 @@ from torch import Tensor, nn
 
 from ..checkpoints import Stored
 from .naming import rename
-
-# MoCoV3ViT adds its own architecture to these only when it is built.
-_ARCHITECTURES = {'mocov3-small': dict(num_heads=12)} | VisionTransformer.arch_zoo
+from .origins import take_apart
+from .reading import filtered_by_timm, stated_heads
 
 
 def initialize_backbone(backbone: nn.Module, stored: Stored) -> None:
-    """Fill a backbone from a checkpoint of torchvision, timm, mmpretrain or mmsnclr.
+    """Fill a backbone from a checkpoint of any origin that :mod:`.origins` knows, or another's.
 
     Naming and prefix are found by trying; positions of another image size are
-    resampled.
+    resampled. A model of timm takes what timm itself makes of other formats.
 
     Args:
         backbone: Its weights are overwritten.
@@ -35,20 +34,25 @@ def initialize_backbone(backbone: nn.Module, stored: Stored) -> None:
     """
     given = f'init={str(stored.path)!r}'
     _check_heads(backbone, stored, given)
-    wanted = backbone.state_dict()
-    best, prefix_of_best = {}, ''
-    for naming in ('mmpretrain', 'torchvision', 'timm'):
+    wanted, best, prefix_of_best = backbone.state_dict(), {}, ''
+    origin, weights = take_apart(stored)
+    sources = (
+        (origin.prefix, weights),
+        ('', stored.weights),
+        (origin.prefix, filtered_by_timm(weights, backbone)),
+    )
+    for (start, weights), naming in product(sources, ('mmpretrain', 'torchvision', 'timm')):
         keys = {rename(key, backbone, naming): key for key in wanted}
 
         def fitted(name: str, value: Tensor, keys=keys) -> Tensor | None:
             value = _resampled(keys[name], value, wanted[keys[name]], backbone)
             return value if value.shape == wanted[keys[name]].shape else None
 
-        prefix, count = _most_common_prefix(keys, stored.weights, lambda *x: fitted(*x) is not None)
+        prefix, count = _most_common_prefix(keys, weights, lambda *x: fitted(*x) is not None)
         if count > len(best):
-            found = {keys[n]: fitted(n, v) for n, v in _below(prefix, keys, stored.weights)}
+            found = {keys[n]: fitted(n, v) for n, v in _below(prefix, keys, weights)}
             best = {key: value for key, value in found.items() if value is not None}
-            prefix_of_best = prefix
+            prefix_of_best = start + prefix
     # Counters, which are integers, may be missing: old checkpoints have none.
     missing = [key for key in wanted if key not in best and wanted[key].is_floating_point()]
     if missing:
@@ -185,19 +189,3 @@ def _check_heads(backbone: nn.Module, stored: Stored, source: str) -> None:
             f'{source} is a ViT with {theirs} heads, the backbone has {ours}: its weights would '
             'fit and compute something else. Give model.backbone.arch as the checkpoint has it'
         )
-
-
-def stated_heads(stored: Stored) -> int | None:
-    """The number of a ViT's attention heads, which no weight's shape tells.
-
-    As the checkpoint's config or, of an exported file, a note says; ``None`` if neither does.
-    """
-    if str(stored.meta.get('num_heads', '')).isdecimal():
-        return int(stored.meta['num_heads'])
-    config = None
-    with suppress(ValueError):  # of another library, and more than plain values
-        config = stored.config
-    model = (config or {}).get('model') or {}
-    arch = (model.get('backbone') or {}).get('arch')
-    settings = arch if isinstance(arch, dict) else _ARCHITECTURES.get(arch, {})
-    return settings.get('num_heads')

@@ -2,8 +2,8 @@
 
 import ast
 import os
+import re
 import struct
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +14,12 @@ from zipfile import is_zipfile
 import torch
 from mmengine.config import Config
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..parents import refusing, unsafe_allowed
+from .formats import foreign_format, whole_object
+
+_WRAPPERS = re.compile(r'^(module\.|_orig_mod\.)+')
 
 # What `at_hand` was given, by absolute path.
 _AT_HAND: dict[str, object] = {}
@@ -43,13 +46,15 @@ class Stored:
     def weights(self) -> dict[str, Tensor]:
         """The tensors of ``state_dict``, ``model``, ``teacher`` or else of the content itself.
 
-        None if it is no dictionary; names without a wrapper's ``module.``, and
-        with those of dictionaries within dictionaries before them.
+        None if it is no dictionary; names without what DDP and ``torch.compile``
+        put before them, and with those of dictionaries within dictionaries before them.
         """
         part = self.content
         for name in ('state_dict', 'model', 'teacher'):
-            if isinstance(part, dict) and isinstance(part.get(name), dict):
-                part = part[name]
+            inner = part.get(name) if isinstance(part, dict) else None
+            part = inner if isinstance(inner, dict | nn.Module) else part
+        if isinstance(part, nn.Module):  # which the user allowed
+            part = part.state_dict()
         return dict(_tensors(part)) if isinstance(part, dict) else {}
 
     @cached_property
@@ -75,7 +80,7 @@ def _tensors(part: dict) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a dictionary or, if it has none, of the dictionaries in it."""
     found = {key: value for key, value in part.items() if isinstance(value, Tensor)}
     for key, value in found.items():
-        yield key.removeprefix('module.') if isinstance(key, str) else key, value
+        yield _WRAPPERS.sub('', key) if isinstance(key, str) else key, value
     if not found:
         for outer, inner in part.items():
             if isinstance(inner, dict):
@@ -112,13 +117,15 @@ def load_checkpoint(path: str, map_location: str | None = 'cpu', mmap: bool = Fa
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, or holds what could run code.
+        ValueError: If it is damaged, of another format, or holds what could run code.
     """
     path = os.path.expanduser(path)
     if os.path.abspath(path) in _AT_HAND:
         return _AT_HAND[os.path.abspath(path)]
     if not os.path.isfile(path):
         raise FileNotFoundError(f'no checkpoint at {path!r}')
+    if words := foreign_format(path):
+        raise ValueError(f'{path} is {words}')
     damaged = ValueError(f'{path} is damaged or was not written to its end')
     if path.endswith('.safetensors'):
         try:
@@ -129,8 +136,7 @@ def load_checkpoint(path: str, map_location: str | None = 'cpu', mmap: bool = Fa
             raise damaged from error
     if mmap and not is_zipfile(path):
         raise damaged
-    with refusing(path), warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='.*TorchScript')  # refused below
+    with refusing(path, whole_object(path)):
         try:
             return torch.load(
                 path, map_location=map_location, mmap=mmap, weights_only=not unsafe_allowed()
@@ -142,11 +148,6 @@ def load_checkpoint(path: str, map_location: str | None = 'cpu', mmap: bool = Fa
         except RuntimeError as error:
             if 'PytorchStreamReader' in str(error):
                 raise damaged from error
-            if 'TorchScript' in str(error):
-                raise ValueError(
-                    f'{path} is a TorchScript program, which would run code: save the state_dict '
-                    'of the model that it was made from'
-                ) from error
             raise
 
 

@@ -36,10 +36,12 @@ def export(**arguments: Any) -> None:
 def import_(**arguments: Any) -> None:
     """Read a backbone of another library or code, write a checkpoint to start from.
 
-    CHECKPOINT may be of SNCLR's released code, of MoCo v3, or a ResNet or ViT
-    of torchvision or timm (.pth or .safetensors); which, its keys tell. Any
-    other model of timm is read if it is named. OUT suits `--init` and
-    `--backbone` of the other verbs, and `init_cfg` of a config.
+    CHECKPOINT (.pth or .safetensors) may be of SNCLR's released code, MoCo v1
+    to v3, SwAV, DINO, MAE, Lightly, OpenMMLab or a detector of torchvision, or
+    a ResNet or ViT of torchvision, timm or mmpretrain; which, its names tell.
+    Any other model of timm (also DINOv2, I-JEPA) is read if it is named. OUT
+    suits `--init` and `--backbone` of the other verbs, and `init_cfg` of a
+    config.
 
     \b
     mmsnclr import vit-s-300ep.pth.tar snclr_vit-s.pth

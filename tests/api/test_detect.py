@@ -18,8 +18,7 @@ from mmpretrain.registry import MODELS
 from PIL import Image
 
 from mmsnclr.api.detect import detect
-from mmsnclr.backbones import check_pretrained
-from mmsnclr.backbones.exporting import read_backbone
+from mmsnclr.backbones import check_pretrained, read_backbone
 from mmsnclr.checkpoints import Stored
 from mmsnclr.cli import main
 from mmsnclr.datasets.coco import objects_of

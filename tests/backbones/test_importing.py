@@ -162,7 +162,7 @@ def test_files_at_fault_are_named_and_run_no_code(tmp_path, capsys):
         ([1, 2], 'holds a list, not a state dict'),
         ({1: torch.ones(1)}, r'holds 1 entries \(1\), not a state dict'),
         (dict(epoch=3, note='nothing'), r'holds 2 entries \(epoch, note\), not a state dict'),
-        ({'backbone.conv1.weight': torch.ones(1)}, 'use it as it is'),
+        ({'backbone.conv1.weight': torch.ones(1)}, r'holds 1 entries \(conv1.weight\)'),
         ({'encoder.0.weight': torch.ones(1)}, r'holds 1 entries \(encoder.0.weight\)'),
         (bare, r"1 are missing \['layer2.0.conv1.weight'\]"),
         (deep, r'ResNet of \(3, 2, 2, 2\) basic blocks'),
@@ -202,5 +202,7 @@ def test_the_verb_says_what_it_found(tmp_path):
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith('found torchvision or timm, ResNet 18; wrote')
-    result = CliRunner().invoke(main, ['import', str(tmp_path / 'ours.pth'), 'again.pth'])
-    assert result.exit_code == 1 and 'use it as it is' in result.stderr
+    result = CliRunner().invoke(
+        main, ['import', str(tmp_path / 'ours.pth'), str(tmp_path / 'again.pth')]
+    )
+    assert result.stdout.startswith('found ResNet by its own config; wrote')
