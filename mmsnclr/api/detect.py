@@ -11,16 +11,8 @@ from mmengine.config import Config
 from ..backbones import read_backbone
 from ..checkpoints import Stored, at_hand
 from ..console import Setting, say, settings_table
-from ..datasets.coco import (
-    CocoSet,
-    category_names,
-    describe_crowds,
-    mask_crowds,
-    match_categories,
-    objects_of,
-    split_coco,
-)
-from ..datasets.coco_check import Mistake, check_coco, describe_mistakes
+from ..datasets.coco import CocoSet, category_names, mask_crowds, objects_of
+from ..datasets.detection_sets import read_sets
 from ..engine import build_runner
 from ..engine.launch import count_processes, launch, share_of_batch
 from ..engine.optim import set_amp
@@ -43,7 +35,6 @@ from ..visualization import plot_precision_recall
 from ..visualization.detection_summary import ap_advice, ap_limit, ap_table, detection_summary
 from ..visualization.detections import draw_detections
 
-_VAL_SHARE = 0.2
 _PICTURES, _THRESHOLD = 12, 0.3
 
 
@@ -127,7 +118,7 @@ def detect(
     batch = _check_out(out, resume, batch, processes)
     starts = _read_starts(backbone, compare)
     sources = [(train_json, images)] + ([(val_json, val_images or images)] if val_json else [])
-    train, val = _read_sets(sources, out, skip_bad, seed)
+    train, val = read_sets(sources, out, skip_bad, seed)
     cfg, detector, train, val = _choose_detector(train, val)
     set_amp(cfg, amp)
     learned, objects = objects_of(train.content)
@@ -196,51 +187,6 @@ def _read_start(checkpoint: str | Path) -> _Start:
     # The rest, such as the optimiser's state, would fill the memory throughout the training.
     weights = {k: value for k, value in stored.weights.items() if k.startswith('backbone.')}
     return _Start(str(checkpoint), backbone, (Stored(stored.path, dict(state_dict=weights)),))
-
-
-def _read_sets(
-    sources: list[tuple[str | Path, str | Path]], out: Path, skip_bad: bool, seed: int
-) -> tuple[CocoSet, CocoSet]:
-    """The training and the validation set, checked; the latter drawn if it is not given."""
-    folders = [Path(folder).resolve() for _, folder in sources]
-    for name, folder in zip(('images', 'val_images'), folders):
-        if not folder.is_dir():
-            raise FileNotFoundError(f'{name}={str(folder)!r} is not a folder')
-    checked = [check_coco(file, folder) for (file, _), folder in zip(sources, folders)]
-    mistakes = [mistake for _, found in checked for mistake in found]
-    if mistakes:
-        text = describe_mistakes(mistakes, out / 'mistakes.csv')
-        if any(mistake.fatal for mistake in mistakes) and not skip_bad:
-            raise ValueError(f'{text}\nMend them, or leave these annotations out by --skip-bad')
-        say(text)
-    for (file, _), (content, found) in zip(sources, checked):
-        _check_objects(content, found, file)
-    contents = [content for content, _ in checked]
-    if len(sources) == 1:
-        contents = split_coco(contents[0], _VAL_SHARE, seed)
-        count = len(contents[1]['images'])
-        say(f'No --val: {count} of the images were drawn to validate on (seed {seed})')
-    else:
-        contents[1] = match_categories(*contents, *(file for file, _ in sources))
-    train, val = contents
-    return (
-        CocoSet(train, out / 'train.json', folders[0]),
-        CocoSet(val, out / 'val.json', folders[-1]),
-    )
-
-
-def _check_objects(content: dict, mistakes: list[Mistake], file: str | Path) -> None:
-    """Refuse a set without objects, and say why it has none; tell of its crowds."""
-    annotations = content['annotations']
-    if not annotations:
-        left_out = any(mistake.annotation is not None for mistake in mistakes)
-        why = 'none of its annotations can be used' if left_out else 'it has no annotations'
-    elif not objects_of(content)[1]:
-        why = f'all of its {len(annotations)} annotations are crowds (iscrowd or ignore is 1)'
-    else:
-        crowds = describe_crowds(content, Path(file).name)
-        return say(crowds) if crowds else None
-    raise ValueError(f'{file}: {why}; what is learned and measured are single objects')
 
 
 def _choose_detector(train: CocoSet, val: CocoSet) -> tuple[Config, Setting, CocoSet, CocoSet]:
