@@ -61,6 +61,7 @@ def detect(**options: Any) -> None:
 @click.option(
     '--threshold', type=float, default=0.3, show_default=True, help='Lowest score to keep.'
 )
+@click.option('--batch', default=1, show_default=True, help='Images to look at at once.')
 def predict(**arguments: Any) -> None:
     """Find objects in IMAGES by the detector in CHECKPOINT.
 
