@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -45,8 +46,7 @@ def predict(
         threshold: Lowest score of what is kept, 0 to 1.
         image_root: Folder from which paths in text and json files are meant;
             by default the folder of the file.
-        batch: Images that are looked at at once. They are padded to the size of
-            the largest, which moves scores and boxes of the others a little.
+        batch: Images that are looked at at once, as far as they are of a size.
 
     Returns:
         The predictions. ``image_id`` is that of the json files, if all images
@@ -174,17 +174,27 @@ def _pipeline(model: torch.nn.Module) -> tuple[Compose, int, tuple[int, int] | N
 
 
 def _find(model: torch.nn.Module, pipeline: Compose, paths: list[Path]) -> list[Any]:
-    """Mmdet's results for images; the error for one that cannot be read."""
-    loaded = []
-    for path in paths:
+    """Mmdet's results for images; the error for one that cannot be read.
+
+    Those that are padded to the same size are looked at together, so that padding changes nothing.
+    """
+    found: list[Any] = []
+    alike = defaultdict(list)
+    divisor = model.data_preprocessor.pad_size_divisor
+    for number, path in enumerate(paths):
         try:
-            loaded.append(pipeline(dict(img_path=str(path), img_id=0)))
+            found.append(pipeline(dict(img_path=str(path), img_id=0)))
         except _UNREADABLE as error:
-            loaded.append(error)
-    there = [data for data in loaded if not isinstance(data, Exception)]
-    with torch.no_grad():
-        results = iter(model.test_step(pseudo_collate(there)) if there else ())
-    return [data if isinstance(data, Exception) else next(results).cpu() for data in loaded]
+            found.append(error)
+        else:
+            padded = tuple(-(-edge // divisor) for edge in found[-1]['inputs'].shape)
+            alike[padded].append(number)
+    for numbers in alike.values():
+        with torch.no_grad():
+            results = model.test_step(pseudo_collate([found[number] for number in numbers]))
+        for number, result in zip(numbers, results):
+            found[number] = result.cpu()
+    return found
 
 
 def _as_coco(

@@ -109,9 +109,9 @@ def _read(
     """
     description = find_description(source)
     if description:
-        return read_yolo(description.resolve(), given)
+        return read_yolo(description.absolute(), given)
     if source.is_dir():
-        return read_voc(source.resolve(), given)
+        return read_voc(source.absolute(), given)
     if folder is None and source.is_file():
         raise ValueError(
             f"{source}: pass the folder that its file names start from, too ({name}); a YOLO set's "

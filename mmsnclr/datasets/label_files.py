@@ -1,6 +1,7 @@
 """Sets whose labels are a file for each image, in COCO's words."""
 
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +29,14 @@ class LabelFiles(NamedTuple):
 
 def find_images(folder: Path) -> list[Path]:
     """Image files in a folder and below it, sorted."""
-    return sorted(path for path in folder.rglob('*') if path.suffix.lower() in SUFFIXES)
+    return [path for path in find_files(folder, '*') if path.suffix.lower() in SUFFIXES]
+
+
+def find_files(folder: Path, pattern: str) -> list[Path]:
+    """Files of a name in a folder and below it, sorted, without hidden ones such as macOS's."""
+    found = sorted(folder.rglob(pattern))
+    hidden = re.compile(rf'(^|{re.escape(os.sep)})\.')
+    return [path for path in found if not hidden.search(str(path.relative_to(folder)))]
 
 
 def upright_size(path: Path) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from mmcv.transforms import BaseTransform
 from mmengine import fileio
 from mmengine.registry import TRANSFORMS
 
-from .decoding import decode_any
+from .decoding import decode, decode_any, plain_header
 
 
 @TRANSFORMS.register_module()
@@ -38,6 +38,11 @@ class LoadAnyImage(BaseTransform):
             ValueError: If it is not an image, or damaged.
         """
         path = results['img_path']
-        image = decode_any(fileio.get(path, backend_args=self.backend_args), path, self.levels)
+        data = fileio.get(path, backend_args=self.backend_args)
+        header = plain_header(data, path)
+        if header is None:
+            image = decode_any(data, path, self.levels)
+        else:
+            image, _ = decode(data, 1, header, path)
         results.update(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
         return results

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from .coco_check import Mistake
 from .coco_shapes import short
-from .label_files import LabelFiles, find_images, from_here
+from .label_files import LabelFiles, find_files, find_images, from_here
 from .listing import read_text
 
 _CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
@@ -50,7 +50,9 @@ def read_voc(folder: Path, images: Path | None = None) -> dict[str, LabelFiles]:
     """
     inner = (path for path in sorted(folder.iterdir()) if path.name.lower() == 'annotations')
     labels = next(filter(Path.is_dir, inner), folder)
-    xmls = {str(path.relative_to(labels).with_suffix('')): path for path in labels.rglob('*.xml')}
+    xmls = {
+        str(path.relative_to(labels).with_suffix('')): path for path in find_files(labels, '*.xml')
+    }
     if not xmls:
         raise FileNotFoundError(
             f'{folder} holds neither xml files (Pascal VOC) nor data.yaml (YOLO)'

@@ -205,6 +205,6 @@ def _orphans(labels: dict[Path, Path | None], folder: Path) -> Iterator[Mistake]
         stems = {Path(name).stem for name in names if Path(name).suffix.lower() in SUFFIXES}
         stems |= {image.stem for image in labels}  # listed, and missed by the check of the set
         for label in sorted(place.glob('*.txt')):
-            if label.stem not in stems and label.name != _CLASSES:
+            if label.stem not in stems and label.name != _CLASSES and label.name[0] != '.':
                 detail = f'no image of this name in {", ".join(map(str, sorted(folders)))}'
                 yield Mistake(from_here(label, folder), 'image missing', None, label.stem, detail)

@@ -89,13 +89,14 @@ def test_more_than_8_bits_are_seen_as_8_by_the_detectors_loader(run, scenes, tmp
     assert one != two
 
 
-def test_images_of_a_size_are_predicted_in_batches_alike(run, scenes, tmp_path):
+def test_images_are_predicted_in_batches_as_alone(run, scenes, tmp_path):
     (tmp_path / 'broken.png').write_bytes(b'nothing')
     images = [*sorted((scenes / 'val').iterdir())[:2]]
-    images.insert(1, tmp_path / 'broken.png')
+    Image.open(images[0]).resize((64, 128)).save(tmp_path / 'narrow.png')
+    images[1:1] = [tmp_path / 'broken.png', tmp_path / 'narrow.png']
     alone, together = (
         predict(run[0].checkpoint, images, tmp_path / f'{batch}', 0, batch=batch)
-        for batch in (1, 3)
+        for batch in (1, 4)
     )
     for key in ('image_id', 'file_name', 'category_id', 'segmentation'):
         assert [d[key] for d in alone] == [d[key] for d in together]

@@ -80,6 +80,8 @@ def test_yolo_lies_as_tools_write_it(yolo):
     # Images to validate on that are those to learn from are of no use.
     (yolo / 'data.yaml').write_text('train: images/train\nval: images/train\nnames: [cat, 7]\n')
     assert [len(part.content['annotations']) for part in read(yolo)] == [1, 1]
+    for part in ('images/train/._a.jpg', 'labels/train/._a.txt'):
+        (yolo / part).write_bytes(b'of macOS')
     # Label Studio writes the classes alone, labelImg the labels beside the images.
     (yolo / 'data.yaml').unlink()
     (yolo / 'classes.txt').write_text('cat\n7\n')
@@ -188,6 +190,7 @@ def test_voc_is_read_with_its_lists(devkit, capsys):
 
 def test_voc_lies_as_tools_write_it(devkit, tmp_path_factory):
     (devkit / 'ImageSets/Main/train.txt').unlink()
+    (devkit / 'Annotations/._a.xml').write_bytes(b'of macOS')
     count = [3, 1]  # a fifth of three images is one
     flat = tmp_path_factory.mktemp('flat')
     for folder in ('JPEGImages', 'Annotations'):
