@@ -1,4 +1,4 @@
-"""Train a detector on a COCO-format set."""
+"""Train a detector on images with boxes or masks."""
 
 import copy
 import json
