@@ -9,7 +9,7 @@ shared = dict(
     # Nothing is frozen and BN takes the batch's statistics, so that the same settings suit a
     # pretrained and a random backbone.
     backbone=dict(frozen_stages=-1, norm_eval=False),
-    load=dict(type='LoadImageFromFile'),
+    load=dict(type='LoadAnyImage'),
     load_boxes=dict(type='LoadAnnotations', with_bbox=True, with_mask=False),
     load_masks=dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     augment=[

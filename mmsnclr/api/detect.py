@@ -1,4 +1,4 @@
-"""Train a detector on a COCO-format set."""
+"""Train a detector on images with boxes or masks."""
 
 import copy
 import json
@@ -11,16 +11,8 @@ from mmengine.config import Config
 from ..backbones import read_backbone
 from ..checkpoints import Stored, at_hand
 from ..console import Setting, say, settings_table
-from ..datasets.coco import (
-    CocoSet,
-    category_names,
-    describe_crowds,
-    mask_crowds,
-    match_categories,
-    objects_of,
-    split_coco,
-)
-from ..datasets.coco_check import Mistake, check_coco, describe_mistakes
+from ..datasets.coco import CocoSet, category_names, levels_of, mask_crowds, objects_of
+from ..datasets.detection_sets import read_sets
 from ..engine import build_runner
 from ..engine.launch import count_processes, launch, share_of_batch
 from ..engine.optim import set_amp
@@ -28,22 +20,23 @@ from ..evaluation.coco import CocoAP, evaluate_coco
 from ..parents import only_progress
 from ..recipes.detection import (
     Backbone,
-    check_sizes,
+    check_settings,
     detector_backbone,
     fit_to_backbone,
     fit_to_files,
     fit_to_iterations,
     fit_to_objects,
     fit_to_run,
+    leave_out_narrow,
     load_detector,
     random_backbone,
 )
+from ..recipes.differences import differences
 from ..requirements import check_detection_requirements
 from ..visualization import plot_precision_recall
 from ..visualization.detection_summary import ap_advice, ap_limit, ap_table, detection_summary
 from ..visualization.detections import draw_detections
 
-_VAL_SHARE = 0.2
 _PICTURES, _THRESHOLD = 12, 0.3
 
 
@@ -64,7 +57,7 @@ class Detection(NamedTuple):
 
 def detect(
     train_json: str | Path,
-    images: str | Path,
+    images: str | Path | None,
     backbone: str | Path,
     out: str | Path,
     *,
@@ -90,13 +83,14 @@ def detect(
     ``tools/train.py`` runs again, the annotations, ``training/``, pictures and ``summary.md``.
 
     Args:
-        train_json: Annotations in COCO's format.
-        images: Folder that its file names start from.
+        train_json: Annotations in COCO's format; or data.yaml or the folder of a YOLO set; or
+            Pascal VOC's folder of xml files.
+        images: Folder that file names in it start from; YOLO and VOC sets tell it themselves.
         backbone: Checkpoint with a ResNet; foreign ones go through ``import_checkpoint`` first.
             ``'random'``: random weights, of the architecture in ``compare`` or of a ResNet-50.
         out: Folder to write into.
-        val_json: Annotations to validate on; by default a fifth of the images is drawn.
-        val_images: Folder of its file names; ``images`` by default.
+        val_json: The same to validate on; by default the set's own part for it, else a fifth.
+        val_images: Folder of its file names; ``images`` by default, if it is a json file.
         compare: ``'random'`` or another checkpoint; the same is trained from it.
         size: Longer side of the images in pixels.
         iterations: Number of training steps.
@@ -120,24 +114,25 @@ def detect(
         ValueError: If annotations or settings are wrong, or ``out`` holds another run.
     """
     out = Path(out).resolve()
-    if val_images is not None and val_json is None:
-        raise ValueError('val_images is given without val_json, the annotations that go with it')
+    check_settings(
+        size=size, iterations=iterations, epochs=epochs, batch=batch, lr=lr, workers=workers
+    )
+    _check_files(val_json, val_images, backbone=backbone, compare=compare)
     check_detection_requirements()
     processes = count_processes(gpus)
     batch = _check_out(out, resume, batch, processes)
     starts = _read_starts(backbone, compare)
-    sources = [(train_json, images)] + ([(val_json, val_images or images)] if val_json else [])
-    train, val = _read_sets(sources, out, skip_bad, seed)
+    train, val = read_sets(train_json, images, val_json, val_images, out, skip_bad, seed)
     cfg, detector, train, val = _choose_detector(train, val)
     set_amp(cfg, amp)
-    learned, objects = objects_of(train.content)
-    settings = [detector, *fit_to_objects(cfg, learned, objects, size, flip)]
+    settings = [detector, *fit_to_objects(cfg, *objects_of(train.content), size, flip)]
+    train, val = leave_out_narrow(cfg, train, val, skip_bad)
+    learned, _ = objects_of(train.content)
     settings += fit_to_iterations(cfg, len(learned), iterations, epochs, batch, lr, processes)
-    check_sizes(cfg, train, val)
     fit_to_files(cfg, train, val, workers, seed)
     say(settings_table(settings))
     for part in (train, val):
-        _write(part.file, json.dumps(part.content), resume)
+        _write(part.file, json.dumps(part.content), resume, _annotations_of)
     trained = _train_all(starts, cfg, settings, out, resume, processes)
     return _summarise(out, train, val, settings, *trained)
 
@@ -148,6 +143,19 @@ class _Start(NamedTuple):
     source: str
     backbone: Backbone
     files: tuple[Stored, ...] = ()
+
+
+def _check_files(
+    val_json: str | Path | None, val_images: str | Path | None, **starts: str | Path | None
+) -> None:
+    """Refuse images without annotations, and what is neither a checkpoint nor the word for none."""
+    if val_images is not None and val_json is None:
+        raise ValueError('val_images is given without val_json, the annotations that go with it')
+    for name, file in starts.items():
+        if file not in (None, 'random') and not Path(file).exists():
+            raise FileNotFoundError(
+                f"{name}={str(file)!r} is no file, and not 'random', the word for random weights"
+            )
 
 
 def _check_out(out: Path, resume: bool, batch: int | None, processes: int) -> int | None:
@@ -196,51 +204,6 @@ def _read_start(checkpoint: str | Path) -> _Start:
     # The rest, such as the optimiser's state, would fill the memory throughout the training.
     weights = {k: value for k, value in stored.weights.items() if k.startswith('backbone.')}
     return _Start(str(checkpoint), backbone, (Stored(stored.path, dict(state_dict=weights)),))
-
-
-def _read_sets(
-    sources: list[tuple[str | Path, str | Path]], out: Path, skip_bad: bool, seed: int
-) -> tuple[CocoSet, CocoSet]:
-    """The training and the validation set, checked; the latter drawn if it is not given."""
-    folders = [Path(folder).resolve() for _, folder in sources]
-    for name, folder in zip(('images', 'val_images'), folders):
-        if not folder.is_dir():
-            raise FileNotFoundError(f'{name}={str(folder)!r} is not a folder')
-    checked = [check_coco(file, folder) for (file, _), folder in zip(sources, folders)]
-    mistakes = [mistake for _, found in checked for mistake in found]
-    if mistakes:
-        text = describe_mistakes(mistakes, out / 'mistakes.csv')
-        if any(mistake.fatal for mistake in mistakes) and not skip_bad:
-            raise ValueError(f'{text}\nMend them, or leave these annotations out by --skip-bad')
-        say(text)
-    for (file, _), (content, found) in zip(sources, checked):
-        _check_objects(content, found, file)
-    contents = [content for content, _ in checked]
-    if len(sources) == 1:
-        contents = split_coco(contents[0], _VAL_SHARE, seed)
-        count = len(contents[1]['images'])
-        say(f'No --val: {count} of the images were drawn to validate on (seed {seed})')
-    else:
-        contents[1] = match_categories(*contents, *(file for file, _ in sources))
-    train, val = contents
-    return (
-        CocoSet(train, out / 'train.json', folders[0]),
-        CocoSet(val, out / 'val.json', folders[-1]),
-    )
-
-
-def _check_objects(content: dict, mistakes: list[Mistake], file: str | Path) -> None:
-    """Refuse a set without objects, and say why it has none; tell of its crowds."""
-    annotations = content['annotations']
-    if not annotations:
-        left_out = any(mistake.annotation is not None for mistake in mistakes)
-        why = 'none of its annotations can be used' if left_out else 'it has no annotations'
-    elif not objects_of(content)[1]:
-        why = f'all of its {len(annotations)} annotations are crowds (iscrowd or ignore is 1)'
-    else:
-        crowds = describe_crowds(content, Path(file).name)
-        return say(crowds) if crowds else None
-    raise ValueError(f'{file}: {why}; what is learned and measured are single objects')
 
 
 def _choose_detector(train: CocoSet, val: CocoSet) -> tuple[Config, Setting, CocoSet, CocoSet]:
@@ -323,13 +286,15 @@ python tools/train.py THIS_FILE --work-dir ELSEWHERE
     return config
 
 
-def _write(path: Path, text: str, resume: bool, read: Callable[[str], object] = str) -> None:
+def _write(path: Path, text: str, resume: bool, read: Callable[[str], dict]) -> None:
     """Write a file; on resuming, only compare what it says with what the run began with."""
     if resume and path.exists():
-        if read(path.read_text(encoding='utf-8')) != read(text):
+        before, now = read(path.read_text(encoding='utf-8')), read(text)
+        if before != now:
             raise ValueError(
                 f'{path} was written with other annotations or settings: pass with --resume what '
-                'the run was started with, or choose another --out'
+                'the run was started with, or choose another --out '
+                f'({differences(before, now)})'
             )
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -337,8 +302,19 @@ def _write(path: Path, text: str, resume: bool, read: Callable[[str], object] = 
 
 
 def _settings_of(text: str) -> dict:
-    """What a config says; the first versions did not say that processes share a batch."""
-    return Config.fromstring(text, '.py').to_dict() | dict(share_batch=True)
+    """What a config says, but for what the first versions did not, or said otherwise."""
+    settings = Config.fromstring(text, '.py').to_dict() | dict(share_batch=True)
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        load, *_ = settings[name]['dataset']['pipeline']
+        if load['type'] == 'LoadImageFromFile':
+            load['type'] = 'LoadAnyImage'
+        load.pop('levels', None)
+    return settings
+
+
+def _annotations_of(text: str) -> dict:
+    """What a set holds, but for what the first versions did not note down."""
+    return json.loads(text) | dict(info=None)
 
 
 def _train(config: Path, start: _Start, processes: int) -> tuple[Path, dict[str, CocoAP]]:
@@ -388,6 +364,7 @@ def _draw(val: CocoSet, found: Path, folder: Path) -> tuple[list[Path], float]:
             folder / f'{number:02d}_{Path(image["file_name"]).stem}.jpg',
             [a for a in annotations if a['image_id'] == image['id']],
             threshold,
+            levels_of(val.content),
         )
         for number, image in enumerate(images[::step][:_PICTURES])
     ]

@@ -2,22 +2,29 @@
 
 import json
 import os
+from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import cv2
 import torch
-from mmcv import imread
+from mmengine.dataset import Compose, pseudo_collate
 
 from ..checkpoints import Stored, at_hand
 from ..console import say, track
 from ..datasets.coco import read_image_ids
 from ..datasets.coco_images import ImageFolder
 from ..datasets.listing import list_images
+from ..datasets.scan import write_csv
 from ..parents import without_prints
 from ..requirements import check_detection_requirements
 from ..visualization.detections import draw_detections
+
+# Gone, empty, damaged, or of no height at the detector's size; mmcv's loader asserts.
+_UNREADABLE = (OSError, ValueError, AssertionError, cv2.error)
+_LARGE = 2  # times the detector's size, from which on much is lost
 
 
 def predict(
@@ -26,6 +33,7 @@ def predict(
     out: str | Path,
     threshold: float = 0.3,
     image_root: str | Path | None = None,
+    batch: int = 1,
 ) -> list[dict]:
     """Find objects, and write them down and into pictures.
 
@@ -34,10 +42,11 @@ def predict(
         images: Folders, text files with paths, COCO json files or image files.
         out: Folder that receives ``predictions.json``, in COCO's result format
             with file names from the folder that all images share, and
-            ``pictures/``.
+            ``pictures/``; and ``left_out.csv`` if images cannot be read.
         threshold: Lowest score of what is kept, 0 to 1.
         image_root: Folder from which paths in text and json files are meant;
             by default the folder of the file.
+        batch: Images that are looked at at once, as far as they are of a size.
 
     Returns:
         The predictions. ``image_id`` is that of the json files, if all images
@@ -46,15 +55,16 @@ def predict(
     Raises:
         FileNotFoundError: If the checkpoint or the images are not there.
         ImportError: If mmdet or mmcv's operators are missing.
-        ValueError: If the checkpoint is not a detector of ``detect``, the
-            threshold is out of range, no image can be read, or ``out`` has
-            predictions.
+        ValueError: If the checkpoint is not a detector of ``detect``, a setting
+            is out of range, no image can be read, or ``out`` has predictions.
     """
     out = Path(out)
     if (out / 'predictions.json').exists():
         raise ValueError(f'out={str(out)!r} holds predictions already: choose another folder')
     if not 0 <= threshold <= 1:
         raise ValueError(f'threshold={threshold} must lie between 0 and 1')
+    if batch < 1:
+        raise ValueError(f'batch={batch} must be at least 1')
     images = [images] if isinstance(images, str | Path) else images
     paths = list_images(images, image_root)
     ids = _image_ids(images, paths, image_root)
@@ -63,31 +73,57 @@ def predict(
     meta = model.dataset_meta
     classes = dict(zip(meta['category_ids'], meta['classes']))
 
+    pipeline, size, levels = _pipeline(model)
     root = _common_folder(images, paths)
-    predictions, unreadable = [], []
-    for image_id, path in zip(ids, track(paths, 'Finding objects')):
-        instances = _find(model, path)
-        if instances is None:
-            unreadable.append(str(path))
+    predictions, unreadable, large = [], [], 0
+    chunks = [paths[start : start + batch] for start in range(0, len(paths), batch)]
+    results = chain.from_iterable(
+        _find(model, pipeline, chunk) for chunk in track(chunks, 'Finding objects')
+    )
+    for image_id, path, result in zip(ids, paths, results):
+        try:
+            if isinstance(result, Exception):
+                raise result
+            name = path.relative_to(root)
+            found = result.pred_instances
+            found = _as_coco(found[found.scores >= threshold], image_id, name, classes)
+            picture = out / 'pictures' / name.with_name(f'{name.name}.jpg')
+            # Damage that a detector's own loader passes over is an error here.
+            draw_detections(path, found, classes, picture, threshold=threshold, levels=levels)
+        except _UNREADABLE as error:
+            unreadable.append((path, str(error)))
             continue
-        name = path.relative_to(root)
-        found = _as_coco(instances[instances.scores >= threshold], image_id, name, classes)
-        picture = out / 'pictures' / name.with_name(f'{name.name}.jpg')
-        draw_detections(path, found, classes, picture, threshold=threshold)
+        large += max(result.ori_shape) > _LARGE * size
         predictions += found
     if len(unreadable) == len(paths):
         raise ValueError(f'none of the images in {", ".join(map(str, images))} can be read')
     out.mkdir(parents=True, exist_ok=True)
     (out / 'predictions.json').write_text(json.dumps(predictions), 'utf-8')
-    if unreadable:
-        count = f'{len(unreadable)} of {len(paths)} images'
-        say(f'{count} cannot be read and were left out: {", ".join(unreadable[:5])}')
+    _tell_of(unreadable, large, len(paths), size, out)
     with_some = len({prediction['image_id'] for prediction in predictions})
     say(
         f'{len(predictions)} objects with a score of {threshold} or more, in {with_some} of '
         f'{len(paths)} images; they are in {out}'
     )
     return predictions
+
+
+def _tell_of(
+    unreadable: list[tuple[Path, str]], large: int, count: int, size: int, out: Path
+) -> None:
+    """Tell of images that cannot be read, which are listed, and of those that lose detail."""
+    if unreadable:
+        write_csv(out / 'left_out.csv', ('path', 'reason'), unreadable)
+        names = ', '.join(str(path) for path, _ in unreadable[:5])
+        say(
+            f'{len(unreadable)} of {count} images cannot be read and were left out, see '
+            f'{out / "left_out.csv"}: {names}'
+        )
+    if large:
+        say(
+            f'{large} images are more than {_LARGE} times as large as the {size} pixels to which '
+            'the detector scales them: cut them into pieces where it misses small objects'
+        )
 
 
 def _image_ids(
@@ -128,17 +164,37 @@ def _load(path: Path, threshold: float) -> torch.nn.Module:
         return init_detector(cfg, str(path), palette='random', device=device)
 
 
-def _find(model: torch.nn.Module, path: Path) -> Any:
-    """Mmdet's instances in an image, ``None`` if it cannot be read."""
-    from mmdet.apis import inference_detector
+def _pipeline(model: torch.nn.Module) -> tuple[Compose, int, tuple[int, int] | None]:
+    """How the detector loads an image, its size in pixels, and its values of black and white."""
+    from mmdet.utils import get_test_pipeline_cfg
 
-    try:
-        pixels = imread(path)
-        if pixels is None:
-            return None
-        return inference_detector(model, pixels).pred_instances.cpu()
-    except (OSError, cv2.error):  # gone, empty, or of no height at the detector's size
-        return None
+    steps = get_test_pipeline_cfg(model.cfg)
+    (scale,) = (step.scale for step in steps if 'scale' in step)
+    return Compose(steps), max(scale), steps[0].get('levels')
+
+
+def _find(model: torch.nn.Module, pipeline: Compose, paths: list[Path]) -> list[Any]:
+    """Mmdet's results for images; the error for one that cannot be read.
+
+    Those that are padded to the same size are looked at together, so that padding changes nothing.
+    """
+    found: list[Any] = []
+    alike = defaultdict(list)
+    divisor = model.data_preprocessor.pad_size_divisor
+    for number, path in enumerate(paths):
+        try:
+            found.append(pipeline(dict(img_path=str(path), img_id=0)))
+        except _UNREADABLE as error:
+            found.append(error)
+        else:
+            padded = tuple(-(-edge // divisor) for edge in found[-1]['inputs'].shape)
+            alike[padded].append(number)
+    for numbers in alike.values():
+        with torch.no_grad():
+            results = model.test_step(pseudo_collate([found[number] for number in numbers]))
+        for number, result in zip(numbers, results):
+            found[number] = result.cpu()
+    return found
 
 
 def _as_coco(

@@ -8,12 +8,12 @@ from .group import main
 from .options import amp, gpus, image_root, seed
 
 
-@main.command(short_help='Train a detector on a COCO-format set.')
-@click.argument('train_json')
-@click.argument('images')
+@main.command(short_help='Train a detector on images with boxes or masks.')
+@click.argument('train_json', metavar='TRAIN')
+@click.argument('images', required=False)
 @click.option('--backbone', metavar='CHECKPOINT', required=True, help='With a ResNet, or "random".')
 @click.option('--out', metavar='DIR', required=True, help='Where results go.')
-@click.option('--val', 'val_json', metavar='JSON', help='Validate on this, not on a fifth.')
+@click.option('--val', 'val_json', metavar='SET', help='Validate on this, not on a fifth.')
 @click.option('--val-images', metavar='DIR', help='Images of --val. [default: IMAGES]')
 @click.option('--compare', metavar='CHECKPOINT', help='Train the same from it, or from "random".')
 @click.option('--size', type=int, help="Longer side in pixels. [default: the images']")
@@ -33,14 +33,18 @@ from .options import amp, gpus, image_root, seed
 @seed
 @click.option('--resume', is_flag=True, help='Continue; the rest of the command as before.')
 def detect(**options: Any) -> None:
-    """Train Mask R-CNN on a COCO-format set, from a pretrained backbone.
+    """Train Mask R-CNN on images with masks, from a pretrained backbone.
 
-    File names in TRAIN_JSON start from the folder IMAGES. Without masks it is
-    Faster R-CNN. Mistakes in the json are listed first. DIR/summary.md has the
-    result; tools/train.py DIR/config.py --work-dir ELSEWHERE trains it again.
+    TRAIN is a json file in COCO's format, whose file names start from the
+    folder IMAGES; the data.yaml of a YOLO set; or Pascal VOC's folder of xml
+    files. The latter two tell where their images are, and which are for
+    validation. Without masks it is Faster R-CNN. Mistakes are listed first.
+    DIR/summary.md has the result; tools/train.py DIR/config.py --work-dir
+    ELSEWHERE trains it again.
 
     \b
     mmsnclr detect my.json photos/ --backbone epoch_100.pth --out detector/
+    mmsnclr detect data.yaml --backbone epoch_100.pth --out detector/
     mmsnclr detect my.json photos/ --backbone epoch_100.pth --out both/ \\
         --val val.json --compare random
     """  # noqa: D301
@@ -57,6 +61,7 @@ def detect(**options: Any) -> None:
 @click.option(
     '--threshold', type=float, default=0.3, show_default=True, help='Lowest score to keep.'
 )
+@click.option('--batch', default=1, show_default=True, help='Images to look at at once.')
 def predict(**arguments: Any) -> None:
     """Find objects in IMAGES by the detector in CHECKPOINT.
 

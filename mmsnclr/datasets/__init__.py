@@ -2,7 +2,8 @@
 
 from .coco_check import check_coco
 from .image_list import ImageList
+from .loading import LoadAnyImage
 from .transforms import SeededMultiView
 from .views import AugmentedViews
 
-__all__ = ['AugmentedViews', 'ImageList', 'SeededMultiView', 'check_coco']
+__all__ = ['AugmentedViews', 'ImageList', 'LoadAnyImage', 'SeededMultiView', 'check_coco']

@@ -6,6 +6,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+CROWDS = 'iscrowd, ignore or difficult is 1'  # what makes them
+
 
 class CocoSet(NamedTuple):
     """A set in COCO's format.
@@ -41,7 +43,7 @@ def read_coco(ann_file: str | Path) -> dict:
     content = _read_lists(ann_file, ('images', 'annotations', 'categories'))
     _unify_ids(content['images'], content['annotations'], 'image_id')
     _unify_ids(content['categories'], content['annotations'], 'category_id')
-    content['categories'] = _distinct_categories(content, ann_file)
+    content['categories'] = distinct_categories(content, ann_file)
     return content
 
 
@@ -87,8 +89,12 @@ def _unify_ids(entries: list[dict], annotations: list[dict], key: str) -> None:
         entry[k] = value if all(whole) else str(value)
 
 
-def _distinct_categories(content: dict, ann_file: str | Path) -> list[dict]:
-    """The categories, each id and name once; of those alike in name the one in use."""
+def distinct_categories(content: dict, ann_file: str | Path) -> list[dict]:
+    """The categories, each id and name once; of those alike in name the one in use.
+
+    Raises:
+        ValueError: If they are ambiguous; ``ann_file`` is named in it.
+    """
     kept: dict[int | str, dict] = {}
     for category in content['categories']:
         if isinstance(category.get('name'), int | float):
@@ -154,6 +160,12 @@ def match_categories(train: dict, val: dict, train_json: str | Path, val_json: s
     return val | dict(annotations=matched, categories=train['categories'])
 
 
+def levels_of(content: dict) -> tuple[int, int] | None:
+    """Values of black and white of a set's images with more than 8 bits, if it has such."""
+    levels = content.get('info', {}).get('levels')
+    return tuple(levels) if levels else None
+
+
 def objects_of(content: dict) -> tuple[list[dict], list[dict]]:
     """The images of a set with single objects, and their annotations; crowds are left out."""
     objects = [ann for ann in content['annotations'] if not ann['iscrowd']]
@@ -168,7 +180,7 @@ def describe_crowds(content: dict, file: str) -> str:
     if not crowds:
         return ''
     return (
-        f'{file}: {crowds} of {len(annotations)} annotations are crowds (iscrowd or ignore is 1): '
+        f'{file}: {crowds} of {len(annotations)} annotations are crowds ({CROWDS}): '
         'regions that are not learned, and in which detections do not count. An object in several '
         'pieces is none: set its iscrowd to 0'
     )

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ..console import track
 from .coco import as_id, read_coco
-from .coco_images import ImageFolder, image_size
+from .coco_images import ImageFolder, look
 from .coco_shapes import (
     BoxLayout,
     Note,
@@ -59,7 +59,8 @@ def check_coco(ann_file: str | Path, images: str | Path) -> tuple[dict, list[Mis
     (unknown, shared), images (missing, unreadable, of another size, outside
     the folder), boxes (degenerate, outside the image, unlike their masks) and
     masks, which may be polygons or run lengths. What is left unsaid is filled
-    in: sizes, areas, and boxes of masks.
+    in: sizes, areas, and boxes of masks. The lowest and highest value of images
+    with more than 8 bits are noted as ``levels`` of its ``info``.
 
     Args:
         ann_file: The json file.
@@ -73,20 +74,39 @@ def check_coco(ann_file: str | Path, images: str | Path) -> tuple[dict, list[Mis
         ValueError: If the file is not in COCO's format at all, or all of its
             boxes are written in another way.
     """
-    content = read_coco(ann_file)
-    if not Path(images).is_dir():
+    return check_content(read_coco(ann_file), Path(ann_file), Path(images))
+
+
+def check_content(content: dict, source: Path, images: Path) -> tuple[dict, list[Mistake]]:
+    """Check what :func:`~mmsnclr.datasets.coco.read_coco` read, or the same of another source.
+
+    Args:
+        content: It is changed in place.
+        source: Where it is from.
+        images: Folder that its file names start from.
+
+    Returns:
+        As :func:`check_coco`.
+
+    Raises:
+        FileNotFoundError: If the folder, or every image, is not there.
+        ValueError: As :func:`check_coco`.
+    """
+    if not images.is_dir():
         raise FileNotFoundError(f'images={str(images)!r} is not a folder')
-    checker = _Checker(Path(ann_file).name, Path(images), content)
+    checker = _Checker(source.name, images, content)
     good_images = checker.check_images()
     annotations = track(content['annotations'], f'Checking the annotations of {checker.file}')
     good = checker.check_annotations(annotations)
     looks = checker.layout.found()
     if looks:
         raise ValueError(
-            f"{ann_file}: its boxes look like {looks}; COCO's are x y width height in pixels of "
+            f"{source}: its boxes look like {looks}; COCO's are x y width height in pixels of "
             'the upper left corner and the size: convert them'
         )
     content = dict(images=good_images, annotations=good, categories=content['categories'])
+    if len(set(checker.values)) > 1:
+        content['info'] = dict(levels=[min(checker.values), max(checker.values)])
     return content, checker.mistakes
 
 
@@ -127,6 +147,7 @@ class _Checker:
         self.images: dict[int | str, dict] = {}  # by every id that a file has
         self.dropped: set[int | str] = set()
         self.mistakes: list[Mistake] = []
+        self.values: list[int] = []  # the lowest and highest of images with more than 8 bits
         self.layout = BoxLayout()
 
     def _note_image(self, image: dict, kind: str, detail: str, fatal: bool = True) -> None:
@@ -141,18 +162,17 @@ class _Checker:
         found = self._locate(self._identified())
         paths = [os.path.join(self.folder, image['file_name']) for image in found]
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            sizes = track(
-                pool.map(image_size, paths), f'Reading the images of {self.file}', len(paths)
-            )
-            for image, size in zip(found, sizes):
-                if isinstance(size, str):
-                    self._note_image(image, 'image unreadable', size)
-                elif not _fill_size(image, size):
+            looks = track(pool.map(look, paths), f'Reading the images of {self.file}', len(paths))
+            for image, looked in zip(found, looks):
+                if isinstance(looked, str):
+                    self._note_image(image, 'image unreadable', looked)
+                elif not _fill_size(image, looked.size):
                     stated = (image['width'], image['height'])
-                    detail = f'{stated} is stated, {size} is the size of the (upright) file'
+                    detail = f'{stated} is stated, {looked.size} is the size of the (upright) file'
                     self._note_image(image, 'image size', detail)
                 else:
                     self.images[image['id']] = image
+                    self.values += looked.values or ()
         return self._merge_names()
 
     def _identified(self) -> list[dict]:
@@ -192,6 +212,12 @@ class _Checker:
                 if name != image['file_name']:
                     self._note_image(image, 'file name', f'{why}: taken as {name!r}', False)
                 found.append(image | dict(file_name=name))
+        if places and not any(name for name, _ in places):
+            first = os.path.normpath(os.path.join(self.folder, images[0]['file_name']))
+            raise FileNotFoundError(
+                f'{len(places)} of {len(places)} images of {self.file} are not in {self.folder}; '
+                f'the first is looked for as {first}: pass the folder that file names start from'
+            )
         return found
 
     def _merge_names(self) -> list[dict]:
@@ -271,9 +297,11 @@ class _Checker:
             given = mask_box
         elif are_numbers(given, 4):
             self.layout.add(given, image, shape, area)
-        box = check_box(given, image, note)
-        if box is None:  # what its mask is like does not matter
-            return None
+        box = None
+        if shape is not None or not absent(given):
+            box = check_box(given, image, note)
+            if box is None:  # what its mask is like does not matter
+                return None
         for mistake in of_mask:
             note(*mistake)
         if shape is None:

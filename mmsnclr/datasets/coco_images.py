@@ -4,11 +4,10 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
 
-import cv2
-from mmcv import imread
-
-from .decoding import read_image
+from .decoding import decode_any, open_image, value_range
 
 
 class ImageFolder:
@@ -72,15 +71,24 @@ def _folded(name: str) -> str:
     return unicodedata.normalize('NFC', name).casefold()
 
 
-def image_size(path: str) -> tuple[int, int] | str:
-    """Width and height of an image, read to its end and upright, or why it cannot be used."""
+class Looked(NamedTuple):
+    """What is known of an image that was read to its end.
+
+    Attributes:
+        size: Width and height of the upright image.
+        values: See :func:`~mmsnclr.datasets.decoding.value_range`.
+    """
+
+    size: tuple[int, int]
+    values: tuple[int, int] | None
+
+
+def look(path: str) -> Looked | str:
+    """Read an image, or tell why it cannot be used."""
     try:
-        height, width = read_image(path).shape[:2]
-        theirs = imread(path)  # as mmdet does
-    except (OSError, ValueError, cv2.error) as error:
+        data = Path(path).read_bytes()
+        height, width = decode_any(data, path).shape[:2]
+        with open_image(data) as image:
+            return Looked((width, height), value_range(image))
+    except (OSError, ValueError) as error:
         return str(error)
-    if theirs is None:
-        return 'OpenCV, by which mmdet reads images, does not read it: convert it to JPEG or PNG'
-    if theirs.shape[:2] != (height, width):
-        return 'OpenCV, by which mmdet reads images, does not turn it: save it upright'
-    return width, height

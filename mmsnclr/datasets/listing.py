@@ -140,6 +140,8 @@ def _listed(source: Path, image_root: str | Path | None) -> list[Path]:
     except ValueError as error:
         kinds = ' '.join(sorted(SUFFIXES))
         raise ValueError(f'{source} is neither a text nor one of {kinds}: {error}') from error
+    if text.startswith('#!'):
+        raise ValueError(f'{source} is a script, neither a list of images nor one of them')
     if source.suffix.lower() == '.json':
         try:
             names = [os.fspath(image['file_name']) for image in json.loads(text)['images']]

@@ -226,10 +226,10 @@ def scan_into(
     say(f'{len(paths):,} images found')
     scan = scan_images(paths, min_edge)
     (folder / 'images.txt').write_text(''.join(f'{path}\n' for path in scan.accepted), 'utf-8')
-    _write_csv(folder / 'left_out.csv', ('path', 'reason'), scan.left_out)
+    write_csv(folder / 'left_out.csv', ('path', 'reason'), scan.left_out)
     if label_of:
         rows = [(path, label_of[path]) for path in scan.accepted]
-        _write_csv(folder / 'labels.csv', ('path', 'label'), rows)
+        write_csv(folder / 'labels.csv', ('path', 'label'), rows)
     left_out = f'{len(scan.left_out):,} left out{scan.reasons}, see {folder / "left_out.csv"}'
     say(f'{len(scan.accepted):,} are usable, {left_out}')
     if not scan.accepted:
@@ -237,7 +237,8 @@ def scan_into(
     return scan
 
 
-def _write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
+def write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
+    """Write a table in UTF-8 with a heading."""
     # Names of files need not be UTF-8.
     with open(path, 'w', newline='', encoding='utf-8', errors='backslashreplace') as file:
         csv.writer(file).writerows([header, *rows])

@@ -1,6 +1,7 @@
 """The recipes of the detectors, fitted to a backbone and to a set of images with objects."""
 
 import math
+from collections.abc import Container
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,8 +9,8 @@ import numpy as np
 from mmengine.config import Config
 
 from ..backbones.naming import mmdet_resnet
-from ..console import Setting
-from ..datasets.coco import CocoSet
+from ..console import Setting, say
+from ..datasets.coco import CocoSet, levels_of, objects_of
 from .pretraining import CONFIGS
 
 _COCO_EPOCHS, _COCO_SHARE = 12, 10_000  # images from which on COCO's 12 epochs suffice
@@ -17,6 +18,7 @@ _LONGEST_SIDE = 1333
 _BATCH = 4
 _REGIONS_SIZE = 1000  # about the image size that mmdet's number of regions is for
 _LEAST_RESIZED = 0.8  # of the size; by RandomResize
+_LEAST = dict(size=32, iterations=2, batch=2, workers=0)  # what a user may choose
 _GIVEN = 'as asked for'
 
 
@@ -96,11 +98,10 @@ def fit_to_objects(
         What was chosen.
 
     Raises:
-        ValueError: If there is no object, or ``size`` is too small.
+        ValueError: If there is no object.
     """
     if not objects:
         raise ValueError('no image of the training set has an annotation')
-    _check_least(size=(size, 32))
     sides = {image['id']: max(image['width'], image['height']) for image in images}
     why = _GIVEN
     if size is None:
@@ -118,21 +119,73 @@ def fit_to_objects(
     return [Setting('size', str(size), why), anchors, _fit_regions(cfg.model, size)]
 
 
-def check_sizes(cfg: Config, *sets: CocoSet) -> None:
-    """Check that every image has height and width at the size that it is resized to.
+def check_settings(**settings: float | None) -> None:
+    """Check what a user has chosen before anything is read.
+
+    Args:
+        **settings: Any of ``size``, ``iterations``, ``epochs``, ``batch``, ``lr`` and
+            ``workers``; ``None`` is no choice.
 
     Raises:
-        ValueError: If one has not.
+        ValueError: If one is too small, or two exclude each other.
+    """
+    for name, value in settings.items():
+        if value is None:
+            continue
+        if name in _LEAST and not value >= _LEAST[name]:  # nan is not
+            raise ValueError(f'{name}={value} must be at least {_LEAST[name]}')
+        if name not in _LEAST and not 0 < value < math.inf:
+            raise ValueError(f'{name}={value} must be greater than 0')
+    if None not in (settings.get('iterations'), settings.get('epochs')):
+        raise ValueError('iterations and epochs say the same: pass one of them')
+
+
+def leave_out_narrow(
+    cfg: Config, train: CocoSet, val: CocoSet, skip_bad: bool = False
+) -> tuple[CocoSet, CocoSet]:
+    """Leave out, if asked to, images without height or width at the size they are resized to.
+
+    Returns:
+        The sets without them.
+
+    Raises:
+        ValueError: If there are such images, and they are not to be left out or are all.
     """
     (scale,) = (step.scale for step in cfg.val_dataloader.dataset.pipeline if 'scale' in step)
-    for image in (image for part in sets for image in part.content['images']):
-        short, long = sorted((image['width'], image['height']))
-        if int(_LEAST_RESIZED * scale[0]) * short / long < 0.5:  # which mmcv rounds to 0
-            raise ValueError(
-                f'{image["file_name"]} of {image["width"]} x {image["height"]} pixels is narrower '
-                f'than a pixel at size={scale[0]}: cut it into pieces, pass a larger --size, or '
-                'take it out of the annotations'
+    kept = []
+    for part in (train, val):
+        images = part.content['images']
+        narrow = {image['id']: image for image in images if _is_narrow(image, scale[0])}
+        if narrow:
+            first = next(iter(narrow.values()))
+            text = (
+                f'{len(narrow)} of {len(images)} images are narrower than a pixel at '
+                f'size={scale[0]}, the first {first["file_name"]} of {first["width"]} x '
+                f'{first["height"]} pixels'
             )
+            if not skip_bad:
+                raise ValueError(
+                    f'{text}: cut them into pieces, pass a larger --size, or leave them out by '
+                    '--skip-bad'
+                )
+            say(f'{text}: left out')
+            part = part._replace(content=_without(part.content, narrow))
+            if not objects_of(part.content)[1]:
+                raise ValueError(f'{text}; no other has an object: pass a larger --size')
+        kept.append(part)
+    return kept[0], kept[1]
+
+
+def _is_narrow(image: dict, size: int) -> bool:
+    short, long = sorted((image['width'], image['height']))
+    return int(_LEAST_RESIZED * size) * short / long < 0.5  # which mmcv rounds to 0
+
+
+def _without(content: dict, images: Container[int | str]) -> dict:
+    return content | dict(
+        images=[image for image in content['images'] if image['id'] not in images],
+        annotations=[a for a in content['annotations'] if a['image_id'] not in images],
+    )
 
 
 def _fit_anchors(generator: dict, boxes: np.ndarray, size: int) -> Setting:
@@ -209,14 +262,7 @@ def fit_to_iterations(
 
     Returns:
         What was chosen.
-
-    Raises:
-        ValueError: If an argument is too small, or ``iterations`` and
-            ``epochs`` are both given.
     """
-    _check_least(iterations=(iterations, 2), batch=(batch, 2))
-    if iterations is not None and epochs is not None:
-        raise ValueError('iterations and epochs say the same: pass one of them')
     why_iterations = why_lr = why_batch = _GIVEN
     if batch is None:
         batch = processes * math.ceil(_BATCH / processes)
@@ -261,16 +307,10 @@ def _choose_epochs(images: int, epochs: float | None) -> tuple[float, str]:
     )
 
 
-def _check_least(**settings: tuple[float | None, float]) -> None:
-    for name, (value, least) in settings.items():
-        if value is not None and value < least:
-            raise ValueError(f'{name}={value} must be at least {least}')
-
-
 def fit_to_files(
     cfg: Config, train: CocoSet, val: CocoSet, workers: int = 2, seed: int = 0
 ) -> None:
-    """Set the files and the classes, how many processes load images, and the seed."""
+    """Set the files, the classes, black and white, the processes that load images, and the seed."""
     cfg.randomness = dict(seed=seed)
     categories = train.content['categories']
     metainfo = dict(  # without a palette mmdet takes COCO's 80 colours
@@ -282,6 +322,8 @@ def fit_to_files(
         loader.update(num_workers=workers, persistent_workers=workers > 0)
         prefix = dict(img=str(part.images))
         loader.dataset.update(ann_file=str(part.file), data_prefix=prefix, metainfo=metainfo)
+        if levels_of(train.content):
+            loader.dataset.pipeline[0].levels = levels_of(train.content)
     cfg.val_evaluator.ann_file = cfg.test_evaluator.ann_file = str(val.file)
     for name in ('bbox_head', 'mask_head'):
         if name in cfg.model.roi_head:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmcv import imread
+
+from ..datasets.decoding import read_image
 
 
 def draw_detections(
@@ -15,6 +16,7 @@ def draw_detections(
     path: str | Path,
     truth: list[dict] | None = None,
     threshold: float = 0.3,
+    levels: tuple[int, int] | None = None,
 ) -> Path:
     """Draw objects with their boxes, masks, classes and scores.
 
@@ -27,6 +29,7 @@ def draw_detections(
         truth: Annotations in COCO's format; if given, these are drawn on the
             left and the detections on the right.
         threshold: Score from which on a detection is drawn.
+        levels: Values of black and white of a picture with more than 8 bits.
 
     Returns:
         The picture's path.
@@ -34,7 +37,7 @@ def draw_detections(
     from mmdet.structures import DetDataSample
     from mmdet.visualization import DetLocalVisualizer
 
-    pixels = imread(image, channel_order='rgb')
+    pixels = read_image(image, levels)[..., ::-1]
     visualizer = DetLocalVisualizer()
     names = tuple(name.replace('$', r'\$') for name in classes.values())  # no formula
     visualizer.dataset_meta = dict(classes=names, palette='random')

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,12 +22,14 @@ from mmsnclr.api.detect import detect
 from mmsnclr.backbones import check_pretrained, read_backbone
 from mmsnclr.checkpoints import Stored
 from mmsnclr.cli import main
-from mmsnclr.datasets.coco import objects_of
+from mmsnclr.datasets.coco import CocoSet, objects_of
+from mmsnclr.engine.runner import ResumableRunner
 from mmsnclr.evaluation.coco import evaluate_coco
 from mmsnclr.recipes.detection import (
     detector_backbone,
     fit_to_iterations,
     fit_to_objects,
+    leave_out_narrow,
     load_detector,
 )
 
@@ -104,7 +107,8 @@ def test_what_was_interrupted_is_continued(run, comparison, tmp_path):
 
     assert run_ranks(die_in_the_second_validation, 1) == [-signal.SIGKILL]
     first = (tmp_path / 'training/iter_2.pth').stat().st_mtime_ns
-    with pytest.raises(ValueError, match=r'config\.py was written with other .*--resume'):
+    differing = r'config\.py was written with other .*--resume.*optimizer\.lr was 0\.\d+, is 0\.1'
+    with pytest.raises(ValueError, match=differing):
         detect(**(arguments | dict(lr=0.1)), resume=True)
     # The first versions named mmdet's configs in it.
     config = tmp_path / 'config.py'
@@ -229,9 +233,81 @@ def test_an_image_that_is_narrower_than_a_pixel_is_refused(content, scenes, tmp_
     content['images'].append(dict(id=99, file_name='narrow.png'))
     (tmp_path / 'file.json').write_text(json.dumps(content))
     backbone = pretrained_resnet(tmp_path / 'snclr.pth')
-    with pytest.raises(ValueError, match=r'narrow\.png of 3000 x 8 pixels .* size=128'):
+    with pytest.raises(ValueError, match=r'1 of 7 .* size=128, .* narrow\.png of 3000 x 8 pixels'):
         detect(tmp_path / 'file.json', tmp_path, backbone, tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
+
+
+def test_narrow_images_are_left_out_if_asked_to(content, capsys):
+    content['images'].append(dict(id=99, file_name='narrow.png', width=3000, height=8))
+    narrow = dict(content['annotations'][0], image_id=99, iscrowd=0)
+    whole, only = (
+        CocoSet(content | dict(annotations=annotations), None, None)
+        for annotations in ([*content['annotations'], narrow], [narrow])
+    )
+    cfg = load_detector(masks=True)
+    fit_to_objects(cfg, *objects_of(whole.content), size=128)
+    kept, _ = leave_out_narrow(cfg, whole, whole, skip_bad=True)
+    assert 'the first narrow.png of 3000 x 8 pixels: left out' in capsys.readouterr().out
+    assert [len(kept.content[key]) for key in ('images', 'annotations')] == [
+        len(content['images']) - 1,
+        len(content['annotations']),
+    ]
+    with pytest.raises(ValueError, match='no other has an object'):
+        leave_out_narrow(cfg, whole, only, skip_bad=True)
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Detectors find nothing, at once."""
+
+    def train(runner):
+        for kind in ('bbox', 'segm'):
+            Path(runner.work_dir, f'predictions.{kind}.json').write_text('[]')
+
+    monkeypatch.setattr(ResumableRunner, 'train', train)
+
+
+def test_a_yolo_set_of_12_bits_tells_all_that_is_needed(content, scenes, tmp_path, untrained):
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'labels').mkdir()
+    for image in content['images']:
+        values = np.asarray(Image.open(scenes / 'train' / image['file_name']).convert('L'))
+        name = Path(image['file_name'])
+        Image.fromarray(values.astype(np.uint16) << 4).save(tmp_path / 'images' / name)
+        lines = [
+            f'{a["category_id"] - 1} {" ".join(str(v / 128) for v in a["segmentation"][0])}\n'
+            for a in content['annotations']
+            if a['image_id'] == image['id']
+        ]
+        (tmp_path / 'labels' / name.with_suffix('.txt')).write_text(''.join(lines))
+    names = [category['name'] for category in content['categories']]
+    (tmp_path / 'data.yaml').write_text(f'train: images\nnames: {names}\n')
+    backbone, out = pretrained_resnet(tmp_path / 'snclr.pth'), tmp_path / 'out'
+    arguments = ['detect', tmp_path / 'data.yaml', '--backbone', backbone, '--out', out]
+    result = CliRunner().invoke(main, [*map(str, arguments), '--workers', '0'])
+    assert result.exit_code == 0, result.output
+    assert f'written to {out}/train.json and {out}/val.json' in result.stdout
+    config = Config.fromfile(out / 'config.py')
+    assert config.model.type == 'MaskRCNN'
+    assert config.train_dataloader.dataset.data_prefix.img == str(tmp_path / 'images')
+    for loader in (config.train_dataloader, config.val_dataloader):
+        load = loader.dataset.pipeline[0]
+        assert load.type == 'LoadAnyImage' and load.levels[1] > 3000
+        assert f'to {load.levels[1]:,} are black to white' in result.stdout
+
+
+def test_settings_are_refused_before_anything_is_read(tmp_path):
+    for options, message in (
+        (dict(iterations=-3), 'iterations=-3 must be at least 2'),
+        (dict(epochs=0), 'epochs=0 must be greater than 0'),
+        (dict(lr=float('nan')), 'lr=nan must be greater than 0'),
+        (dict(size=16), 'size=16 must be at least 32'),
+        (dict(workers=-1), 'workers=-1 must be at least 0'),
+        (dict(compare='randm'), "compare='randm' is no file, and not 'random'"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            detect(tmp_path / 'no.json', tmp_path, 'random', tmp_path / 'out', **options)
 
 
 def test_mistakes_stop_the_training_unless_they_are_left_out(content, scenes, tmp_path):

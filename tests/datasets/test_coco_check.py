@@ -135,9 +135,8 @@ def test_names_that_are_numbers_become_texts(content, scenes, tmp_path):
     assert [category['name'] for category in good['categories']] == [*'012345678', '?9']
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'int32'])
-def test_an_image_that_opencv_does_not_read_is_a_mistake(content, scenes, tmp_path, dtype):
-    Image.fromarray(np.zeros((128, 128), dtype)).save(tmp_path / 'a.tif')
+def test_an_image_without_black_and_white_is_a_mistake(content, scenes, tmp_path):
+    Image.fromarray(np.zeros((128, 128), 'float32')).save(tmp_path / 'a.tif')
     content['images'] = [content['images'][0] | dict(file_name='a.tif')]
     (tmp_path / 'file.json').write_text(json.dumps(content))
     _, mistakes = check_coco(tmp_path / 'file.json', tmp_path)

@@ -26,6 +26,12 @@ def test_images_come_from_folders_lists_and_coco_files(digits, scenes, tmp_path)
     assert list_images([tmp_path / 'val/val.json']) == beside
 
 
+def test_a_script_is_no_list(tmp_path):
+    (tmp_path / 'run.sh').write_text('#!/bin/sh\n')
+    with pytest.raises(ValueError, match=r'run\.sh is a script'):
+        list_images(tmp_path / 'run.sh')
+
+
 def test_files_of_other_kinds_are_counted(tmp_path, capsys):
     for name in ('1.HEIC', '2.heic', 'notes.txt', 'README', '.hidden'):
         (tmp_path / name).touch()

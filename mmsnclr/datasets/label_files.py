@@ -1,0 +1,54 @@
+"""Sets whose labels are a file for each image, in COCO's words."""
+
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from .coco_check import Mistake
+from .decoding import open_image, orientation
+from .listing import SUFFIXES
+
+
+class LabelFiles(NamedTuple):
+    """What label files say, to be checked as a COCO-format set.
+
+    Attributes:
+        content: ``images``, ``annotations`` and ``categories``; the id of an annotation is its
+            place in its label file.
+        images: Folder that file names start from.
+        origins: Label file of each image, by its file name.
+        mistakes: What cannot be said in COCO's words, and is left out of the content.
+    """
+
+    content: dict
+    images: Path
+    origins: dict[str, str]
+    mistakes: list[Mistake]
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Image files in a folder and below it, sorted."""
+    return [path for path in find_files(folder, '*') if path.suffix.lower() in SUFFIXES]
+
+
+def find_files(folder: Path, pattern: str) -> list[Path]:
+    """Files of a name in a folder and below it, sorted, without hidden ones such as macOS's."""
+    found = sorted(folder.rglob(pattern))
+    hidden = re.compile(rf'(^|{re.escape(os.sep)})\.')
+    return [path for path in found if not hidden.search(str(path.relative_to(folder)))]
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image that lies upright, 1 and 1 if it cannot be read."""
+    try:
+        with open_image(path.read_bytes()) as image:
+            width, height = image.size
+            return (height, width) if orientation(image) >= 5 else (width, height)
+    except (OSError, ValueError):  # the check of the set tells why
+        return 1, 1
+
+
+def from_here(path: Path, folder: Path) -> str:
+    """A path as it is shown: from a folder."""
+    return os.path.relpath(path, folder)
