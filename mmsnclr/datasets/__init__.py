@@ -1,8 +1,9 @@
 """Data for pretraining, and the check of data for detection."""
 
 from .coco_check import check_coco
+from .image_folder import ImageFolder
 from .image_list import ImageList
 from .transforms import SeededMultiView
 from .views import AugmentedViews
 
-__all__ = ['AugmentedViews', 'ImageList', 'SeededMultiView', 'check_coco']
+__all__ = ['AugmentedViews', 'ImageFolder', 'ImageList', 'SeededMultiView', 'check_coco']
