@@ -43,10 +43,10 @@ def embed(
 
     Args:
         checkpoint: Checkpoint of a pretraining.
-        images: Folders, text files with paths, COCO json files or image files.
+        images: Folders, tars, text files with paths, COCO json files or image files.
         out: Folder to write into.
-        labels: ``'folders'``, where folder names are classes, or a csv file
-            with the columns ``path`` and ``label``.
+        labels: ``'folders'``, where folder names are classes, ``'cls'``, where tars have
+            ``.cls`` files, or a csv file with the columns ``path`` and ``label``.
         projection: ``'pca'`` or ``'tsne'``.
         max_images: If there are more images, so many are drawn at random.
         seed: Seed of the choice and of the projection.

@@ -25,11 +25,11 @@ def neighbors(
 
     Args:
         checkpoint: Checkpoint of a pretraining.
-        images: Folders, text files with paths, COCO json files or image files.
+        images: Folders, tars, text files with paths, COCO json files or image files.
         out: Folder for the picture and the page; that of the checkpoint by
             default.
-        labels: ``'folders'``, where folder names are classes, or a csv file
-            with the columns ``path`` and ``label``; only for showing.
+        labels: ``'folders'``, where folder names are classes, ``'cls'``, where tars have
+            ``.cls`` files, or a csv file with the columns ``path`` and ``label``; only for showing.
         queries: Number of images that are looked at; the picture has the
             first 12 of them.
         shown: Number of neighbours of each.

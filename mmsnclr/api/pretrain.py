@@ -77,7 +77,7 @@ def pretrain(
     continues the run or, with another ``--work-dir``, repeats it.
 
     Args:
-        images: Folders, text files with paths, COCO json files or image files.
+        images: Folders, tars, text files with paths, COCO json files or image files.
         out: Folder for config, lists, logs and checkpoints.
         backbone: ``'r18'``, ``'r34'``, ``'r50'``, ``'r101'``, ``'vit-s'``,
             ``'vit-b'`` or the name of a timm model.
@@ -87,8 +87,9 @@ def pretrain(
         batch: Images of a step, which the processes share.
         size: Edge of a view, in pixels.
         workers: Processes that load images, for each that trains.
-        labels: ``'folders'``, where the folder names are the labels, or a csv file with
-            the columns ``path`` and ``label``. For evaluation in the log only.
+        labels: ``'folders'``, where the folder names are the labels, ``'cls'``, where tars have
+            ``.cls`` files, or a csv file with the columns ``path`` and ``label``. For
+            evaluation in the log only.
         image_root: Folder from which paths in text, json and csv files are
             meant; by default the file's.
         min_edge: Images with a shorter edge are left out, in pixels.
@@ -129,6 +130,7 @@ def pretrain(
     _set_run(cfg, out, arguments, scan)
     initial = [] if stored is None else [_initial_weights(cfg, arguments, stored, out / 'init')]
     settings += _fit_length(cfg, len(scan.accepted), arguments, start)
+    del scan  # objects for each image, which processes that load images would come to copy
     _write_config(cfg, out, settings, arguments)
     with at_hand(*initial):
         return _train(out, dict(gpus=gpus))
@@ -323,7 +325,7 @@ def _plain(name: str, value):
     if name == 'images':
         value = [value] if isinstance(value, str | Path) else value
         return [os.path.abspath(path) for path in value]
-    if name in ('init', 'image_root', 'labels') and value not in (None, 'folders'):
+    if name in ('init', 'image_root', 'labels') and value not in (None, 'folders', 'cls'):
         return os.path.abspath(value)
     return value
 

@@ -33,7 +33,7 @@ def report(
 
     Args:
         run: Work directory of a pretraining, finished or not.
-        images: Folders, text files with paths, COCO json files or image files
+        images: Folders, tars, text files with paths, COCO json files or image files
             for gallery and projection; those of the training by default.
         labels: ``'folders'``, where folder names are classes, or a csv file
             with the columns ``path`` and ``label``.

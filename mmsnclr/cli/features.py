@@ -24,8 +24,8 @@ def neighbors(**arguments: Any) -> None:
 
     Shows by which images, and how much, the model would have supported each
     query: neighbors.html, which can be searched, and neighbors.png. IMAGES are
-    folders, searched recursively, text files with a path per line, or COCO
-    json files.
+    folders, searched recursively, tars, text files with a path per line, or
+    COCO json files.
 
     \b
     mmsnclr neighbors run/epoch_100.pth photos/
@@ -52,7 +52,8 @@ def embed(**arguments: Any) -> None:
 
     Writes features.npz (paths, features, labels, projection), projection.png
     and, if asked to, features.csv (an image per line). IMAGES are folders,
-    searched recursively, text files with a path per line, or COCO json files.
+    searched recursively, tars, text files with a path per line, or COCO json
+    files.
 
     \b
     mmsnclr embed run/epoch_100.pth photos/ --out features/

@@ -8,8 +8,8 @@ from ..engine.optim import AMP
 
 labels = click.option(
     '--labels',
-    metavar='folders|CSV',
-    help='Classes of the images: the folder names, or a csv (path,label).',
+    metavar='folders|cls|CSV',
+    help='Classes of the images: the folder names, .cls files in tars, or a csv (path,label).',
 )
 image_root = click.option(
     '--image-root', metavar='DIR', help='Where paths in files start, if not beside them.'

@@ -48,8 +48,8 @@ from .options import amp, gpus, image_root, labels, projection, seed
 def pretrain(cfg_options: tuple[str, ...], **arguments: Any) -> None:
     """Learn a backbone from unlabelled images.
 
-    IMAGES are folders, searched recursively, text files with a path per line,
-    or COCO json files. All settings follow from the images unless they are
+    IMAGES are folders, searched recursively, tars (shards/*.tar), text files
+    with a path per line, or COCO json files. All settings follow from the images unless they are
     given; they are printed and written to OUT/config.py. Labels are for
     evaluation in the log alone.
 

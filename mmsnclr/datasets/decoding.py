@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from mmengine import fileio
 from PIL import Image, UnidentifiedImageError
 
 Image.init()
@@ -15,6 +16,12 @@ FORMATS = tuple(
     for kind in ('JPEG', 'MPO', 'JPEG2000', 'PNG', 'WEBP', 'TIFF', 'BMP', 'GIF', 'PPM', 'AVIF')
     if kind in Image.OPEN
 )
+# fmt: off
+SUFFIXES = frozenset([
+    '.avif', '.bmp', '.gif', '.jfif', '.jpeg', '.jpg', '.pbm', '.pgm', '.png', '.ppm', '.tif',
+    '.tiff', '.webp',
+])
+# fmt: on
 MAX_PIXELS = 2**27  # 12 bytes each while they are decoded
 ORIENTATION = 0x0112  # the tag of EXIF
 # An eighth would differ by more than 2 grey levels from resizing at full size.
@@ -201,13 +208,13 @@ def decode_any(data: bytes, path: str, levels: tuple[int, int] | None = None) ->
 
 
 def read_image(path: str | Path, levels: tuple[int, int] | None = None) -> np.ndarray:
-    """Read an image file of any kind: ``(H, W, 3)`` uint8 BGR, as :func:`decode_any`.
+    """Read an image file, also in a tar, of any kind: ``(H, W, 3)`` uint8 BGR, as `decode_any`.
 
     Raises:
         OSError: If the file cannot be read.
         ValueError: If it is not an image, or damaged.
     """
-    return decode_any(Path(path).read_bytes(), str(path), levels)
+    return decode_any(fileio.get(path), str(path), levels)
 
 
 def to_rgb(image: Image.Image, levels: tuple[int, int] | None = None) -> Image.Image:

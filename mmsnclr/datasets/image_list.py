@@ -1,12 +1,13 @@
 """Images listed in a text file."""
 
 import os
+from functools import cache
 from pathlib import Path
 
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
-from .listing import read_labels, read_text
+from .listing import Files, read_labels, read_text
 
 # If more are missing, a folder was moved or a disk is not there.
 _MISSING_SHARE = 0.1
@@ -42,17 +43,17 @@ class ImageList(BaseDataset):
             ``img_path`` and, where there are labels, ``gt_label`` of each image.
         """
         names = read_text(self.ann_file).splitlines()
-        images = [dict(img_path=str(Path(self.data_root or '', name))) for name in names]
-        missing = [image['img_path'] for image in images if not Path(image['img_path']).is_file()]
-        if len(missing) > _MISSING_SHARE * len(images):
+        paths, files = self._joined(names), Files()
+        missing = [path for path in paths if path not in files]
+        if len(missing) > _MISSING_SHARE * len(paths):
             raise FileNotFoundError(
-                f'{len(missing)} of the {len(images)} images in {self.ann_file} are missing, the '
+                f'{len(missing)} of the {len(paths)} images in {self.ann_file} are missing, the '
                 f'first {missing[0]!r}: put them back, or take their lines out of the file'
             )
         self.missing, gone = missing, set(missing)
-        images = [image for image in images if image['img_path'] not in gone]
+        images = [dict(img_path=path) for path in paths if path not in gone]
         if self.labels is not None:
-            paths = [Path(os.path.abspath(image['img_path'])) for image in images]
+            paths = [os.path.abspath(image['img_path']) for image in images]
             labels = read_labels(self.labels, paths, self.data_root or os.getcwd())
             classes = sorted(set(labels))
             self._metainfo['classes'] = tuple(classes)
@@ -60,3 +61,12 @@ class ImageList(BaseDataset):
             for image, label in zip(images, labels):
                 image['gt_label'] = index[label]
         return images
+
+    def _joined(self, names: list[str]) -> list[str]:
+        """Listed paths from the root, each as ``Path`` writes it."""
+
+        @cache
+        def written(folder: str) -> str:
+            return str(Path(self.data_root or '', folder, '_'))[:-1]
+
+        return [written(folder) + base for folder, base in map(os.path.split, names)]

@@ -5,20 +5,24 @@ import json
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from io import StringIO
 from itertools import zip_longest
 from pathlib import Path
 
 from ..console import say
+from .decoding import SUFFIXES
+from .shards import (
+    extracted_path,
+    is_shard,
+    label_of,
+    load_shard,
+    load_shards,
+    place_in_tar,
+)
 
-# fmt: off
-SUFFIXES = frozenset([
-    '.avif', '.bmp', '.gif', '.jfif', '.jpeg', '.jpg', '.pbm', '.pgm', '.png', '.ppm', '.tif',
-    '.tiff', '.webp',
-])
-# fmt: on
 # What verbs write as pictures, by what they write beside them: no images of the next run.
 _RESULTS = {
     'neighbors.html': {'neighbors.png'},
@@ -34,86 +38,163 @@ _SPLITS = {'train', 'training', 'val', 'valid', 'validation', 'test'}
 def list_images(
     sources: str | Path | Sequence[str | Path], image_root: str | Path | None = None
 ) -> list[Path]:
-    """Collect the images of folders, lists and COCO files, each once, whatever links to it.
+    """Collect the images of folders, tars, lists and COCO files, each once, whatever links to it.
 
     Says on the console which other kinds of files a folder holds.
 
     Args:
-        sources: One or more: folders, searched recursively; ``.json`` files in COCO's
-            format; image files; any other file is a text with a path per line, alone or
-            before a label (``path label`` or ``path,label``).
+        sources: One or more: folders, searched recursively; tars, which may also lie in
+            folders; ``.json`` files in COCO's format; image files; any other file is a text
+            with a path per line, alone or before a label (``path label`` or ``path,label``).
         image_root: Folder from which paths in text and json files are meant;
             by default the folder of the file.
 
     Returns:
-        Absolute paths; those of a folder are sorted.
+        Absolute paths; those of a folder or tar are sorted, and those in a tar begin with its own.
 
     Raises:
         FileNotFoundError: If a source, or an image that a file lists, is not
             there.
-        ValueError: If a json file is not in COCO's format, or no image is
-            found.
+        ValueError: If a json file is not in COCO's format, a tar is damaged or
+            compressed, or no image is found.
     """
-    paths: dict[str, Path] = {}
+    return list(map(Path, image_paths(sources, image_root)))
+
+
+def image_paths(
+    sources: str | Path | Sequence[str | Path], image_root: str | Path | None = None
+) -> list[str]:
+    """What :func:`list_images` collects, as texts, which take less time and memory."""
+    files: dict[str, str] = {}  # by what they are without links
     others = Counter()
     if isinstance(sources, str | Path):
         sources = [sources]
-    real_folder = cache(os.path.realpath)
     for source in map(Path, sources):
         if source.is_dir():
-            files = sorted(_walk(source, others))
-            found = [path for path in files if path.suffix.lower() in SUFFIXES]
-            kinds = (path.suffix.lower() for path in files)
-            others.update(kind or 'without suffix' for kind in kinds if kind not in SUFFIXES)
+            found = _walk(os.path.abspath(source), others, {os.path.realpath(source)})
         elif not source.is_file():
             raise FileNotFoundError(f'there is no folder or file {str(source)!r}')
-        elif source.suffix.lower() in SUFFIXES:
-            found = [source]
+        elif source.suffix.lower() in SUFFIXES or is_shard(str(source)):
+            found = _unlinked([source])
         else:
-            found = _listed(source, image_root)
-        for path in map(os.path.abspath, found):
-            folder, name = os.path.split(path)
-            real = os.path.join(real_folder(folder), name)
-            real = os.path.realpath(real) if os.path.islink(real) else real
-            paths.setdefault(real, Path(path))
+            found = _unlinked(_listed(source, image_root))
+        for path, real in found:
+            files.setdefault(real, path)
+    images = _with_those_in_tars(files, others)
     kinds = ', '.join(f'{count:,} {kind}' for kind, count in others.most_common(5))
-    if not paths:
+    if not images:
         raise ValueError(
-            f'no images in {", ".join(map(str, sources))}: looked for {" ".join(sorted(SUFFIXES))}'
+            f'no images in {", ".join(map(str, sources))}: looked for {" ".join(sorted(SUFFIXES))} '
+            'and .tar of these'
             + (f', found {kinds}; convert these to one of them' if kinds else '')
         )
     if kinds:
         say(f'{others.total():,} files of other kinds are not looked at: {kinds}', err=True)
-    return list(paths.values())
+    return images
 
 
-def _walk(folder: Path, others: Counter) -> Iterator[Path]:
-    """Files below a folder; links are followed, but into no folder twice.
+def _unlinked(paths: Iterable[Path]) -> Iterator[tuple[str, str]]:
+    """Absolute paths, and what they are without links."""
+    real_folder = cache(os.path.realpath)
+    for path in map(os.path.abspath, paths):
+        folder, name = os.path.split(path)
+        real = os.path.join(real_folder(folder), name)
+        yield path, os.path.realpath(real) if os.path.islink(real) else real
 
-    Counts in ``others`` what is no file, such as a named pipe, and the pictures of verbs.
-    """
-    visited = {os.path.realpath(folder)}
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        results = set().union(*(_RESULTS[name] for name in _RESULTS if name in names))
-        results &= {*folders, *names}
-        if results:
-            others['results of mmsnclr'] += len(results)
-        kept = []
-        for name in sorted(folders):
-            real = os.path.realpath(os.path.join(parent, name))
-            if not name.startswith('.') and name not in results and real not in visited:
-                visited.add(real)
-                kept.append(name)
-        folders[:] = kept
+
+def _with_those_in_tars(files: dict[str, str], others: Counter) -> list[str]:
+    """Images, and in the place of each tar those in it."""
+    tars = {real: path for real, path in files.items() if is_shard(path)}
+    shards = dict(zip(tars, load_shards(tars.values())))
+    if not shards:
+        return list(files.values())
+    found = {}
+    for real, path in files.items():
+        if real not in shards:
+            found.setdefault(real, path)
+            continue
+        names = shards[real].names
+        if not names:
+            others['.tar without images'] += 1
         for name in names:
-            if name.startswith('.') or name in results:
-                continue
-            path = os.path.join(parent, name)
-            # A link to nowhere is listed, so that it is said to be.
-            if os.path.isfile(path) or not os.path.exists(path):
-                yield Path(path)
-            else:
-                others['pipe or device'] += 1
+            found.setdefault(f'{real}/{name}', f'{path}/{name}')
+    return list(found.values())
+
+
+def _walk(folder: str, others: Counter, visited: set[str]) -> Iterator[tuple[str, str]]:
+    """Images and tars below a folder, and what they are without links, into no folder twice.
+
+    Asks the disk for the names in each folder, and for a file of its own only where it is a link.
+    Counts in ``others`` the files of other kinds, what is no file, such as a named pipe, and the
+    pictures of verbs.
+    """
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return
+    names = {entry.name for entry in entries}
+    results = set().union(*(_RESULTS[name] for name in _RESULTS if name in names)) & names
+    if results:
+        others['results of mmsnclr'] += len(results)
+    kept = [e for e in entries if not e.name.startswith('.') and e.name not in results]
+    kept = [(entry, _kind(entry)) for entry in sorted(kept, key=_order)]
+    inner = set()
+    for entry, kind in kept:
+        real = os.path.realpath(entry.path) if kind == 'folder' else None
+        if real is not None and real not in visited:
+            visited.add(real)
+            inner.add(entry.name)
+    real_folder = os.path.realpath(folder)
+    for entry, kind in kept:
+        suffix = os.path.splitext(entry.name)[1].lower()
+        if entry.name in inner:
+            yield from _walk(entry.path, others, visited)
+        elif kind == 'file' and (suffix in SUFFIXES or suffix == '.tar'):
+            real = entry.path if real_folder == folder else f'{real_folder}/{entry.name}'
+            yield entry.path, os.path.realpath(real) if entry.is_symlink() else real
+        elif kind != 'folder':
+            others[(suffix or 'without suffix') if kind == 'file' else 'pipe or device'] += 1
+
+
+def _kind(entry: os.DirEntry) -> str:
+    if not entry.is_symlink():
+        return 'folder' if entry.is_dir() else 'file' if entry.is_file() else 'other'
+    if os.path.isdir(entry.path):
+        return 'folder'
+    # A link to nowhere is listed, so that it is said to be.
+    is_file = os.path.isfile(entry.path) or not os.path.exists(entry.path)
+    return 'file' if is_file else 'other'
+
+
+def _order(entry: os.DirEntry) -> tuple[str, str]:
+    """By what is sorted: names, those of tars as if they were extracted."""
+    name = entry.name
+    return name[: -len('.tar')] if name.lower().endswith('.tar') else name, name
+
+
+class Files:
+    """Which files there are, also in tars: each folder is listed once, no file asked for."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, Callable[[str], bool]] = {}
+        self._load_shard = cache(load_shard)
+
+    def __contains__(self, path: str) -> bool:
+        folder, name = os.path.split(path)
+        if folder not in self._folders:
+            self._folders[folder] = self._names(folder)
+        return self._folders[folder](name) or os.path.isfile(path)
+
+    def _names(self, folder: str) -> Callable[[str], bool]:
+        """What tells whether there is a file of a name in a folder."""
+        place = place_in_tar(f'{folder}/')
+        if place is not None:
+            shard = self._load_shard(place[0])
+            return lambda name: shard.find(place[1] + name) is not None
+        with suppress(OSError, ValueError):
+            names = {entry.name for entry in os.scandir(folder or '.') if entry.is_file()}
+            return names.__contains__
+        return lambda name: False
 
 
 def read_text(path: str | Path) -> str:
@@ -152,7 +233,8 @@ def _listed(source: Path, image_root: str | Path | None) -> list[Path]:
             ) from error
     else:
         names = [line.strip() for line in text.splitlines() if line.strip()]
-    paths = [_locate(root, name) for name in names]
+    files = Files()
+    paths = [_locate(files, root, name) for name in names]
     if len(names) > 1 and paths[0] is None and _is_heading(*names[:2]):
         del names[0], paths[0]
     missing = [root / name for name, path in zip(names, paths) if path is None]
@@ -167,10 +249,10 @@ def _listed(source: Path, image_root: str | Path | None) -> list[Path]:
     return paths
 
 
-def _locate(root: Path, line: str) -> Path | None:
+def _locate(files: Files, root: Path, line: str) -> Path | None:
     """The image that a line names, alone or before a label, quoted, or with backslashes."""
     paths = (root / name for name in _readings(line))
-    return next((path for path in paths if os.path.isfile(path)), None)
+    return next((path for path in paths if str(path) in files), None)
 
 
 def _readings(line: str) -> Iterator[str]:
@@ -197,14 +279,15 @@ def _is_heading(line: str, next_line: str) -> bool:
 
 
 def read_labels(
-    source: str | Path | None, images: Sequence[Path], root: str | Path | None = None
+    source: str | Path | None, images: Sequence[str | Path], root: str | Path | None = None
 ) -> list[str] | None:
     """Read labels for evaluation.
 
     Args:
         source: ``'folders'`` for the first level of folders at which the images' differ, be it
-            below ``train`` and ``val``; or a csv file with the columns ``path`` and ``label``;
-            ``None`` for none.
+            below ``train`` and ``val``, or in tars (a tar of images in no folder counts as one);
+            ``'cls'`` for what stands in the ``.cls`` files beside images in tars; or a csv file
+            with the columns ``path`` and ``label``; ``None`` for none.
         images: Absolute paths.
         root: Folder from which the paths in the csv are meant; by default its
             own.
@@ -220,8 +303,12 @@ def read_labels(
         return None
     if source == 'folders':
         return _folder_labels(images)
+    if source == 'cls':
+        return _cls_labels(images)
     if not Path(source).is_file():
-        raise FileNotFoundError(f"labels={str(source)!r} is neither a csv file nor 'folders'")
+        raise FileNotFoundError(
+            f"labels={str(source)!r} is neither a csv file nor 'folders' nor 'cls'"
+        )
     root = os.path.abspath(root or Path(source).parent)
     rows = csv.DictReader(StringIO(read_text(source), newline=''))
     if not {'path', 'label'} <= set(rows.fieldnames or ()):
@@ -242,17 +329,43 @@ def _key(path: str | Path) -> str:
     return os.path.normpath(unicodedata.normalize('NFC', str(path)).replace('\\', '/'))
 
 
-def _folder_labels(images: Sequence[Path]) -> list[str]:
-    for names in zip_longest(*(path.parts[:-1] for path in images), fillvalue=''):
+def _cls_labels(images: Sequence[str | Path]) -> list[str]:
+    labels = [label_of(str(path)) for path in images]
+    if '' in labels:
+        raise ValueError(
+            f"labels='cls': {labels.count('')} of the {len(images)} images are in no tar with a "
+            f'.cls file for them, such as {str(images[labels.index("")])!r}'
+        )
+    return labels
+
+
+def _folder_labels(images: Sequence[str | Path]) -> list[str]:
+    folders = [os.path.dirname(path) for path in images]
+    parts = _parts(dict.fromkeys(folders))
+    for names in zip_longest(*parts.values(), fillvalue=''):
         classes = sorted(set(names))
         if '' in classes:
-            image = str(images[names.index('')])
+            image = str(images[folders.index(list(parts)[names.index('')])])
             raise ValueError(f"labels='folders': {image!r} lies in no folder of a class")
         if len(classes) > 1 and not _SPLITS.issuperset(name.lower() for name in classes):
             shown = ', '.join(classes[:5]) + (', ...' if len(classes) > 5 else '')
             say(f'labels: {len(classes):,} classes by the names of folders: {shown}', err=True)
-            return list(names)
+            name_of = dict(zip(parts, names))
+            return [name_of[folder] for folder in folders]
     raise ValueError(
         f"labels='folders': all {len(images):,} images are of one class, such as "
         f'{str(images[0])!r}; classes need a folder each'
     )
+
+
+def _parts(folders: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The names that make up the path of each folder, without those of tars that hold folders."""
+    places = {folder: place_in_tar(f'{folder}/') for folder in folders}
+    flat = any(place and not place[1] for place in places.values())
+
+    def outside(folder: str, place: tuple[str, str] | None) -> Path:
+        if place is None:
+            return Path(folder)
+        return Path(extracted_path(f'{folder}/')) if flat else Path(place[0]).parent / place[1]
+
+    return {folder: outside(folder, place).parts for folder, place in places.items()}

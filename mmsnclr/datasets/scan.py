@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+from mmengine import fileio
 from PIL import Image
 
 from ..console import say, track
@@ -153,7 +154,7 @@ def _examine(path: Path) -> _Found:
     """Read an image file to its end."""
     data = b''
     try:
-        data = path.read_bytes()
+        data = fileio.get(path)
         try:
             # A JPEG file is then read to its end, but decoded at an eighth of its size.
             found = _look(data, draft=True)

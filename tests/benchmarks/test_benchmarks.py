@@ -15,7 +15,7 @@ def benchmarks(monkeypatch):
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
-    for name in ('loss', 'step', 'pipeline', 'compare', 'cifar10', 'photographs'):
+    for name in ('loss', 'step', 'pipeline', 'compare', 'cifar10', 'photographs', 'startup'):
         sys.modules.pop(name, None)
 
 
@@ -87,3 +87,18 @@ def test_the_whole_path_runs_on_photographs(benchmarks, digits, tmp_path):
         coco, [digits / 'unlabelled'], tmp_path / 'out', 'r18', 32, '30s', 64, iterations=2
     )
     assert [row[0] for row in rows] == ['pretrain', 'neighbors', 'report', 'detect', 'predict']
+
+
+@pytest.mark.parametrize('tars', [False, True])
+def test_workers_share_the_list_of_images(benchmarks, tmp_path, tars):
+    import startup
+
+    (startup.write_tars if tars else startup.write_folders)(tmp_path, 50_000)
+    if not tars:
+        startup.in_process(startup.write_list, tmp_path)
+    found = startup.measure(tmp_path, tars)
+    first, *others = found.values()
+    assert {row['images'] for row in found.values()} == {50_000}
+    assert all(row['own'] < 25 for row in others)
+    assert tars or all(row['own'] < first['own'] for row in others)
+    assert len(startup.rows(found)) == len(found)
