@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .coco_check import Mistake
-from .decoding import open_image, orientation
-from .listing import SUFFIXES
+from .decoding import SUFFIXES, open_image, orientation
 
 
 class LabelFiles(NamedTuple):

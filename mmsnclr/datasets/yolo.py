@@ -13,8 +13,9 @@ import yaml
 
 from .coco_check import Mistake
 from .coco_shapes import short
+from .decoding import SUFFIXES
 from .label_files import LabelFiles, find_images, from_here, upright_size
-from .listing import SUFFIXES, read_text
+from .listing import read_text
 
 _ROUNDING = 1e-3  # by which coordinates may leave 0 to 1
 _CLASSES = 'classes.txt'  # of labelImg and Label Studio
