@@ -2,6 +2,7 @@
 
 from ..backbones import export_backbone as export
 from ..backbones import import_backbone as import_checkpoint
+from .classify import classify
 from .detect import detect
 from .embed import embed
 from .neighbors import neighbors
@@ -10,6 +11,7 @@ from .pretrain import pretrain
 from .report import report
 
 __all__ = [
+    'classify',
     'detect',
     'embed',
     'export',

@@ -223,6 +223,13 @@ def scan_into(
     """
     paths = list_images(images, image_root)
     label_of = dict(zip(paths, read_labels(labels, paths, image_root) or ()))
+    return scan_listed(folder, paths, label_of, min_edge)
+
+
+def scan_listed(
+    folder: Path, paths: Sequence[Path], label_of: dict[Path, str], min_edge: int
+) -> Scan:
+    """Do as :func:`scan_into` with images and labels that were listed; no labels for none."""
     say(f'{len(paths):,} images found')
     scan = scan_images(paths, min_edge)
     (folder / 'images.txt').write_text(''.join(f'{path}\n' for path in scan.accepted), 'utf-8')

@@ -42,7 +42,23 @@ class TIMMRepresentation(TIMMBackbone):
     class token stands for the image where there is one (SNCLR, appendix A),
     and the mean over patches or space where there is none. The few models that
     timm cannot build without their own pooling (CrossViT, CoaT) are left out.
+
+    Args:
+        *args: As for mmpretrain's ``TIMMBackbone``.
+        frozen: Whether nothing of it learns, statistics of BN included.
+        **kwargs: As for mmpretrain's ``TIMMBackbone``.
     """
+
+    def __init__(self, *args, frozen: bool = False, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.frozen = frozen
+        if frozen:
+            self.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> 'TIMMRepresentation':
+        """Set the mode, which of a frozen model is always that of evaluation."""
+        super().train(mode and not self.frozen)
+        return self
 
     @property
     def out_channels(self) -> int:
