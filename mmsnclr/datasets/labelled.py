@@ -9,7 +9,7 @@ from sklearn.model_selection import train_test_split
 
 from ..console import say
 from .listing import list_images, read_labels
-from .scan import Scan, scan_listed
+from .scan import DUPLICATE, Scan, scan_listed
 
 VAL_SHARE = 0.2
 _TRAIN, _VAL, _TEST = {'train', 'training'}, {'val', 'valid', 'validation'}, {'test'}
@@ -73,6 +73,7 @@ def read_labelled(
     together = classes if parts is None else parts[0] | parts[1]
     out.mkdir(parents=True, exist_ok=True)
     scan = scan_listed(out, list(together), together, min_edge=1)
+    _tell_of_conflicts(scan, together)
     used = set(scan.accepted)
     if parts is None:
         usable = {path: name for path, name in together.items() if path in used}
@@ -114,6 +115,19 @@ def _parts(
     if aside:
         say(f'{aside:,} images of {folder / "test"} are not looked at: val is there')
     return parts
+
+
+def _tell_of_conflicts(scan: Scan, classes: dict[Path, str]) -> None:
+    """Tell of equal images with different labels, of which one must be wrong."""
+    pairs = [(path, Path(reason.removeprefix(DUPLICATE))) for path, reason in scan.left_out]
+    unlike = [(one, two) for one, two in pairs if classes.get(two, classes[one]) != classes[one]]
+    if unlike:
+        (path, first), name = unlike[0], classes.get
+        say(
+            f'{len(unlike):,} images have equals of another class, which are taken in their place, '
+            f'such as {path} ({name(path)}) and {first} ({name(first)})',
+            err=True,
+        )
 
 
 def _check_classes(given: dict[Path, str], usable: dict[Path, str]) -> None:

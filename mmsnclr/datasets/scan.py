@@ -22,6 +22,7 @@ from .listing import list_images, read_labels
 _CHUNK = 1024
 _CONTRAST = 8  # of 256 levels of grey, with which there is nothing to be seen
 _BANDS = 277  # the tag of TIFF
+DUPLICATE = 'duplicate of '  # before the path of the image that is kept
 
 
 @dataclass
@@ -100,7 +101,7 @@ def scan_images(paths: Sequence[Path], min_edge: int = 32) -> Scan:
             if not problem and found.edge < min_edge:
                 problem = f'tiny: its shorter edge is {found.edge} pixels, less than {min_edge}'
             if not problem and found.digest in first:
-                problem = f'duplicate of {first[found.digest]}'
+                problem = f'{DUPLICATE}{first[found.digest]}'
             if problem:
                 scan.left_out.append((path, problem))
                 continue

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from mmengine.config import Config
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
-from mmpretrain.models.backbones import TIMMBackbone, VisionTransformer
+from mmpretrain.models.backbones import ResNet, TIMMBackbone, VisionTransformer
 from torch import Tensor, nn
 
 from ..backbones import build_backbone, initialize_backbone, read_backbone
@@ -67,11 +67,12 @@ def read_start(checkpoint: str | Path, size: int | None = None) -> Start:
     start = Start(
         str(checkpoint), cfg.to_dict(), network, trained.preprocessing, trained.edge, True
     )
+    edge = size or trained.edge
     try:
-        _represent(start, size or trained.edge)
+        _represent(start, edge)
     # What timm's models raise whose size is another.
     except (AssertionError, RuntimeError, TypeError) as error:
-        raise ValueError(f'size={size}: {checkpoint} cannot be used at it: {error}') from error
+        raise ValueError(f'{checkpoint} cannot be used at size={edge}: {error}') from error
     return start
 
 
@@ -89,7 +90,11 @@ def _freezing(network: nn.Module, frozen: bool) -> dict:
         return dict(frozen=frozen)
     if isinstance(network, VisionTransformer):
         return dict(frozen_stages=len(network.layers) if frozen else -1)
-    return dict(frozen_stages=4 if frozen else -1, norm_eval=frozen)
+    if isinstance(network, ResNet):
+        return dict(frozen_stages=4 if frozen else -1, norm_eval=frozen)
+    if frozen:
+        raise ValueError(f'frozen=True: {type(network).__name__} can only be fine-tuned')
+    return {}
 
 
 @torch.no_grad()

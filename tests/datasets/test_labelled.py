@@ -41,12 +41,13 @@ def test_an_image_of_both_parts_is_learned_from_only(tmp_path, capsys):
     names = [f'{part}/{name}/{n}.png' for part in ('train', 'VAL') for name in 'ab' for n in '01']
     folder = write(tmp_path / 'set', names)
     write(folder, ['test/a/0.png', 'test/b/0.png'], seed=1)
-    shutil.copy(folder / 'train/a/0.png', folder / 'VAL/a/0.png')
+    shutil.copy(folder / 'train/b/0.png', folder / 'VAL/a/0.png')
     images = read_labelled(folder, tmp_path / 'out')
     assert len(images.train) == 4 and folder / 'VAL/a/0.png' not in images.val
     assert Counter(images.val.values()) == dict(a=1, b=2)
     assert 'duplicate of' in (tmp_path / 'out/left_out.csv').read_text()
-    assert '2 images of ' in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert '2 images of ' in told.out and '1 images have equals of another class' in told.err
 
 
 def test_a_test_part_validates_where_there_is_no_other(tmp_path):
