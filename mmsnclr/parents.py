@@ -272,6 +272,7 @@ def quiet() -> Iterator[None]:
 _COLOR = re.compile(r'\x1b\[[0-9;]*m')
 _NOISE = re.compile(
     r'deprecated|is the alias of|skipped since its requires_grad|`metrics` is an empty'
+    r'|prefix is not set in metric class'
 )
 _PROGRESS = re.compile(r'(Iter|Epoch)\((train|val)\)')
 

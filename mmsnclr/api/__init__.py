@@ -2,6 +2,7 @@
 
 from ..backbones import export_backbone as export
 from ..backbones import import_backbone as import_checkpoint
+from .classify import classify
 from .detect import detect
 from .doctor import doctor
 from .embed import embed
@@ -11,6 +12,7 @@ from .pretrain import pretrain
 from .report import report
 
 __all__ = [
+    'classify',
     'detect',
     'doctor',
     'embed',

@@ -1,4 +1,4 @@
-"""Find objects in images with a trained detector."""
+"""Find objects in images with a trained detector, or classify them."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import cv2
 import torch
 from mmengine.dataset import Compose, pseudo_collate
 
+from ..backbones.classifier import read_classifier
 from ..checkpoints import Stored, at_hand
 from ..console import say, track
 from ..datasets.coco import read_image_ids
@@ -21,6 +22,7 @@ from ..datasets.scan import write_csv
 from ..parents import without_prints
 from ..requirements import check_detection_requirements
 from ..visualization.detections import draw_detections
+from .predict_classes import predict_classes
 
 # Gone, empty, damaged, or of no height at the detector's size; mmcv's loader asserts.
 _UNREADABLE = (OSError, ValueError, AssertionError, cv2.error)
@@ -35,10 +37,11 @@ def predict(
     image_root: str | Path | None = None,
     batch: int = 1,
 ) -> list[dict]:
-    """Find objects, and write them down and into pictures.
+    """Find objects, and write them down and into pictures; or classify, by a classifier.
 
     Args:
-        checkpoint: A detector that :func:`mmsnclr.api.detect.detect` trained.
+        checkpoint: A detector that :func:`mmsnclr.api.detect.detect` trained, or a classifier,
+            for which see :func:`~mmsnclr.api.predict_classes.predict_classes`.
         images: Folders, text files with paths, COCO json files or image files.
         out: Folder that receives ``predictions.json``, in COCO's result format
             with file names from the folder that all images share, and
@@ -58,6 +61,9 @@ def predict(
         ValueError: If the checkpoint is not a detector of ``detect``, a setting
             is out of range, no image can be read, or ``out`` has predictions.
     """
+    stored = Stored.read(checkpoint)
+    if read_classifier(stored) is not None:
+        return predict_classes(stored, images, out, image_root)
     out = Path(out)
     if (out / 'predictions.json').exists():
         raise ValueError(f'out={str(out)!r} holds predictions already: choose another folder')
@@ -69,7 +75,7 @@ def predict(
     paths = list_images(images, image_root)
     ids = _image_ids(images, paths, image_root)
     check_detection_requirements()
-    model = _load(Path(checkpoint), threshold)
+    model = _load(stored, threshold)
     meta = model.dataset_meta
     classes = dict(zip(meta['category_ids'], meta['classes']))
 
@@ -151,9 +157,8 @@ def _common_folder(images: Sequence[str | Path], paths: list[Path]) -> str:
     return os.path.commonpath([*folders, *(path.parent for path in paths)])
 
 
-def _load(path: Path, threshold: float) -> torch.nn.Module:
-    stored = Stored.read(path)
-    cfg = stored.config
+def _load(stored: Stored, threshold: float) -> torch.nn.Module:
+    path, cfg = stored.path, stored.config
     if cfg is None or 'category_ids' not in stored.meta.get('dataset_meta', {}):
         raise ValueError(f'checkpoint={str(path)!r} is not a detector that `detect` trained')
     from mmdet.apis import init_detector

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..checkpoints import Stored
 from ..models.backbone import pooled
 from ..parents import quiet
+from .classifier import Classifier, read_classifier
 from .naming import (
     NAMINGS,
     TOLERANCE,
@@ -47,7 +48,8 @@ def export_backbone(checkpoint: str | Path, out: str | Path, to: str) -> str:
             timm's naming, or in mmpretrain's where timm has no such model, as
             its metadata says; for ``'onnx'`` a graph from images
             ``(N, 3, H, W)`` of any N, at the size of training, to features
-            ``(N, C)``, maps averaged over space.
+            ``(N, C)``, maps averaged over space, or, of a classifier, to the
+            probabilities of its classes, which the metadata names.
         to: One of :data:`TARGETS`.
 
     Returns:
@@ -64,9 +66,10 @@ def export_backbone(checkpoint: str | Path, out: str | Path, to: str) -> str:
     out = Path(out)
     if out.resolve() == Path(checkpoint).resolve():
         raise ValueError(f'out={str(out)!r} would overwrite the training checkpoint')
-    trained = read_backbone(Stored.read(checkpoint))
+    stored = Stored.read(checkpoint)
+    trained = read_backbone(stored)
     if to == 'onnx':
-        return _write_onnx(trained, out)
+        return _write_onnx(trained, read_classifier(stored), out)
     naming, call, weights = _convert(trained, to)
     out.parent.mkdir(parents=True, exist_ok=True)
     wrote = f'wrote {out} for {to}, verified; load it with'
@@ -103,18 +106,20 @@ def _convert(trained: Trained, to: str) -> tuple[str, Call, dict[str, Tensor]]:
 
 
 class _Representation(nn.Module):
-    """One vector per image."""
+    """One vector per image, or the probability of each class."""
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, classifier: Classifier | None) -> None:
         super().__init__()
         self.backbone = backbone
+        self.layer = None if classifier is None else classifier.layer
 
     def forward(self, images: Tensor) -> Tensor:
-        return pooled(self.backbone(images))
+        features = pooled(self.backbone(images))
+        return features if self.layer is None else self.layer(features).softmax(dim=1)
 
 
 @torch.no_grad()
-def _write_onnx(trained: Trained, out: Path) -> str:
+def _write_onnx(trained: Trained, classifier: Classifier | None, out: Path) -> str:
     try:
         import onnx
         import onnxruntime
@@ -125,7 +130,8 @@ def _write_onnx(trained: Trained, out: Path) -> str:
         ) from error
     if 'dynamic_shapes' not in inspect.signature(torch.onnx.export).parameters:
         raise ImportError(f"to='onnx' needs a newer torch than {torch.__version__}: 2.9 will do")
-    model = _Representation(trained.backbone).eval()
+    model = _Representation(trained.backbone, classifier).eval()
+    meta = trained.preprocessing | (dict(classes=classifier.classes) if classifier else {})
     images = example_images(trained.backbone, trained.cfg, max(_BATCHES), trained.edge)
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -135,14 +141,14 @@ def _write_onnx(trained: Trained, out: Path) -> str:
             (images[:2],),
             path,
             input_names=['images'],
-            output_names=['features'],
+            output_names=['probabilities' if classifier else 'features'],
             dynamic_shapes=({0: torch.export.Dim('batch')},),
             dynamo=True,
             external_data=False,
             verbose=False,
         )
         graph = onnx.load(path)
-    onnx.helper.set_model_props(graph, _as_text(trained.preprocessing))
+    onnx.helper.set_model_props(graph, _as_text(meta))
     content = graph.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
     for batch in _BATCHES:

@@ -124,7 +124,7 @@ def equivalent(source: nn.Module, cfg: dict, to: str) -> Call:
     if isinstance(source, TIMMBackbone):
         if to != 'timm':
             raise ValueError(f"to={to!r}: {cfg['model_name']} is a model of timm; pass to='timm'")
-        wrapper_only = ('type', 'model_name', 'in_channels', 'norm_layer')
+        wrapper_only = ('type', 'model_name', 'in_channels', 'norm_layer', 'frozen')
         kwargs = {key: value for key, value in cfg.items() if key not in wrapper_only}
         return _timm(cfg['model_name'], cfg, kwargs)
     if to == 'mmpretrain':

@@ -53,7 +53,7 @@ def detect(**options: Any) -> None:
     detect(**options)
 
 
-@main.command(short_help='Find objects in images with a trained detector.')
+@main.command(short_help='Find objects in images, or classify them.')
 @click.argument('checkpoint')
 @click.argument('images', nargs=-1, required=True)
 @click.option('--out', metavar='DIR', required=True, help='Where pictures and results go.')
@@ -63,12 +63,13 @@ def detect(**options: Any) -> None:
 )
 @click.option('--batch', default=1, show_default=True, help='Images to look at at once.')
 def predict(**arguments: Any) -> None:
-    """Find objects in IMAGES by the detector in CHECKPOINT.
+    """Find objects in IMAGES by the detector in CHECKPOINT, or classify them.
 
     IMAGES are image files, folders, searched recursively, text files with a
     path per line, or COCO json files.
     DIR receives predictions.json, in COCO's result format with file names,
-    and pictures/ with boxes and masks drawn.
+    and pictures/ with boxes and masks drawn; of a classifier, predictions.csv
+    with class and probabilities.
 
     \b
     mmsnclr predict detector/training/iter_2000.pth photos/ --out found/

@@ -17,7 +17,8 @@ def export(**arguments: Any) -> None:
     """Write the backbone in CHECKPOINT to the file OUT for another library.
 
     The file is written only if the library's model, loaded with it, gives the
-    same output. The line that is printed says how to load it.
+    same output. The line that is printed says how to load it. For onnx a
+    classifier is written with its head.
 
     \b
     mmsnclr export run/epoch_100.pth backbone.pth --to timm

@@ -76,7 +76,8 @@ def pretrain(cfg_options: tuple[str, ...], **arguments: Any) -> None:
         f'\nThe backbone is in {checkpoint}. Next:\n'
         f'  mmsnclr report {shlex.quote(out)}\n'
         f'  mmsnclr neighbors {backbone} IMAGES\n'
-        f'  mmsnclr detect TRAIN IMAGES --backbone {backbone} --out DIR'
+        f'  mmsnclr detect TRAIN IMAGES --backbone {backbone} --out DIR\n'
+        f'  mmsnclr classify LABELLED --backbone {backbone} --out DIR'
     )
 
 

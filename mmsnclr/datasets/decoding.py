@@ -40,6 +40,7 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_LONGEST = 16  # times the shorter edge
 # Tags of TIFF.
 _BITS, _EXTRA_BANDS, _NUMBERS = 258, 338, 339
 
@@ -215,6 +216,14 @@ def read_image(path: str | Path, levels: tuple[int, int] | None = None) -> np.nd
         ValueError: If it is not an image, or damaged.
     """
     return decode_any(fileio.get(path), str(path), levels)
+
+
+def middle(image: np.ndarray) -> np.ndarray:
+    """What matters of a very long image, which OpenCV could not enlarge as a whole."""
+    height, width = image.shape[:2]
+    longest = _LONGEST * min(height, width)
+    top, left = max(height - longest, 0) // 2, max(width - longest, 0) // 2
+    return image[top : top + longest, left : left + longest]
 
 
 def to_rgb(image: Image.Image, levels: tuple[int, int] | None = None) -> Image.Image:

@@ -19,10 +19,10 @@ class ImageList(BaseDataset):
 
     Args:
         ann_file: The text file.
-        labels: A csv file with the columns ``path`` and ``label``, for
+        labels: A csv file with the columns ``path`` and ``label``, to learn, or for
             evaluation: purity and the like. It has a row for every image.
         **kwargs: Further arguments of mmpretrain's ``BaseDataset``; relative paths
-            are meant from ``data_root``.
+            are meant from ``data_root``, and ``classes`` are by default the labels, sorted.
 
     Attributes:
         missing: Listed images that are not there, and left out.
@@ -55,8 +55,7 @@ class ImageList(BaseDataset):
         if self.labels is not None:
             paths = [os.path.abspath(image['img_path']) for image in images]
             labels = read_labels(self.labels, paths, self.data_root or os.getcwd())
-            classes = sorted(set(labels))
-            self._metainfo['classes'] = tuple(classes)
+            classes = self._metainfo.setdefault('classes', tuple(sorted(set(labels))))
             index = {name: number for number, name in enumerate(classes)}
             for image, label in zip(images, labels):
                 image['gt_label'] = index[label]

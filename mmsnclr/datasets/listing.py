@@ -29,6 +29,7 @@ _RESULTS = {
     'features.npz': {'projection.png'},
     'predictions.json': {'pictures'},
     'precision_recall.png': {'precision_recall.png', 'pictures'},
+    'confusion_matrix.png': {'confusion_matrix.png'},
 }
 _BYTE_ORDERS = (b'\xff\xfe', b'\xfe\xff')  # what a text in UTF-16 starts with
 _LONGEST_LINE = 4096  # of Linux's paths

@@ -23,6 +23,7 @@ from .listing import list_images, read_labels
 _CHUNK = 1024
 _CONTRAST = 8  # of 256 levels of grey, with which there is nothing to be seen
 _BANDS = 277  # the tag of TIFF
+DUPLICATE = 'duplicate of '  # before the path of the image that is kept
 
 
 @dataclass
@@ -101,7 +102,7 @@ def scan_images(paths: Sequence[Path], min_edge: int = 32) -> Scan:
             if not problem and found.edge < min_edge:
                 problem = f'tiny: its shorter edge is {found.edge} pixels, less than {min_edge}'
             if not problem and found.digest in first:
-                problem = f'duplicate of {first[found.digest]}'
+                problem = f'{DUPLICATE}{first[found.digest]}'
             if problem:
                 scan.left_out.append((path, problem))
                 continue
@@ -224,6 +225,13 @@ def scan_into(
     """
     paths = list_images(images, image_root)
     label_of = dict(zip(paths, read_labels(labels, paths, image_root) or ()))
+    return scan_listed(folder, paths, label_of, min_edge)
+
+
+def scan_listed(
+    folder: Path, paths: Sequence[Path], label_of: dict[Path, str], min_edge: int
+) -> Scan:
+    """Do as :func:`scan_into` with images and labels that were listed; no labels for none."""
     say(f'{len(paths):,} images found')
     scan = scan_images(paths, min_edge)
     (folder / 'images.txt').write_text(''.join(f'{path}\n' for path in scan.accepted), 'utf-8')

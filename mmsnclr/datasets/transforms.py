@@ -11,6 +11,7 @@ from mmpretrain.datasets.transforms import MultiView
 from mmpretrain.registry import TRANSFORMS
 
 from ..random_state import seeded
+from .decoding import middle, read_image
 from .image_id import image_id
 
 
@@ -89,3 +90,33 @@ class SeededMultiView(SeededTransform):
                 views.append(pipeline(copy.deepcopy(results))['img'])
         results['img'] = views
         return results
+
+
+@TRANSFORMS.register_module()
+class ReadImage(BaseTransform):
+    """Loads an image as the scan has seen it, in the place of ``LoadImageFromFile``.
+
+    Args:
+        levels: See :func:`~mmsnclr.datasets.decoding.to_rgb`.
+    """
+
+    def __init__(self, levels: tuple[int, int] | None = None) -> None:
+        self.levels = levels
+
+    def transform(self, results: dict) -> dict:
+        """Load.
+
+        Args:
+            results: Holds ``img_path``, or ``img`` already, ``(H, W, 3)`` uint8 BGR, as
+                mmpretrain's inferencer gives it.
+
+        Returns:
+            The same with ``img``; of a very long one the middle.
+
+        Raises:
+            OSError, ValueError: If the image cannot be read.
+        """
+        image = results.get('img')
+        image = middle(read_image(results['img_path'], self.levels) if image is None else image)
+        shape = image.shape[:2]
+        return results | dict(img=image, img_shape=shape, ori_shape=shape)

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from .decoding import decode, decode_any, plain_header
 from .transforms import SeededTransform
 
+_AUGMENTED = ('AugmentedViews', 'AugmentedImage')  # transforms, as configs name them
+
 
 @dataclass
 class View:
@@ -165,6 +167,18 @@ class AugmentedViews(SeededTransform):
         return f'{type(self).__name__}(views={self.views})'
 
 
+@TRANSFORMS.register_module()
+class AugmentedImage(AugmentedViews):
+    """The one view that :class:`AugmentedViews` is told of as an image, for a classifier."""
+
+    def transform(self, results: dict) -> dict | None:
+        """As that of :class:`AugmentedViews`, ``img`` being the view itself."""
+        results = super().transform(results)
+        if results is not None:
+            (results['img'],) = results['img']
+        return results
+
+
 def crop_box(height: int, width: int, view: View, draw: Random) -> tuple[int, int, int, int]:
     """Draw a crop as torchvision's ``RandomResizedCrop``: top, left, height and width.
 
@@ -277,7 +291,7 @@ def solarize(image: np.ndarray) -> np.ndarray:
 def view_size(cfg: Config) -> int:
     """Edge of the views that a config trains with, in pixels; 224 if it does not tell."""
     for step in _dicts(cfg.get('train_dataloader')):
-        if step.get('type') == 'AugmentedViews':
+        if step.get('type') in _AUGMENTED:
             return step['views'][0].get('size', 224)
         if step.get('type') in ('RandomResizedCrop', 'ResizeEdge', 'CenterCrop'):
             size = step.get('scale') or step.get('crop_size')
@@ -288,7 +302,7 @@ def view_size(cfg: Config) -> int:
 def view_levels(cfg: Config) -> tuple[int, int] | None:
     """Values of black and white of images with more than 8 bits that a config trains with."""
     steps = _dicts(cfg.get('train_dataloader'))
-    views = (step for step in steps if step.get('type') == 'AugmentedViews')
+    views = (step for step in steps if step.get('type') in _AUGMENTED)
     return next((step.get('levels') for step in views), None)
 
 

@@ -14,12 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..console import say
-from ..datasets.decoding import read_image
+from ..datasets.decoding import middle, read_image
 from ..datasets.views import view_levels, view_size
 from ..models import NeighborMethod, pooled
 from .features import extract_features
-
-_LONGEST = 16  # times the shorter edge
 
 
 class _Images(BaseDataset):
@@ -48,19 +46,11 @@ class _Images(BaseDataset):
         """What the pipeline packs; of an unreadable image, a black one."""
         info = self.get_data_info(idx)
         try:
-            image = _middle(read_image(info['img_path'], self.levels))
+            image = middle(read_image(info['img_path'], self.levels))
         except (OSError, ValueError):
             self.unreadable.append(idx)
             image = np.zeros((1, 1, 3), np.uint8)
         return self.pipeline(info | dict(img=image))
-
-
-def _middle(image: np.ndarray) -> np.ndarray:
-    """What matters of a very long image, which OpenCV could not enlarge as a whole."""
-    height, width = image.shape[:2]
-    longest = _LONGEST * min(height, width)
-    top, left = max(height - longest, 0) // 2, max(width - longest, 0) // 2
-    return image[top : top + longest, left : left + longest]
 
 
 class Representations(NamedTuple):

@@ -44,19 +44,21 @@ class TIMMRepresentation(TIMMBackbone):
     timm cannot build without their own pooling (CrossViT, CoaT) are left out.
 
     Args:
-        frozen: Whether neither weights nor statistics change, and nothing is dropped.
-        kwargs: Of ``TIMMBackbone``.
+        *args: As for mmpretrain's ``TIMMBackbone``.
+        frozen: Whether nothing of it learns, statistics of BN included.
+        **kwargs: As for mmpretrain's ``TIMMBackbone``.
     """
 
-    def __init__(self, *, frozen: bool = False, **kwargs) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, *args, frozen: bool = False, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
         self.frozen = frozen
         if frozen:
             self.requires_grad_(False)
 
     def train(self, mode: bool = True) -> 'TIMMRepresentation':
-        """Set the mode; what is frozen stays in that of evaluation."""
-        return super().train(mode and not self.frozen)
+        """Set the mode, which of a frozen model is always that of evaluation."""
+        super().train(mode and not self.frozen)
+        return self
 
     @property
     def out_channels(self) -> int:

@@ -1,6 +1,5 @@
 """What came of training detectors, in markdown."""
 
-import math
 import shlex
 from collections import Counter
 from pathlib import Path
@@ -11,19 +10,10 @@ import numpy as np
 from ..console import Setting
 from ..datasets.coco import objects_of
 from ..evaluation.coco import CocoAP
+from .tables import row
 
 _KINDS = dict(bbox='box', segm='mask')
 _MOST = 100  # detections of an image that pycocotools counts
-
-
-def _row(*cells: object) -> str:
-    shown = [f'{c:.1f}' if isinstance(c, float) and not math.isnan(c) else c for c in cells]
-    return f'| {" | ".join("" if isinstance(c, float) else _cell(c) for c in shown)} |\n'
-
-
-def _cell(value: object) -> str:
-    """A value as a table of markdown can hold it."""
-    return ' '.join(str(value).split()).replace('|', '\\|')
 
 
 def ap_table(results: dict[str, dict[str, CocoAP]]) -> str:
@@ -34,13 +24,13 @@ def ap_table(results: dict[str, dict[str, CocoAP]]) -> str:
     """
     runs = list(results)
     difference = ['difference'] if len(runs) > 1 else []
-    table = _row('', *runs, *difference)
-    table += _row('---', *['---:'] * (len(runs) + len(difference)))
+    table = row('', *runs, *difference)
+    table += row('---', *['---:'] * (len(runs) + len(difference)))
     for kind, name in _KINDS.items():
         for field in ('ap', 'ap50', 'ap75') if kind in results[runs[0]] else ():
             values = [getattr(results[run][kind], field) for run in runs]
             change = [f'{values[0] - values[1]:+.1f}'] if difference else []
-            table += _row(f'{name} {field.upper()}', *values, *change)
+            table += row(f'{name} {field.upper()}', *values, *change)
     return table
 
 
@@ -79,13 +69,13 @@ def ap_limit(val: dict) -> str:
 def _class_table(results: dict[str, dict[str, CocoAP]]) -> str:
     """Average precision of each annotated class."""
     columns = [(run, kind) for run in results for kind in results[run]]
-    table = _row('class', 'objects', *(f'{_KINDS[kind]} AP, {run}' for run, kind in columns))
-    table += _row('---', '---:', *['---:'] * len(columns))
+    table = row('class', 'objects', *(f'{_KINDS[kind]} AP, {run}' for run, kind in columns))
+    table += row('---', '---:', *['---:'] * len(columns))
     by_class = zip(*(results[run][kind].classes for run, kind in columns))
     rows = [(c[0].objects, c[0].name, [one.ap for one in c]) for c in by_class]
     for objects, name, values in sorted(rows, key=lambda row: (-row[0], row[1])):
         if not np.isnan(values).all():
-            table += _row(name, objects, *values)
+            table += row(name, objects, *values)
     return table
 
 
@@ -110,9 +100,9 @@ def detection_summary(
         out: Folder that the paths are to be relative to.
     """
     train, val = (f'{len(s["images"])} images, {len(s["annotations"])} annotations' for s in sets)
-    chosen = ''.join(_row(*setting) for setting in settings)
+    chosen = ''.join(row(*setting) for setting in settings)
     runs = ''.join(
-        _row(run, start, path.relative_to(out)) for run, (start, path) in detectors.items()
+        row(run, start, path.relative_to(out)) for run, (start, path) in detectors.items()
     )
     chance = (
         '\nEach was trained once, with the same seed: differences of a point or so, on few images '

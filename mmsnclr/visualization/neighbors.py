@@ -120,7 +120,7 @@ def draw_neighbors(gallery: Gallery, path: str | Path) -> Path:
         images = [query, *gallery.index[row].tolist()]
         same = gallery.is_same_class(row)
         for column, (image, axis) in enumerate(zip(images, axes[row])):
-            axis.imshow(_thumbnail(gallery.paths[image], 160)[..., ::-1])
+            axis.imshow(thumbnail(gallery.paths[image], 160)[..., ::-1])
             axis.set(xticks=[], yticks=[])
             share = gallery.positiveness[row, column - 1]
             axis.set_title('query' if column == 0 else f'{share:.2f}', fontsize=8, pad=2)
@@ -169,7 +169,7 @@ def gallery_view(gallery: Gallery) -> dict:
         )
 
     images = {*gallery.queries.tolist(), *gallery.index.flatten().tolist()}
-    pictures = {image: data_uri(_thumbnail(gallery.paths[image], 112)) for image in images}
+    pictures = {image: data_uri(thumbnail(gallery.paths[image], 112)) for image in images}
     rows = []
     for row, query in enumerate(gallery.queries.tolist()):
         same = gallery.is_same_class(row)
@@ -189,7 +189,7 @@ def gallery_view(gallery: Gallery) -> dict:
     return dict(rows=rows, purity=gallery.purity, images=len(gallery.paths))
 
 
-def _thumbnail(path: str | Path, edge: int) -> np.ndarray:
+def thumbnail(path: str | Path, edge: int) -> np.ndarray:
     """An image, ``(H, W, 3)`` uint8 BGR, with a longer edge of at most so many pixels."""
     image = read_image(path)
     scale = edge / max(image.shape[:2])

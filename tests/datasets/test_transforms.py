@@ -2,10 +2,13 @@
 
 import random
 
+import cv2
 import numpy as np
 import torch
 
-from mmsnclr.datasets import SeededMultiView
+from mmsnclr.datasets import AugmentedViews, SeededMultiView
+from mmsnclr.datasets.transforms import ReadImage
+from mmsnclr.datasets.views import AugmentedImage
 
 PIPELINE = [
     dict(type='RandomResizedCrop', scale=16, crop_ratio_range=(0.3, 1.0)),
@@ -55,3 +58,23 @@ def test_without_an_epoch_it_is_plain_multi_view():
     transform = SeededMultiView([PIPELINE], [2])
     make = lambda: transform(dict(img=IMAGE.copy(), img_shape=(32, 32), img_path='a.png'))['img']  # noqa: E731
     assert not np.array_equal(make()[0], make()[0])
+
+
+def test_an_image_is_read_as_the_scan_has_seen_it_or_taken_as_it_is_given(tmp_path):
+    deep = (IMAGE[..., 0].astype(np.uint16) << 2) + 500
+    cv2.imwrite(str(tmp_path / 'deep.png'), deep)
+    read = ReadImage(levels=(500, 1523))
+    found = read(dict(img_path=str(tmp_path / 'deep.png'), gt_label=1))
+    assert np.array_equal(found['img'], np.repeat(IMAGE[..., :1], 3, axis=2))
+    assert found['gt_label'] == 1 and found['img_shape'] == (32, 32)
+    long = np.repeat(IMAGE, 40, axis=1)
+    assert read(dict(img=long))['img'].shape == (32, 16 * 32, 3)
+
+
+def test_an_augmented_image_is_the_first_of_the_views():
+    settings = dict(views=[dict(size=16)])
+    image, views = AugmentedImage(**settings), AugmentedViews(**settings)
+    for transform in (image, views):
+        transform.set_epoch(0, 0)
+    info = dict(img=IMAGE, img_path='a.png')
+    assert np.array_equal(image(dict(info))['img'], views(dict(info))['img'][0])

@@ -1,0 +1,106 @@
+"""What came of training classifiers, in markdown."""
+
+import math
+import shlex
+from pathlib import Path
+
+from ..console import Setting
+from ..evaluation.classification import Accuracies
+from .tables import row
+
+_CLASSES = 200  # of which the summary has a row each; all are in predictions.csv
+
+
+def accuracy_table(results: dict[str, Accuracies]) -> str:
+    """Accuracy of each run, and how its top-1 differs from the first's, as a markdown table.
+
+    Args:
+        results: For each run, by name, how good its classifier is.
+    """
+    first = next(iter(results.values()))
+    kinds = dict(top1='top-1', top5='top-5', balanced='balanced')
+    fields = [field for field in kinds if getattr(first, field) is not None]
+    difference = ['difference'] if len(results) > 1 else []
+    table = row('accuracy, %', *(kinds[field] for field in fields), *difference)
+    table += row('---', *['---:'] * (len(fields) + len(difference)))
+    for name, result in results.items():
+        change = (
+            [f'{result.top1 - first.top1:+.1f}' if result is not first else '']
+            if difference
+            else []
+        )
+        table += row(name, *(getattr(result, field) for field in fields), *change)
+    return table
+
+
+def _class_table(result: Accuracies) -> str:
+    table = row('class', 'images', 'precision', 'recall', 'F1') + row('---', *['---:'] * 4)
+    worst = sorted(result.classes, key=lambda one: (math.isnan(one.f1), one.f1, one.name))
+    for one in worst[:_CLASSES]:
+        table += row(one.name, one.images, one.precision, one.recall, one.f1)
+    return table
+
+
+def _margin(percent: float, images: int) -> float:
+    """Half of Wilson's 95 % interval of a share of images, in percent."""
+    share, z = percent / 100, 1.96
+    root = math.sqrt(share * (1 - share) / images + (z / images) ** 2 / 4)
+    return 100 * z * root / (1 + z**2 / images)
+
+
+def classification_summary(
+    results: dict[str, Accuracies],
+    settings: dict[str, list[Setting]],
+    classifiers: dict[str, tuple[str, Path]],
+    out: Path,
+) -> str:
+    """What `mmsnclr classify` has to tell, in markdown.
+
+    Args:
+        results: For each run, by name, how good its classifier is; what was asked for first.
+        settings: For each run, what was chosen.
+        classifiers: For each run, what it started from and the trained classifier.
+        out: Folder that the paths are to be relative to.
+    """
+    first, *others = results
+    result = results[first]
+    chosen = ''.join(row(*setting) for setting in settings[first])
+    for name in others:
+        differ = [setting for setting in settings[name] if setting not in settings[first]]
+        chosen += ''.join(row(f'{s.name}, {name}', s.value, s.reason) for s in differ)
+    runs = ''.join(
+        row(name, source, path.relative_to(out)) for name, (source, path) in classifiers.items()
+    )
+    images = sum(one.images for one in result.classes)
+    margin = _margin(result.top1, images)
+    chance = (
+        'Each was trained once, with the same seed; differences within that margin may be chance.\n'
+        if others
+        else ''
+    )
+    checkpoint = shlex.quote(str(classifiers[first][1]))
+    config = shlex.quote(str(out / 'config.py'))
+    return f"""# Classifier of {len(result.classes)} classes
+
+Measured on {images} images, by which top-1 is known to about ± {margin:.1f} (95 %). Balanced is the
+mean recall of the classes.
+{chance}
+{accuracy_table(results)}
+[The worst mistakes](mistakes.html); [all predictions](predictions.csv).
+
+![Confusion matrix](confusion_matrix.png)
+
+| setting | value | why |
+| --- | --- | --- |
+{chosen}
+| backbone | from | classifier |
+| --- | --- | --- |
+{runs}
+`mmsnclr predict {checkpoint} IMAGES --out DIR` classifies other images;
+`python tools/train.py {config} --work-dir ELSEWHERE` trains it again.
+
+## Classes
+
+The worst first, of the {first} backbone:
+
+{_class_table(result)}"""

@@ -1,0 +1,363 @@
+"""Labelled images in, a classifier and its measured quality out."""
+
+import copy
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import signal
+from contextlib import redirect_stdout
+
+import cv2
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from click.testing import CliRunner
+from helpers import pretrained_resnet, run_ranks, run_tool, small_model
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmpretrain import ImageClassificationInferencer
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+
+from mmsnclr.api import export
+from mmsnclr.api.classify import classify
+from mmsnclr.api.predict import predict
+from mmsnclr.checkpoints import Stored
+from mmsnclr.cli import main
+from mmsnclr.datasets.decoding import read_image
+from mmsnclr.engine.param_groups import build_optim_wrapper
+from mmsnclr.recipes.classification import fit_to_backbone, load_classifier, read_start
+
+COLOURS = dict(blue=(200, 60, 60), green=(60, 200, 60), red=(60, 60, 200))
+QUICK = dict(size=32, workers=0, amp='off')
+ARCH = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=32)
+VIT = dict(type='VisionTransformer', arch=ARCH, img_size=32, patch_size=8)
+MOCO = VIT | dict(type='MoCoV3ViT', stop_grad_conv1=True)
+KINDS = dict(
+    resnet=dict(type='ResNet', depth=18, stem_channels=16, base_channels=16),
+    vit=VIT,
+    moco=MOCO,
+    timm_resnet=dict(type='TIMMRepresentation', model_name='test_resnet'),
+    timm_vit=dict(type='TIMMRepresentation', model_name='test_vit', img_size=32),
+)
+
+
+@pytest.fixture(scope='module')
+def blobs(tmp_path_factory):
+    """Noise of three colours, 14 images of each, in a folder for each."""
+    folder, rng = tmp_path_factory.mktemp('blobs'), np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir()
+        for number in range(14):
+            pixels = rng.normal(colour, 40, (40, 48, 3)).clip(0, 255).astype(np.uint8)
+            cv2.imwrite(str(folder / name / f'{number}.png'), pixels)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    return pretrained_resnet(tmp_path_factory.mktemp('backbone') / 'snclr.pth')
+
+
+@pytest.fixture(scope='module')
+def arguments(blobs, checkpoint):
+    return dict(labelled=blobs, backbone=checkpoint, compare='random', epochs=16, lr=0.01, **QUICK)
+
+
+@pytest.fixture(scope='module')
+def run(arguments, tmp_path_factory):
+    """A classifier of a few steps, and what was said."""
+    out = tmp_path_factory.mktemp('run') / 'classifier'
+    with redirect_stdout(io.StringIO()) as said:
+        classification = classify(**arguments, out=out)
+    return classification, out, said.getvalue()
+
+
+def rows(path):
+    with path.open(newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def weights(path):
+    return Stored.read(path).weights
+
+
+def test_an_easy_set_is_learned_and_everything_is_written(run):
+    classification, out, said = run
+    result = classification.results['pretrained']
+    assert list(classification.results) == ['pretrained', 'random']
+    assert result.top1 > 85 and result.top5 is None
+    assert sum(one.images for one in result.classes) == 8 == int(result.confusion.sum())
+    summary = classification.summary.read_text()
+    for text in (said, summary):
+        assert f'| pretrained | {result.top1:.1f} | {result.balanced:.1f} |  |' in text
+        assert re.search(r'\| random \| [\d.]+ \| [\d.]+ \| [+-][\d.]+ \|', text)
+    for setting in (
+        r'images +34 +to learn from, 8 to',
+        r'classes +3 ',
+        r'epochs +16 +as asked for',
+    ):
+        assert re.search(setting, said)
+    assert 'SGD' in summary and '(confusion_matrix.png)' in summary
+    assert '8 of the images were drawn to validate on (seed 0)' in said
+    assert (out / 'confusion_matrix.png').stat().st_size > 5000
+    assert (out / 'random/training/epoch_16.pth').is_file()
+    found = rows(out / 'predictions.csv')
+    right = sum(row['label'] == row['class'] for row in found)
+    assert 100 * right / len(found) == pytest.approx(result.top1)
+    assert list(found[0]) == ['path', 'label', 'class', 'score', 'blue', 'green', 'red']
+    wrong = (out / 'mistakes.html').read_text()
+    assert f'{len(found) - right} of 8 images are taken for another class' in wrong
+
+
+def test_the_classifier_starts_from_the_checkpoint_and_the_other_does_not(run, checkpoint):
+    start = weights(checkpoint)['backbone.conv1.weight']
+    distance = {}
+    for name, folder in (('pretrained', run[1]), ('random', run[1] / 'random')):
+        trained = weights(folder / 'training/epoch_16.pth')['backbone.conv1.weight']
+        distance[name] = (trained - start).norm() / start.norm()
+    assert 1e-5 < distance['pretrained'] < 0.3 < distance['random']
+    configs = [Config.fromfile(path / 'config.py') for path in (run[1], run[1] / 'random')]
+    assert configs[0].model.backbone.pop('init_cfg').type == 'Pretrained'
+    assert configs[0].model == configs[1].model
+    assert configs[0].optim_wrapper == configs[1].optim_wrapper
+
+
+def test_what_was_interrupted_is_continued_to_the_same_bits(run, arguments, tmp_path):
+    whole, out, given = run[0], tmp_path / 'classifier', arguments | dict(compare=())
+
+    def die_in_the_tenth_epoch():
+        from mmsnclr.engine.hooks import ViewSeedHook
+
+        def seed(hook, runner):
+            if runner.epoch == 9:
+                os.kill(os.getpid(), signal.SIGKILL)
+            start(hook, runner)
+
+        start, ViewSeedHook.before_train_epoch = ViewSeedHook.before_train_epoch, seed
+        classify(**given, out=out)
+
+    assert run_ranks(die_in_the_tenth_epoch, 1) == [-signal.SIGKILL]
+    assert (out / 'training/epoch_8.pth').is_file()
+    with pytest.raises(ValueError, match='holds a run already'):
+        classify(**given, out=out)
+    with pytest.raises(ValueError, match=r'seed=1 differs from 0, .*--resume'):
+        classify(**given, out=out, seed=1, resume=True)
+    again = classify(**given, out=out, resume=True)
+    first, second = weights(whole.checkpoint), weights(again.checkpoint)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert again.results['pretrained'].top1 == whole.results['pretrained'].top1
+
+
+def test_it_is_a_plain_classifier_of_mmpretrain(run):
+    classification, out, _ = run
+    infer = ImageClassificationInferencer(str(out / 'config.py'), str(classification.checkpoint))
+    for row in rows(out / 'predictions.csv')[:3]:
+        (found,) = infer(row['path'])
+        assert found['pred_class'] == row['class']
+        assert found['pred_score'] == pytest.approx(float(row['score']), abs=1e-4)
+
+
+def test_predict_gives_the_probabilities_of_the_validation(run, tmp_path):
+    classification, out, _ = run
+    known = {row['path']: row for row in rows(out / 'predictions.csv')}
+    (tmp_path / 'broken.png').write_bytes(b'no image')
+    command = ['predict', classification.checkpoint, *known, tmp_path / 'broken.png', '--out']
+    for _ in range(2):
+        result = CliRunner().invoke(main, [*map(str, command), str(tmp_path / 'found')])
+    assert result.exit_code == 1 and 'holds predictions already' in result.output
+    found = rows(tmp_path / 'found/predictions.csv')
+    assert {row['path'] for row in found} == set(known)
+    for row in found:
+        assert row['class'] == known[row['path']]['class']
+        for name in COLOURS:
+            assert float(row[name]) == pytest.approx(float(known[row['path']][name]), abs=1e-4)
+    with pytest.raises(ValueError, match='none of the 1 images can be read'):
+        predict(classification.checkpoint, tmp_path / 'broken.png', tmp_path / 'none')
+
+
+def test_onnx_has_the_head_and_the_names_of_the_classes(run, tmp_path):
+    classification, out, _ = run
+    export(classification.checkpoint, tmp_path / 'out.onnx', 'onnx')
+    session = onnxruntime.InferenceSession(tmp_path / 'out.onnx')
+    meta = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
+    assert meta['classes'] == list(COLOURS)
+    row = rows(out / 'predictions.csv')[0]
+    height, width = 37, 44  # the shorter edge at 8/7 of 32
+    pixels = cv2.resize(read_image(row['path']), (width, height))[2:34, 6:38, ::-1]
+    images = ((pixels - np.array(meta['mean'])) / np.array(meta['std'])).astype(np.float32)
+    (found,) = session.run(['probabilities'], {'images': images.transpose(2, 0, 1)[None]})
+    assert found[0] == pytest.approx([float(row[name]) for name in COLOURS], abs=0.02)
+
+
+@pytest.fixture
+def pretrained(tmp_path):
+    """Writes a checkpoint with a backbone of a kind."""
+
+    def write(kind):
+        model = small_model()
+        model.backbone = KINDS[kind]
+        torch.manual_seed(0)
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            state = MODELS.build(copy.deepcopy(model)).state_dict()
+        for value in state.values():
+            if value.is_floating_point():
+                value += 0.05 * torch.rand_like(value)  # timm's last norms are 0, and pass nothing
+        views = dict(type='AugmentedViews', views=[dict(size=32)])
+        loader = dict(dataset=dict(pipeline=[views]))
+        meta = dict(cfg=Config(dict(model=model, train_dataloader=loader)).pretty_text)
+        torch.save(dict(state_dict=state, meta=meta), tmp_path / f'{kind}.pth')
+        return tmp_path / f'{kind}.pth'
+
+    return write
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('frozen', [True, False])
+def test_a_step_of_each_kind_moves_all_of_it_or_keeps_its_bits(kind, frozen, pretrained):
+    start, cfg = read_start(pretrained(kind)), load_classifier()
+    cfg.train_dataloader.dataset.pipeline[0].views[0].size = start.edge
+    cfg.train_dataloader.batch_size, cfg.model.head.num_classes = 8, 3
+    fit_to_backbone(cfg, start, frozen)
+    model = MODELS.build(cfg.model)
+    model.backbone.load_state_dict(start.network.state_dict())
+    before = copy.deepcopy(model.state_dict())
+    cfg.optim_wrapper.type = 'OptimWrapper'
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    model.train()
+    samples = [DataSample().set_gt_label(n % 3) for n in range(8)]
+    inputs = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)
+    model.train_step(dict(inputs=inputs, data_samples=samples), wrapper)
+    same = {key for key, value in model.state_dict().items() if torch.equal(value, before[key])}
+    if frozen:
+        assert same == {key for key in before if key.startswith('backbone.')}
+        return
+    fixed = ('backbone.pos_embed', 'backbone.patch_embed') if kind == 'moco' else ()
+    assert all(key.startswith(fixed) for key in same)
+    assert type(wrapper.optimizer).__name__ == ('SGD' if 'resnet' in kind else 'AdamW')
+    # The classifier of a ResNet is faster; of the ViTs those of timm have no rate by layer.
+    rates = {group['lr'] for group in wrapper.optimizer.param_groups}
+    assert len(rates) == dict(resnet=2, timm_resnet=2, vit=4, moco=4, timm_vit=1)[kind]
+
+
+def test_a_vit_is_fitted_to_another_size(pretrained, blobs, tmp_path):
+    settings = dict(QUICK, size=40, epochs=1)
+    classify(blobs, pretrained('vit'), tmp_path / 'out', **settings)
+    cfg = Config.fromfile(tmp_path / 'out/config.py')
+    assert cfg.model.backbone.img_size == 40
+    with pytest.raises(ValueError, match='size=33 must be a multiple of 8'):
+        classify(blobs, pretrained('vit'), tmp_path / 'other', **settings | dict(size=33))
+
+
+def test_a_csv_and_a_validation_csv(blobs, checkpoint, tmp_path):
+    for part, numbers in dict(train=range(8), val=range(8, 11)).items():
+        lines = [f'{name}/{n}.png,{name.upper()}' for name in COLOURS for n in numbers]
+        (tmp_path / f'{part}.csv').write_text('\n'.join(['path,label', *lines]))
+    command = ['classify', tmp_path / 'train.csv', '--val', tmp_path / 'val.csv', '--backbone']
+    command += [checkpoint, '--image-root', blobs, '--size', '32', '--epochs', '1', '--workers']
+    command += ['0', '--no-flip', '--out', tmp_path / 'out', '--frozen']
+    result = CliRunner().invoke(main, list(map(str, command)))
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert re.search('images +24 +to learn from, 9 to validate on', result.stdout)
+    assert 'mmsnclr predict' in result.stdout and 'drawn' not in result.stdout
+    found = rows(tmp_path / 'out/predictions.csv')
+    assert {row['label'] for row in found} == {'BLUE', 'GREEN', 'RED'} and len(found) == 9
+    view = Config.fromfile(tmp_path / 'out/config.py').train_dataloader.dataset.pipeline[0].views[0]
+    assert view.flip_prob == 0
+    before, after = weights(checkpoint), weights(tmp_path / 'out/training/epoch_1.pth')
+    assert all(torch.equal(before[key], after[key]) for key in after if 'backbone' in key)
+
+
+def test_parts_of_a_folder_are_taken_as_they_are(digits, checkpoint, tmp_path):
+    result = classify(digits / 'labelled', checkpoint, tmp_path / 'out', **QUICK, epochs=1)
+    assert len((tmp_path / 'out/train.txt').read_text().splitlines()) == 60
+    assert {row['path'].split('/')[-3] for row in rows(tmp_path / 'out/predictions.csv')} == {'val'}
+    accuracy = result.results['pretrained']
+    assert accuracy.top1 <= accuracy.top5 <= 100
+    with pytest.raises(ValueError, match='has a validation part of its own'):
+        classify(digits / 'labelled', checkpoint, tmp_path / 'no', val=digits / 'labelled', **QUICK)
+
+
+def one_class(folder):
+    for name in ('green', 'red'):
+        shutil.rmtree(folder / name)
+    return {}
+
+
+def single_image(folder):
+    for number in range(1, 14):
+        (folder / 'red' / f'{number}.png').unlink()
+    return {}
+
+
+def unlabelled_image(folder):
+    lines = [f'{p.parent.name}/{p.name},{p.parent.name}' for p in folder.rglob('*.png')]
+    (folder / 'l.csv').write_text('\n'.join(['path,label', *lines[1:], lines[0].split(',')[0]]))
+    return dict(labelled=folder / 'l.csv')
+
+
+def unusable_class(folder):
+    for path in (folder / 'red').iterdir():
+        path.write_bytes(b'')
+    return {}
+
+
+def unknown_class(folder):
+    shutil.move(folder / 'red', folder.parent / 'val' / 'red')
+    shutil.copytree(folder / 'green', folder.parent / 'val' / 'green')
+    return dict(val=folder.parent / 'val')
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (one_class, 'are of one class'),
+        (single_image, 'class red has a single usable image'),
+        (unlabelled_image, 'has no label for 1 of the 42 images'),
+        (unusable_class, 'no image of class red is usable'),
+        (unknown_class, 'class red of the images to validate on is not among those'),
+        (lambda folder: dict(val=folder), '42 images, such as .* must not be learned from'),
+        (lambda folder: dict(epochs=0), 'epochs=0 must be at least 1'),
+        (lambda folder: dict(batch=1000), 'batch=1000 must lie between 2'),
+        (lambda folder: dict(lr=0.0), 'lr=0.0 must be above 0'),
+        (lambda folder: dict(compare=['random', 'random']), "'random' is given twice"),
+        (lambda folder: dict(backbone=folder / 'none.pth'), 'no checkpoint at'),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_trained(
+    change, message, blobs, checkpoint, tmp_path
+):
+    folder = shutil.copytree(blobs, tmp_path / 'set')
+    given = dict(QUICK, labelled=folder, backbone=checkpoint) | change(folder)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        classify(**given, out=tmp_path / 'out')
+    assert not (tmp_path / 'out/config.py').exists()
+
+
+def test_another_run_is_not_written_over(blobs, checkpoint, tmp_path):
+    (tmp_path / 'config.py').write_text("model = dict(type='SNCLR')")
+    with pytest.raises(ValueError, match='holds no classifier'):
+        classify(blobs, checkpoint, tmp_path, resume=True, **QUICK)
+    assert [path.name for path in tmp_path.iterdir()] == ['config.py']
+
+
+@pytest.mark.slow
+def test_two_processes_classify_as_one_and_the_tool_repeats_it(run, arguments, tmp_path):
+    whole = run[0]
+    given = arguments | dict(compare=(), epochs=2)
+    one = classify(**given, out=tmp_path / 'one', gpus=1)
+    two = classify(**given, out=tmp_path / 'two', gpus=2)
+    assert Stored.read(two.checkpoint).meta['world_size'] == 2
+    found = [rows(tmp_path / name / 'predictions.csv') for name in ('one', 'two')]
+    assert [row['path'] for row in found[0]] == [row['path'] for row in found[1]]
+    config = str(run[1] / 'config.py')
+    result = run_tool('tools/train.py', config, '--work-dir', str(tmp_path / 'again'))
+    assert result.returncode == 0, result.stderr
+    first, second = weights(whole.checkpoint), weights(tmp_path / 'again/epoch_16.pth')
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert one.results['pretrained'].top1 > 0
