@@ -120,7 +120,7 @@ def test_the_classifier_starts_from_the_checkpoint_and_the_other_does_not(run, c
     for name, folder in (('pretrained', run[1]), ('random', run[1] / 'random')):
         trained = weights(folder / 'training/epoch_16.pth')['backbone.conv1.weight']
         distance[name] = (trained - start).norm() / start.norm()
-    assert 1e-5 < distance['pretrained'] < 0.3 < distance['random']
+    assert 1e-5 < distance['pretrained'] < distance['random'] / 2
     configs = [Config.fromfile(path / 'config.py') for path in (run[1], run[1] / 'random')]
     assert configs[0].model.backbone.pop('init_cfg').type == 'Pretrained'
     assert configs[0].model == configs[1].model
