@@ -40,8 +40,8 @@ def detect(**options: Any) -> None:
     result; tools/train.py DIR/config.py --work-dir ELSEWHERE trains it again.
 
     \b
-    mmsnclr detect my.json photos/ --backbone epoch_100.pth --out detector/
-    mmsnclr detect my.json photos/ --backbone epoch_100.pth --out both/ \\
+    mmsnclr detect my.json photos/ --backbone run/backbone.pth --out detector/
+    mmsnclr detect my.json photos/ --backbone run/backbone.pth --out both/ \\
         --val val.json --compare random
     """  # noqa: D301
     from ..api.detect import detect

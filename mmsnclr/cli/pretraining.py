@@ -8,6 +8,7 @@ from typing import Any
 import click
 from mmengine.config import DictAction
 
+from ..checkpoints import BACKBONE
 from ..console import say
 from .group import main
 from .options import amp, gpus, image_root, labels, projection, seed
@@ -71,11 +72,11 @@ def pretrain(cfg_options: tuple[str, ...], **arguments: Any) -> None:
             err=True,
         )
         raise
-    backbone = shlex.quote(str(checkpoint))
+    run, backbone = (shlex.quote(str(x)) for x in (out, checkpoint.with_name(BACKBONE)))
     say(
-        f'\nThe backbone is in {checkpoint}. Next:\n'
-        f'  mmsnclr report {shlex.quote(out)}\n'
-        f'  mmsnclr neighbors {backbone} IMAGES\n'
+        f'\nThe backbone is in {backbone}. Next:\n'
+        f'  mmsnclr report {run}\n'
+        f'  mmsnclr neighbors {run} IMAGES\n'
         f'  mmsnclr detect TRAIN_JSON IMAGES --backbone {backbone} --out DIR'
     )
 

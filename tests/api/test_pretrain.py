@@ -21,6 +21,8 @@ from PIL import Image
 
 from mmsnclr.api.pretrain import parse_time, pretrain
 from mmsnclr.api.report import report
+from mmsnclr.backbones import read_backbone
+from mmsnclr.checkpoints import Stored
 from mmsnclr.cli import main
 from mmsnclr.datasets.decoding import read_image
 from mmsnclr.engine.hooks import ViewSeedHook
@@ -79,7 +81,24 @@ def test_a_folder_becomes_a_backbone_and_the_next_verbs_are_named(finished):
     assert (out / 'epoch_2.pth').is_file()
     for verb in ('report', 'neighbors', 'detect'):
         assert f'mmsnclr {verb}' in printed
-    assert f'The backbone is in {out / "epoch_2.pth"}' in printed
+    assert f'The backbone is in {out / "backbone.pth"}' in printed
+    assert f'--backbone {out / "backbone.pth"} --out DIR' in printed
+
+
+def test_the_newest_backbone_lies_beside_the_checkpoints_alone(finished, tmp_path):
+    out, _ = finished
+    saved = torch.load(out / 'epoch_2.pth', weights_only=False)
+    plain = torch.load(out / 'backbone.pth', weights_only=True)
+    names = {key for key in saved['state_dict'] if key.startswith('backbone.')}
+    assert plain['state_dict'].keys() == names and plain.keys() == {'state_dict', 'meta'}
+    assert all(v.equal(saved['state_dict'][k]) for k, v in plain['state_dict'].items())
+    trained = read_backbone(Stored.read(out / 'backbone.pth'))
+    assert trained.edge == 64 and plain['meta']['source'] == 'epoch_2.pth'
+    # A run that ended before there was such a file gets it where it is asked to go on.
+    copy = shutil.copytree(out, tmp_path / 'copy')
+    (copy / 'backbone.pth').unlink()
+    assert command('--out', copy, '--resume').exit_code == 0
+    assert read_backbone(Stored.read(copy / 'backbone.pth')).cfg == trained.cfg
 
 
 def test_the_settings_are_printed_with_their_reasons_and_written(finished):
@@ -117,7 +136,7 @@ def test_a_finished_run_is_left_as_it_is(given, finished, monkeypatch):
     monkeypatch.chdir(given[0].parent)
     result = command(f'{given[0].name}/', '--out', out, '--resume')
     assert result.exit_code == 0 and 'is at its end already' in result.output
-    assert str(out / 'epoch_2.pth') in result.output and sorted(out.rglob('*')) == before
+    assert str(out / 'backbone.pth') in result.output and sorted(out.rglob('*')) == before
 
 
 def test_other_settings_on_resuming_are_refused(finished):
@@ -142,13 +161,14 @@ def test_a_run_interrupted_by_ctrl_c_is_continued_exactly(given, finished, tmp_p
         signal.signal(number, handler)
     assert result.exit_code == PREEMPTED
     assert f'continue with: mmsnclr pretrain --out {out} --resume' in result.output
-    assert {path.name for path in out.glob('*.pth')} == {'epoch_1.pth', 'iter_4.pth'}
+    assert {path.name for path in out.glob('*_*.pth')} == {'epoch_1.pth', 'iter_4.pth'}
     # Neither the images nor the settings have to be given again, and nothing is scanned.
     result = command('--out', out, '--resume')
     assert result.exit_code == 0, (result.output, result.exception)
     assert 'Scanning' not in result.output and f'from {out}/iter_4.pth' in result.output
-    expected, actual = weights(finished[0] / 'epoch_2.pth'), weights(out / 'epoch_2.pth')
-    assert all(torch.equal(expected[key], actual[key]) for key in expected)
+    for name in ('epoch_2.pth', 'backbone.pth'):  # the latter follows the resumed run
+        expected, actual = weights(finished[0] / name), weights(out / name)
+        assert all(torch.equal(expected[key], actual[key]) for key in expected)
 
 
 def test_a_setting_that_does_not_exist_is_named(given, tmp_path):
