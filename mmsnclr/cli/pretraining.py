@@ -11,7 +11,7 @@ from mmengine.config import DictAction
 from ..checkpoints import BACKBONE
 from ..console import say
 from .group import main
-from .options import amp, gpus, image_root, labels, projection, seed
+from .options import amp, gpus, image_root, labels, load_workers, projection, seed
 
 
 @main.command(short_help='Learn a backbone from unlabelled images.')
@@ -108,6 +108,7 @@ def _settings(options: tuple[str, ...]) -> dict[str, Any]:
 @click.option(
     '--max-images', default=500, show_default=True, help='If there are more, draw so many.'
 )
+@load_workers
 @seed
 def report(**arguments: Any) -> None:
     """Write one HTML page about a pretraining run.

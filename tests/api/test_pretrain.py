@@ -27,7 +27,7 @@ from mmsnclr.cli import main
 from mmsnclr.datasets.decoding import read_image
 from mmsnclr.engine.hooks import ViewSeedHook
 from mmsnclr.engine.hooks.preemption import PREEMPTED
-from mmsnclr.engine.run import load_run
+from mmsnclr.engine.run import read_encoder
 from mmsnclr.evaluation.representation import represent_images
 
 SMALL = {
@@ -323,15 +323,15 @@ def test_images_of_12_bits_are_trained_and_looked_at_by_the_range_of_the_set(dig
         gray = np.asarray(Image.open(path).convert('L')).astype(np.uint16)
         Image.fromarray(gray * 10 + 1000).save(folder / path.name)
     checkpoint = run(folder, tmp_path / 'run', epochs=1)
-    cfg, model = load_run(checkpoint)
-    levels = tuple(cfg.train_dataloader.dataset.pipeline[0].levels)
+    encoder = read_encoder(checkpoint)
+    levels = tuple(encoder.config.train_dataloader.dataset.pipeline[0].levels)
     images = sorted(folder.iterdir())
     ranges = [Image.open(path).getextrema() for path in images]
     assert levels == (min(low for low, _ in ranges), max(high for _, high in ranges))
-    features = represent_images(cfg, model, images).features
+    features = represent_images(encoder, images).features
     for path in images:
         Image.fromarray(read_image(path, levels)).save(path)  # as 8 bits
-    torch.testing.assert_close(represent_images(cfg, model, images).features, features)
+    torch.testing.assert_close(represent_images(encoder, images).features, features)
 
 
 def test_too_few_images_are_refused_with_numbers(messy, tmp_path):
