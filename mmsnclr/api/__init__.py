@@ -4,6 +4,7 @@ from ..backbones import export_backbone as export
 from ..backbones import import_backbone as import_checkpoint
 from .detect import detect
 from .embed import embed
+from .evaluate import evaluate
 from .neighbors import neighbors
 from .predict import predict
 from .pretrain import pretrain
@@ -12,6 +13,7 @@ from .report import report
 __all__ = [
     'detect',
     'embed',
+    'evaluate',
     'export',
     'import_checkpoint',
     'neighbors',

@@ -19,7 +19,7 @@ def test_the_help_fits_a_screen_and_every_verb_has_an_example():
     assert text.startswith('Usage: ') and len(text.splitlines()) <= 24
     verbs = text.partition('Commands:')[2].split('\n')
     verbs = [line.split()[0] for line in verbs if line.strip()]
-    assert len(verbs) == 8 and verbs == list(main.commands)
+    assert len(verbs) == 9 and verbs == list(main.commands)
 
 
 def test_images_become_a_detector(digits, scenes, tmp_path):
@@ -29,8 +29,8 @@ def test_images_become_a_detector(digits, scenes, tmp_path):
         *('pretrain', digits / 'unlabelled', '--out', run, '--backbone', 'r18'),
         *('--size', 32, '--epochs', 2, '--batch', 32, '--workers', 0),
     )
-    checkpoint = run / 'epoch_2.pth'
-    mmsnclr('neighbors', checkpoint, digits / 'labelled/val', '--labels', 'folders')
+    checkpoint = run / 'backbone.pth'
+    mmsnclr('neighbors', run, digits / 'labelled/val', '--labels', 'folders')
     mmsnclr('embed', checkpoint, digits / 'labelled/val', '--out', tmp_path / 'features')
     mmsnclr('report', run)
     mmsnclr('export', checkpoint, tmp_path / 'backbone.pth', '--to', 'timm')

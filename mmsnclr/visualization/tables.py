@@ -1,0 +1,14 @@
+"""Rows of tables in markdown."""
+
+import math
+
+
+def row(*cells: object) -> str:
+    """A row; numbers with one digit behind the point, nothing for nan."""
+    shown = [f'{c:.1f}' if isinstance(c, float) and not math.isnan(c) else c for c in cells]
+    return f'| {" | ".join("" if isinstance(c, float) else _cell(c) for c in shown)} |\n'
+
+
+def _cell(value: object) -> str:
+    """A value as a table of markdown can hold it."""
+    return ' '.join(str(value).split()).replace('|', '\\|')
