@@ -106,7 +106,8 @@ def _by_folder(folder: Path, paths: Sequence[Path]) -> list[bool | None] | None:
     """
     if not folder.is_dir():
         return None
-    first = [path.relative_to(os.path.abspath(folder)).parts[0].lower() for path in paths]
+    root = os.path.abspath(folder)
+    first = [os.path.relpath(path, root).split(os.sep)[0].lower() for path in paths]
     there = set(first)
     held_out = next((names for names in (_VAL, _TEST) if names & there), set())
     if not (_TRAIN & there and held_out and there <= _TRAIN | _VAL | _TEST):

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..datasets.loading import loaded, naming_lost_workers
+from ..datasets.loading_errors import loaded, naming_lost_workers
 from ..models import NeighborMethod
 from ..models.dist import exchanging_by
 from .param_groups import build_optim_wrapper

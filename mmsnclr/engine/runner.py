@@ -31,7 +31,7 @@ from ..checkpoints import (
     newest_checkpoint,
     replacing,
 )
-from ..datasets.loading import naming_lost_workers
+from ..datasets.loading_errors import naming_lost_workers
 from ..models import NeighborMethod
 from ..models.dist import unwrap
 from ..models.sync_batch_norm import replace_sync_batch_norm

@@ -40,17 +40,18 @@ def weights_key(network: nn.Module) -> str:
     return found.hexdigest()
 
 
-def files_key(paths: Sequence[Path]) -> str:
+def files_key(paths: Sequence[str | Path]) -> str:
     """Name of a list of files as they are now, by size, time and permissions of each."""
     return key_of(*map(_state, paths))
 
 
-def _state(path: Path) -> tuple:
-    try:
-        state = os.stat(path)
-    except OSError:
-        return (str(path),)
-    return str(path), state.st_size, state.st_mtime_ns, state.st_mode
+def _state(path: str | Path) -> tuple:
+    """State of a file; of what is not there, of the folder or archive that is to have it."""
+    for place in (Path(path), *Path(path).parents):
+        with suppress(OSError):
+            state = os.stat(place)
+            return str(path), state.st_size, state.st_mtime_ns, state.st_mode
+    return (str(path),)
 
 
 def recall(key: str) -> dict[str, np.ndarray] | None:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..console import say, track
 from ..datasets.decoding import read_image
-from ..datasets.loading import loaded
+from ..datasets.loading_errors import loaded
 from ..models import pooled
 from .cache import MOST, cache_folder, files_key, key_of, recall, remember, weights_key
 from .encoder import Encoder, Sight

@@ -1,6 +1,7 @@
 """Labelled images in two parts."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,11 @@ def labelled(digits, tmp_path):
 
 def parts(split):
     return [
-        [(path.parent.name, path.name) for path, y in zip(split.paths, split.tested) if y == part]
+        [
+            (path.parent.name, path.name)
+            for path, y in zip(map(Path, split.paths), split.tested)
+            if y == part
+        ]
         for part in (False, True)
     ]
 
@@ -41,7 +46,7 @@ def test_folders_of_classes_are_parted_by_a_draw_that_is_said(labelled, capsys):
     split = read_split(labelled, 'folders')
     learned, tested = parts(split)
     assert len(learned) == 10 and sorted(name for name, _ in tested) == ['0', '1']
-    assert split.labels == [path.parent.name for path in split.paths]
+    assert split.labels == [Path(path).parent.name for path in split.paths]
     assert '2 of 12 images were drawn (seed 0), to test on; 10 others' in capsys.readouterr().out
 
 
@@ -50,7 +55,7 @@ def test_train_and_val_in_a_folder_are_the_parts(digits, tmp_path, name):
     shutil.copytree(digits / 'labelled/train', tmp_path / 'train')
     shutil.copytree(digits / 'labelled/val', tmp_path / name)
     split = read_split(tmp_path, 'folders')
-    assert [path.parts[-3] for path in split.paths] == np.where(
+    assert [Path(path).parts[-3] for path in split.paths] == np.where(
         split.tested, name, 'train'
     ).tolist()
     assert set(split.labels) == set('0123456789')
