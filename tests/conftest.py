@@ -47,6 +47,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.stem not in _LONG)
 
 
+@pytest.fixture(scope='session', autouse=True)
+def _cache(tmp_path_factory):
+    """A cache of the tests' own."""
+    os.environ['XDG_CACHE_HOME'] = str(tmp_path_factory.mktemp('cache'))
+
+
 @pytest.fixture(autouse=True)
 def _scope():
     init_default_scope('mmpretrain')

@@ -6,6 +6,7 @@ from .classify import classify
 from .detect import detect
 from .doctor import doctor
 from .embed import embed
+from .evaluate import evaluate
 from .neighbors import neighbors
 from .predict import predict
 from .pretrain import pretrain
@@ -16,6 +17,7 @@ __all__ = [
     'detect',
     'doctor',
     'embed',
+    'evaluate',
     'export',
     'import_checkpoint',
     'neighbors',

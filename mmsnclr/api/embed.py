@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..datasets.listing import list_images, read_labels
-from ..engine.run import load_run
+from ..engine.run import read_encoder
 from ..evaluation.representation import represent_images
 from ..visualization import draw_projection, project
 
@@ -38,11 +38,12 @@ def embed(
     seed: int = 0,
     csv: bool = False,
     image_root: str | Path | None = None,
+    workers: int | None = None,
 ) -> Embedding:
     """Write the backbone's features of images, and plot them in two dimensions.
 
     Args:
-        checkpoint: Checkpoint of a pretraining.
+        checkpoint: Checkpoint of any origin; a run's folder stands for its newest.
         images: Folders, tars, text files with paths, COCO json files or image files.
         out: Folder to write into.
         labels: ``'folders'``, where folder names are classes, ``'cls'``, where tars have
@@ -53,6 +54,7 @@ def embed(
         csv: Whether to write the features as a text, too, at 10 bytes a value.
         image_root: Folder from which paths in text, json and csv files are meant;
             by default the folder of the file.
+        workers: Processes that load images; by default one for each core, up to 8.
 
     Returns:
         The files.
@@ -61,10 +63,10 @@ def embed(
         FileNotFoundError: If checkpoint, images or labels are not there.
         ValueError: If they cannot be used, or there are too few images.
     """
-    cfg, model = load_run(checkpoint)
+    encoder = read_encoder(checkpoint)
     paths = list_images(images, image_root)
     names = read_labels(labels, paths, image_root)
-    found = represent_images(cfg, model, paths, names, max_images, seed)
+    found = represent_images(encoder, paths, names, max_images, seed, ['features'], workers)
     features = found.features.numpy()
     positions = project(features, projection, seed)
     out = Path(out)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..console import say
 from ..datasets.listing import list_images, read_labels
-from ..engine.run import load_run
+from ..engine.run import read_encoder
 from ..evaluation.representation import represent_images
 from ..visualization import draw_neighbors, find_neighbors, write_neighbors_page
 
@@ -20,11 +20,15 @@ def neighbors(
     max_images: int | None = None,
     seed: int = 0,
     image_root: str | Path | None = None,
+    workers: int | None = None,
 ) -> tuple[Path, Path]:
     """Show what a pretrained model takes for neighbours.
 
+    Of a method with neighbours by its momentum branch, weighted by their positiveness where it
+    has one; of any other backbone by cosine similarity of its features.
+
     Args:
-        checkpoint: Checkpoint of a pretraining.
+        checkpoint: Checkpoint of any origin; a run's folder stands for its newest.
         images: Folders, tars, text files with paths, COCO json files or image files.
         out: Folder for the picture and the page; that of the checkpoint by
             default.
@@ -37,6 +41,7 @@ def neighbors(
         seed: Seed of the choices.
         image_root: Folder from which paths in text, json and csv files are meant;
             by default the folder of the file.
+        workers: Processes that load images; by default one for each core, up to 8.
 
     Returns:
         ``out/neighbors.html`` and ``out/neighbors.png``.
@@ -45,11 +50,15 @@ def neighbors(
         FileNotFoundError: If checkpoint, images or labels are not there.
         ValueError: If they cannot be used, or there are too few images.
     """
-    out = Path(checkpoint).parent if out is None else Path(out)
-    cfg, model = load_run(checkpoint)
+    encoder = read_encoder(checkpoint)
+    model = encoder.method
+    out = Path(encoder.name).parent if out is None else Path(out)
+    if model is None or not model.weighs:
+        say(f'{encoder.name} has no positiveness of neighbours: cosine similarity is shown alone')
     paths = list_images(images, image_root)
     names = read_labels(labels, paths, image_root)
-    found = represent_images(cfg, model, paths, names, max_images, seed)
+    parts = ['features'] if model is None else ['keys', 'projections']
+    found = represent_images(encoder, paths, names, max_images, seed, parts, workers)
     gallery = find_neighbors(model, found, queries, shown, seed)
     if gallery.index.size(1) < shown:
         say(
@@ -60,6 +69,6 @@ def neighbors(
         gallery,
         out / 'neighbors.html',
         'Nearest neighbours',
-        f'{len(found.paths)} images as {checkpoint} sees them',
+        f'{len(found.paths)} images as {encoder.name} sees them',
     )
     return page, draw_neighbors(gallery.first(12), out / 'neighbors.png')

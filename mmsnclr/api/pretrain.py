@@ -15,7 +15,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from ..backbones import build_backbone, initialize_backbone
-from ..checkpoints import Stored, at_hand, newest_checkpoint
+from ..checkpoints import BACKBONE, Stored, at_hand, newest_checkpoint, write_backbone
 from ..console import Setting, duration, parse_time, say, settings_table
 from ..datasets.scan import Scan, scan_into
 from ..datasets.views import view_size
@@ -104,7 +104,7 @@ def pretrain(
             ``amp``, ``gpus`` and such ``cfg_options``, for this part of it alone.
 
     Returns:
-        The last checkpoint.
+        The last checkpoint; ``backbone.pth`` beside it holds its backbone alone.
 
     Raises:
         FileNotFoundError: If an image, a checkpoint or the run to resume is missing.
@@ -163,6 +163,9 @@ def _go_on(out: Path, arguments: dict, resume: bool) -> Path:
     last = out / f'epoch_{cfg.train_cfg.max_epochs}.pth'
     if newest == str(last):
         say(f'the run in {out} is at its end already')
+        backbone = out / BACKBONE
+        if not backbone.exists():  # a run of before it was written
+            write_backbone(Stored.read(last).content, last.name, str(backbone))
         return last
     say(
         f'no checkpoint in {out} yet: starting from the beginning'
@@ -251,7 +254,7 @@ def _initial_weights(cfg: Config, arguments: dict, stored: Stored, folder: Path)
     network = _build_backbone(final.model.backbone, arguments['backbone'], view_size(final))
     initialize_backbone(network, stored)
     content = dict(state_dict=network.state_dict(), meta=dict(source=str(stored.path)))
-    path = folder / 'backbone.pth'
+    path = folder / BACKBONE
     folder.mkdir(exist_ok=True)
     torch.save(content, path)
     cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(path))

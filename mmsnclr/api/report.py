@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.utils.dl_utils import collect_env
 
 from ..datasets.listing import list_images, read_labels
-from ..engine.run import latest_checkpoint, load_run, read_log, relocated, training_images
+from ..engine.run import latest_checkpoint, read_encoder, read_log, relocated, training_images
 from ..evaluation.representation import represent_images
 from ..models import NeighborMethod
 from ..version import __version__
@@ -28,6 +28,7 @@ def report(
     max_images: int = 500,
     seed: int = 0,
     image_root: str | Path | None = None,
+    workers: int | None = None,
 ) -> Path:
     """Write one page about a run: curves, health, gallery, projection, settings.
 
@@ -44,6 +45,7 @@ def report(
         seed: Seed of the choices.
         image_root: Folder from which paths in text, json and csv files are meant;
             by default the folder of the file.
+        workers: Processes that load images; by default one for each core, up to 8.
 
     Returns:
         ``run/report.html``.
@@ -55,16 +57,18 @@ def report(
     """
     lines = read_log(run)
     checkpoint = latest_checkpoint(run)
-    cfg, model = load_run(checkpoint)
-    cfg = relocated(cfg, run)
+    encoder = read_encoder(checkpoint)
+    if encoder.method is None:
+        raise ValueError(f'{checkpoint} holds no method with neighbours: a report is about one')
+    cfg = relocated(encoder.config, run)
     if images:
         paths = list_images(images, image_root)
         names = read_labels(labels, paths, image_root)
     else:
         paths, names = training_images(cfg)
         names = names if labels is None else read_labels(labels, paths, image_root)
-    found = represent_images(cfg, model, paths, names, max_images, seed)
-    gallery = find_neighbors(model, found, queries, shown, seed)
+    found = represent_images(encoder, paths, names, max_images, seed, workers=workers)
+    gallery = find_neighbors(encoder.method, found, queries, shown, seed)
     positions = project(found.features.numpy(), projection, seed)
     about = f'Features of {len(found.paths)} images by {projection.upper()}'
     with TemporaryDirectory() as folder:
@@ -74,7 +78,7 @@ def report(
         Path(run) / 'report.html',
         cfg,
         lines,
-        _settings(cfg, model, checkpoint),
+        _settings(cfg, encoder.method, checkpoint),
         _environment(),
         gallery,
         dict(picture=f'data:image/png;base64,{data}', about=about),

@@ -2,9 +2,10 @@
 
 from .choosing import check_bytes, check_resumable, newest_checkpoint
 from .reading import Stored, at_hand, load_checkpoint
-from .writing import TEMPORARY, rank_file, replacing
+from .writing import BACKBONE, TEMPORARY, rank_file, replacing, write_backbone
 
 __all__ = [
+    'BACKBONE',
     'TEMPORARY',
     'Stored',
     'at_hand',
@@ -14,4 +15,5 @@ __all__ = [
     'newest_checkpoint',
     'rank_file',
     'replacing',
+    'write_backbone',
 ]

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..version import __version__
 from .reading import Stored, load_checkpoint
-from .writing import TEMPORARY, rank_file
+from .writing import BACKBONE, TEMPORARY, rank_file
 
 _PROGRESS = ('epoch', 'iter')
 
@@ -42,7 +42,8 @@ def newest_checkpoint(
     for path in glob(f'{escape(folder)}/*.pth{TEMPORARY}'):
         skipped[path] = 'half-written'
     for path in glob(f'{escape(folder)}/*.pth'):
-        if os.path.basename(path).startswith('best_'):
+        name = os.path.basename(path)
+        if name.startswith('best_') or name == BACKBONE:
             continue
         try:
             checkpoint = load_checkpoint(path, mmap=True)

@@ -4,8 +4,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+import torch
+
 # What a file carries while it is being written.
 TEMPORARY = '.tmp'
+# Its name beside the checkpoints of a pretraining.
+BACKBONE = 'backbone.pth'
 
 
 @contextmanager
@@ -37,6 +41,21 @@ def _flush(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_backbone(checkpoint: dict, source: str, path: str) -> None:
+    """Write the backbone of a training checkpoint alone.
+
+    Args:
+        checkpoint: What the checkpoint's file holds.
+        source: Name of that file, which is noted.
+        path: The file to make or replace.
+    """
+    weights = checkpoint['state_dict'].items()
+    weights = {key: value for key, value in weights if key.startswith('backbone.')}
+    content = dict(state_dict=weights, meta=checkpoint['meta'] | dict(source=source))
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
 
 
 def rank_file(path: str, rank: int) -> str:

@@ -43,9 +43,9 @@ def detect(**options: Any) -> None:
     ELSEWHERE trains it again.
 
     \b
-    mmsnclr detect my.json photos/ --backbone epoch_100.pth --out detector/
-    mmsnclr detect data.yaml --backbone epoch_100.pth --out detector/
-    mmsnclr detect my.json photos/ --backbone epoch_100.pth --out both/ \\
+    mmsnclr detect my.json photos/ --backbone run/backbone.pth --out detector/
+    mmsnclr detect data.yaml --backbone run/backbone.pth --out detector/
+    mmsnclr detect my.json photos/ --backbone run/backbone.pth --out both/ \\
         --val val.json --compare random
     """  # noqa: D301
     from ..api.detect import detect

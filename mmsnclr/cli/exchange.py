@@ -21,8 +21,8 @@ def export(**arguments: Any) -> None:
     classifier is written with its head.
 
     \b
-    mmsnclr export run/epoch_100.pth backbone.pth --to timm
-    mmsnclr export run/epoch_100.pth backbone.onnx --to onnx
+    mmsnclr export run/backbone.pth theirs.pth --to timm
+    mmsnclr export run/backbone.pth backbone.onnx --to onnx
     """  # noqa: D301
     from ..api import export
 

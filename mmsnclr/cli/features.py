@@ -6,7 +6,7 @@ import click
 
 from ..console import say
 from .group import main
-from .options import image_root, labels, max_images, projection, seed
+from .options import image_root, labels, load_workers, max_images, projection, seed
 
 
 @main.command(short_help='Draw images with their nearest neighbours.')
@@ -18,18 +18,20 @@ from .options import image_root, labels, max_images, projection, seed
 @click.option('--queries', default=40, show_default=True, help='Images to look at.')
 @click.option('--shown', default=10, show_default=True, help='Neighbours of each.')
 @max_images
+@load_workers
 @seed
 def neighbors(**arguments: Any) -> None:
     """Draw images with their nearest neighbours.
 
     Shows by which images, and how much, the model would have supported each
-    query: neighbors.html, which can be searched, and neighbors.png. IMAGES are
-    folders, searched recursively, tars, text files with a path per line, or
-    COCO json files.
+    query: neighbors.html, which can be searched, and neighbors.png. CHECKPOINT
+    is a run's folder, or of any origin; a backbone alone shows similarity.
+    IMAGES are folders, searched recursively, tars, text files with a path per
+    line, or COCO json files.
 
     \b
-    mmsnclr neighbors run/epoch_100.pth photos/
-    mmsnclr neighbors run/epoch_100.pth photos/ --labels folders --out look/
+    mmsnclr neighbors run/ photos/
+    mmsnclr neighbors run/ photos/ --labels folders --out look/
     """  # noqa: D301
     from ..api.neighbors import neighbors
 
@@ -45,21 +47,57 @@ def neighbors(**arguments: Any) -> None:
 @image_root
 @projection
 @max_images
+@load_workers
 @seed
 @click.option('--csv', is_flag=True, help='Write features.csv, too.')
 def embed(**arguments: Any) -> None:
     """Write the features of images, and plot them in 2-D.
 
     Writes features.npz (paths, features, labels, projection), projection.png
-    and, if asked to, features.csv (an image per line). IMAGES are folders,
-    searched recursively, tars, text files with a path per line, or COCO json
-    files.
+    and, if asked to, features.csv (an image per line). CHECKPOINT may be of
+    any origin. IMAGES are folders, searched recursively, tars, text files with
+    a path per line, or COCO json files.
 
     \b
-    mmsnclr embed run/epoch_100.pth photos/ --out features/
-    mmsnclr embed run/epoch_100.pth photos/ --out features/ --projection tsne
+    mmsnclr embed run/backbone.pth photos/ --out features/
+    mmsnclr embed run/backbone.pth photos/ --out features/ --projection tsne
     """  # noqa: D301
     from ..api.embed import embed
 
     for path in filter(None, embed(**arguments)):
+        say(f'wrote {path}')
+
+
+@main.command(short_help='Compare checkpoints on labelled images.')
+@click.argument('checkpoints', nargs=-1, required=True)
+@click.argument('images')
+@click.option('--out', required=True, metavar='DIR', help='Folder to write into.')
+@click.option(
+    '--labels',
+    metavar='folders|CSV',
+    default='folders',
+    show_default=True,
+    help='Classes of the images: the folder names, or a csv (path,label).',
+)
+@click.option('--val', metavar='IMAGES', help='Test on these, not on a fifth.')
+@image_root
+@load_workers
+@seed
+def evaluate(**arguments: Any) -> None:
+    """Compare CHECKPOINTS by what their features tell of labelled IMAGES.
+
+    Writes evaluation.md and evaluation.csv: accuracy of k-NN, linear and
+    few-shot classifiers, with confidence intervals, and the differences to the
+    first. CHECKPOINTS may be of any origin, or "random". IMAGES are one folder
+    or list; train/ and val/ in it are the parts that are learned from and
+    tested on. What was computed before is not computed again.
+
+    \b
+    mmsnclr evaluate run/backbone.pth random photos/ --out compared/
+    mmsnclr evaluate a.pth b.pth list.txt --labels labels.csv --out compared/
+    """  # noqa: D301
+    from ..api.evaluate import evaluate
+
+    files = evaluate(**arguments)
+    for path in (files.markdown, files.csv):
         say(f'wrote {path}')

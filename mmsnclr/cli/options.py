@@ -24,6 +24,9 @@ projection = click.option(
 max_images = click.option(
     '--max-images', type=int, help='If there are more, draw so many at random.'
 )
+load_workers = click.option(
+    '--workers', type=int, help='Processes that load images. [default: one per core, up to 8]'
+)
 gpus = click.option(
     '--gpus', type=int, help='Processes that train. [default: one for each GPU; 1 on a CPU]'
 )

@@ -8,9 +8,10 @@ from typing import Any
 import click
 from mmengine.config import DictAction
 
+from ..checkpoints import BACKBONE
 from ..console import say
 from .group import main
-from .options import amp, gpus, image_root, labels, projection, seed
+from .options import amp, gpus, image_root, labels, load_workers, projection, seed
 
 
 @main.command(short_help='Learn a backbone from unlabelled images.')
@@ -71,11 +72,11 @@ def pretrain(cfg_options: tuple[str, ...], **arguments: Any) -> None:
             err=True,
         )
         raise
-    backbone = shlex.quote(str(checkpoint))
+    run, backbone = (shlex.quote(str(x)) for x in (out, checkpoint.with_name(BACKBONE)))
     say(
-        f'\nThe backbone is in {checkpoint}. Next:\n'
-        f'  mmsnclr report {shlex.quote(out)}\n'
-        f'  mmsnclr neighbors {backbone} IMAGES\n'
+        f'\nThe backbone is in {backbone}. Next:\n'
+        f'  mmsnclr report {run}\n'
+        f'  mmsnclr neighbors {run} IMAGES\n'
         f'  mmsnclr detect TRAIN IMAGES --backbone {backbone} --out DIR\n'
         f'  mmsnclr classify LABELLED --backbone {backbone} --out DIR'
     )
@@ -108,6 +109,7 @@ def _settings(options: tuple[str, ...]) -> dict[str, Any]:
 @click.option(
     '--max-images', default=500, show_default=True, help='If there are more, draw so many.'
 )
+@load_workers
 @seed
 def report(**arguments: Any) -> None:
     """Write one HTML page about a pretraining run.

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ..datasets.loading_errors import loaded, naming_lost_workers
 from ..models import NeighborMethod
 from ..models.dist import exchanging_by
-from .loading import loaded, naming_lost_workers
 from .param_groups import build_optim_wrapper
 
 

@@ -11,8 +11,48 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import DATASETS, MODELS
 
+from ..backbones import read_backbone
 from ..checkpoints import Stored, newest_checkpoint, replacing
+from ..evaluation.encoder import Encoder
 from ..models import NeighborMethod, method_of
+
+
+def read_encoder(checkpoint: str | Path) -> Encoder:
+    """Read a network that represents images.
+
+    Args:
+        checkpoint: Checkpoint of any origin; or the folder of a run, whose newest is taken.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If it has no backbone that can be used.
+    """
+    path = latest_checkpoint(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint)
+    init_default_scope('mmpretrain')
+    stored = Stored.read(path)
+    trained, cfg, method = read_backbone(stored), None, None
+    with suppress(ValueError):  # of another library
+        cfg = stored.config
+    # Of a pretraining `backbone.pth` has the backbone alone.
+    more = any(not key.startswith('backbone.') for key in stored.weights)
+    if more and cfg is not None and 'model' in cfg and method_of(cfg) is not None:
+        method = _build_method(stored)
+    return Encoder.of(str(path), trained, cfg, method)
+
+
+def _build_method(stored: Stored) -> NeighborMethod:
+    """The whole model of a pretraining's checkpoint, in evaluation mode."""
+    settings = stored.config.model.to_dict() | dict(pretrained=None, init_cfg=None)
+    settings['compile_backbone'] = False  # it would take minutes
+    # The checkpoint has all weights: nothing is downloaded first.
+    for key in ('pretrained', 'init_cfg', 'checkpoint_path'):
+        settings['backbone'].pop(key, None)
+    model = revert_sync_batchnorm(MODELS.build(settings))
+    missing, _ = model.load_state_dict(stored.weights, strict=False)
+    if missing:
+        raise ValueError(f'{stored.path} lacks {", ".join(missing[:3])} of its own config')
+    model.eval()  # returns nothing in mmpretrain
+    return model
 
 
 def load_run(checkpoint: str | Path) -> tuple[Config, NeighborMethod]:
@@ -29,28 +69,12 @@ def load_run(checkpoint: str | Path) -> tuple[Config, NeighborMethod]:
         FileNotFoundError: If there is no checkpoint.
         ValueError: If it is not one.
     """
-    stored = Stored.read(checkpoint)
-    cfg = stored.config
-    if cfg is None:
-        raise ValueError(f'{checkpoint} is no checkpoint of a training: pass one that it saved')
-    init_default_scope('mmpretrain')
-    if method_of(cfg) is None:
+    encoder = read_encoder(checkpoint)
+    if encoder.method is None:
         raise ValueError(
-            f'{checkpoint} holds {cfg.model.get("type", "a backbone")}, no method with neighbours: '
-            'pass a checkpoint of pretraining'
+            f'{checkpoint} holds no method with neighbours: pass a checkpoint of pretraining'
         )
-    settings = cfg.model.to_dict() | dict(pretrained=None, init_cfg=None)
-    settings['compile_backbone'] = False  # it would take minutes
-    # The checkpoint has all weights: nothing is downloaded first.
-    for key in ('pretrained', 'init_cfg', 'checkpoint_path'):
-        settings['backbone'].pop(key, None)
-    model = revert_sync_batchnorm(MODELS.build(settings))
-    missing, _ = model.load_state_dict(stored.weights, strict=False)
-    if missing:
-        raise ValueError(f'{checkpoint} lacks {", ".join(missing[:3])} of its own config')
-    model.to('cuda' if torch.cuda.is_available() else 'cpu')
-    model.eval()  # returns nothing in mmpretrain
-    return cfg, model
+    return encoder.config, encoder.method.to('cuda' if torch.cuda.is_available() else 'cpu')
 
 
 def write_config(cfg: Config, path: str | Path) -> None:

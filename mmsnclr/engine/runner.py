@@ -31,13 +31,13 @@ from ..checkpoints import (
     newest_checkpoint,
     replacing,
 )
+from ..datasets.loading_errors import naming_lost_workers
 from ..models import NeighborMethod
 from ..models.dist import unwrap
 from ..models.sync_batch_norm import replace_sync_batch_norm
 from ..parents import bound_history, detach_loader, survive_full_disk
 from .checks import check_start
 from .launch import share_of_batch
-from .loading import naming_lost_workers
 from .optim import precision_of
 from .param_groups import merge_groups
 from .run import write_config

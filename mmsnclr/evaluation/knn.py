@@ -17,7 +17,6 @@ from ..parents import quiet
 from .features import extract_features
 
 
-@torch.no_grad()
 def knn_accuracy(
     bank: Tensor,
     bank_labels: Tensor,
@@ -27,7 +26,39 @@ def knn_accuracy(
     temperature: float = 0.07,
     chunk: int = 256,
 ) -> dict[int, float]:
-    """Top-1 accuracy of weighted k-NN classifiers, in one search for all of them.
+    """Top-1 accuracy of weighted k-NN classifiers.
+
+    Args:
+        bank: See :func:`knn_classes`.
+        bank_labels: Likewise.
+        queries: Likewise.
+        query_labels: Classes of the images to classify, ``(M,)``.
+        ks: See :func:`knn_classes`.
+        temperature: Likewise.
+        chunk: Likewise.
+
+    Returns:
+        Accuracy in percent for each number of neighbours.
+
+    Raises:
+        ValueError: If the bank has fewer images than ``max(ks)``, or the
+            temperature is not positive.
+    """
+    predicted = knn_classes(bank, bank_labels, queries, ks, temperature, chunk)
+    right = {k: int((classes == query_labels.cpu()).sum()) for k, classes in predicted.items()}
+    return {k: 100 * count / len(queries) for k, count in right.items()}
+
+
+@torch.no_grad()
+def knn_classes(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    ks: Sequence[int] = (20,),
+    temperature: float = 0.07,
+    chunk: int = 256,
+) -> dict[int, Tensor]:
+    """Classes by weighted k-NN classifiers, in one search for all of them.
 
     Each of the k nearest by cosine similarity s votes with weight
     ``exp(s / temperature)`` (Wu et al., Unsupervised Feature Learning via
@@ -38,13 +69,12 @@ def knn_accuracy(
         bank: Features of the labelled images, ``(N, C)``.
         bank_labels: Their classes, ``(N,)``.
         queries: Features of the images to classify, ``(M, C)``.
-        query_labels: Their classes, ``(M,)``.
         ks: Numbers of voting neighbours.
         temperature: How much similarity weighs.
         chunk: Number of queries at a time, which bounds the memory.
 
     Returns:
-        Accuracy in percent for each number of neighbours.
+        Classes ``(M,)``, on the CPU, for each number of neighbours.
 
     Raises:
         ValueError: If the bank has fewer images than ``max(ks)``, or the
@@ -58,14 +88,13 @@ def knn_accuracy(
             f'k={most} neighbours need at least as many labelled images, not {len(bank)}'
         )
     bank, bank_labels = F.normalize(bank, dim=1), bank_labels.to(bank.device)
-    correct = dict.fromkeys(ks, 0)
-    for part, labels in zip(F.normalize(queries, dim=1).split(chunk), query_labels.split(chunk)):
+    predicted = {k: [] for k in ks}
+    for part in F.normalize(queries, dim=1).split(chunk):
         similarity, index = (part.to(bank.device) @ bank.T).topk(most, dim=1)
-        nearest, labels = bank_labels[index], labels.to(bank.device)
+        nearest = bank_labels[index]
         for k in ks:
-            predicted = vote(nearest[:, :k], similarity[:, :k], temperature)
-            correct[k] += int((predicted == labels).sum())
-    return {k: 100 * count / len(queries) for k, count in correct.items()}
+            predicted[k].append(vote(nearest[:, :k], similarity[:, :k], temperature))
+    return {k: torch.cat(parts).cpu() for k, parts in predicted.items()}
 
 
 def vote(labels: Tensor, similarity: Tensor, temperature: float = 0.07) -> Tensor:

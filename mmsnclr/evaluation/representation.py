@@ -1,64 +1,63 @@
 """What a pretrained model makes of a user's images."""
 
+import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
-from mmengine.config import Config
-from mmengine.dataset import BaseDataset, default_collate
 from mmpretrain.registry import TRANSFORMS
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from ..console import say
+from ..console import say, track
 from ..datasets.decoding import middle, read_image
-from ..datasets.views import view_levels, view_size
-from ..models import NeighborMethod, pooled
-from .features import extract_features
+from ..datasets.loading_errors import loaded
+from ..models import pooled
+from .cache import MOST, cache_folder, files_key, key_of, recall, remember, weights_key
+from .encoder import Encoder, Sight
+
+_BATCH = 64
+_MOST_WORKERS = 8
 
 
-class _Images(BaseDataset):
-    """Images as a network is to see them: the centre of each.
+class _Images(Dataset):
+    """Images as a network is to see them, the centre of each, and whether they could be read."""
 
-    Attributes:
-        unreadable: Numbers of the images that could not be read so far.
-    """
-
-    def __init__(self, paths: Sequence[Path], cfg: Config) -> None:
-        self.paths = paths
-        self.levels = view_levels(cfg)
-        self.unreadable = []
-        size = view_size(cfg)
-        pipeline = [
-            dict(type='ResizeEdge', scale=round(size * 8 / 7), edge='short'),
-            dict(type='CenterCrop', crop_size=size),
-            dict(type='PackInputs'),
+    def __init__(self, paths: Sequence[Path], sight: Sight) -> None:
+        self.paths, self.levels = paths, sight.levels
+        steps = [
+            dict(type='ResizeEdge', scale=round(sight.edge * 8 / 7), edge='short'),
+            dict(type='CenterCrop', crop_size=sight.edge),
         ]
-        super().__init__(pipeline=[TRANSFORMS.build(step) for step in pipeline])
+        self.transforms = [TRANSFORMS.build(step) for step in steps]
 
-    def load_data_list(self) -> list[dict]:
-        return [dict(img_path=str(path)) for path in self.paths]
+    def __len__(self) -> int:
+        return len(self.paths)
 
-    def prepare_data(self, idx: int) -> dict:
-        """What the pipeline packs; of an unreadable image, a black one."""
-        info = self.get_data_info(idx)
+    def __getitem__(self, number: int) -> tuple[Tensor, bool]:
+        """The image, ``(3, H, W)`` uint8 BGR; a black one if it cannot be read."""
+        readable = True
         try:
-            image = middle(read_image(info['img_path'], self.levels))
-        except (OSError, ValueError):
-            self.unreadable.append(idx)
-            image = np.zeros((1, 1, 3), np.uint8)
-        return self.pipeline(info | dict(img=image))
+            image = middle(read_image(self.paths[number], self.levels))
+        except (FileNotFoundError, PermissionError, ValueError):
+            image, readable = np.zeros((1, 1, 3), np.uint8), False
+        results = dict(img=image)
+        for transform in self.transforms:
+            results = transform(results)
+        return torch.from_numpy(results['img'].transpose(2, 0, 1).copy()), readable
 
 
 class Representations(NamedTuple):
-    """Features of N images.
+    """Representations of N images.
 
     Attributes:
         paths: The images.
         labels: Their class names, or ``None``.
+        numbers: Which of the given images they are, ``(N,)``.
         features: The backbone's, ``(N, C)``, for use elsewhere.
         keys: The momentum branch's, ``(N, D)``, by which neighbours are found.
         projections: The online branch's, ``(N, D)``, which weigh them.
@@ -66,34 +65,40 @@ class Representations(NamedTuple):
 
     paths: list[str]
     labels: list[str] | None
-    features: Tensor
-    keys: Tensor
-    projections: Tensor
+    numbers: Tensor
+    features: Tensor | None = None
+    keys: Tensor | None = None
+    projections: Tensor | None = None
 
 
 def represent_images(
-    cfg: Config,
-    model: NeighborMethod,
+    encoder: Encoder,
     paths: Sequence[Path],
     labels: Sequence[str] | None = None,
     max_images: int | None = None,
     seed: int = 0,
+    parts: Sequence[str] | None = None,
+    workers: int | None = None,
 ) -> Representations:
     """Represent a user's images, the centre of each at the size of training.
 
+    What was computed is kept on the disk (:func:`~.cache.cache_folder`), and computed again only
+    if weights, images or their preparation have changed.
+
     Args:
-        cfg: The config that the model was trained with.
-        model: The model.
+        encoder: The network.
         paths: The images.
         labels: Their class names, or ``None``.
         max_images: If there are more, so many are drawn at random.
         seed: Seed of that.
+        parts: Which of the encoder's networks represent them; all by default.
+        workers: Processes that load images; by default one for each core, up to 8.
 
     Returns:
-        Features and labels of those that can be read; the console names the others.
+        Representations and labels of those that can be read; the console names the others.
 
     Raises:
-        ValueError: If none can be read or is to be.
+        ValueError: If none can be read or is to be, or the values are not finite.
     """
     if max_images is not None and max_images < 1:
         raise ValueError(f'max_images={max_images} must be at least 1')
@@ -101,28 +106,84 @@ def represent_images(
         chosen = sorted(random.Random(seed).sample(range(len(paths)), max_images))
         paths = [paths[number] for number in chosen]
         labels = None if labels is None else [labels[number] for number in chosen]
-    dataset = _Images(paths, cfg)
-    loader = DataLoader(dataset, batch_size=64, collate_fn=default_collate)
-
-    def encode(images: Tensor) -> tuple[Tensor]:
-        outputs = model.backbone(images)
-        parts = (model.momentum_encoder(images)[0], model.neck(outputs)[0], pooled(outputs))
-        return (torch.cat([part.float() for part in parts], dim=1),)
-
-    found, _ = extract_features(model, loader, encode)
-    bad = [str(paths[number]) for number in dataset.unreadable]
+    found = _represent(encoder, paths, parts or tuple(encoder.networks), workers)
+    readable = next(iter(found.values()))['readable']
+    bad = [str(path) for path, good in zip(paths, readable) if not good]
     message = f'{len(bad)} of {len(paths)} images cannot be read'
     if len(bad) == len(paths):
         raise ValueError(f'{message}, the first {bad[0]!r}')
     if bad:
         say(f'{message} and are left out: {", ".join(bad[:5])}', err=True)
-    good = sorted(set(range(len(paths))) - set(dataset.unreadable))
-    dim = model.queue.dim
-    keys, projections, features = found[good].split([dim, dim, found.size(1) - 2 * dim], dim=1)
+    rows = {part: torch.from_numpy(kept['rows'][readable]) for part, kept in found.items()}
+    if not all(values.isfinite().all() for values in rows.values()):
+        raise ValueError(f'{encoder.name} gives values that are not finite: its training diverged')
+    numbers = readable.nonzero()[0]
     return Representations(
-        [str(paths[number]) for number in good],
-        None if labels is None else [labels[number] for number in good],
-        features,
-        keys,
-        projections,
+        [str(paths[number]) for number in numbers],
+        None if labels is None else [labels[number] for number in numbers],
+        torch.from_numpy(numbers),
+        **rows,
     )
+
+
+def features_key(encoder: Encoder, paths: Sequence[Path], part: str = 'features') -> str:
+    """Name, in the cache, of what an encoder's network makes of images as they are now."""
+    weights = weights_key(encoder.networks[part])
+    return key_of(part, encoder.cfg, weights, encoder.sight, files_key(paths))
+
+
+def _represent(
+    encoder: Encoder, paths: Sequence[Path], parts: Sequence[str], workers: int | None
+) -> dict[str, dict[str, np.ndarray]]:
+    """For each part ``rows``, ``(N, C)``, and which images are ``readable``, from the cache or new.
+
+    What is not in the cache is computed for all parts in one pass, and put there.
+    """
+    keys = {part: features_key(encoder, paths, part) for part in parts}
+    found = {part: recall(key) for part, key in keys.items()}
+    missing = [part for part in parts if found[part] is None]
+    if missing:
+        rows, readable = _encode(encoder, paths, missing, workers)
+        for part in missing:
+            found[part] = dict(rows=rows[part], readable=readable)
+            remember(keys[part], found[part])
+        limit = f'{MOST / 2**30:.0f} GB at most'
+        say(f'What was computed is kept in {cache_folder()} ({limit})', err=True)
+    return found
+
+
+@torch.no_grad()
+def _encode(
+    encoder: Encoder, paths: Sequence[Path], parts: Sequence[str], workers: int | None
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """What some of the networks make of images, ``(N, C)`` each, and which could be read."""
+    if workers is None:
+        workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
+    loader = DataLoader(
+        _Images(paths, encoder.sight),
+        _BATCH,
+        num_workers=min(workers, len(paths) // _BATCH),  # a process takes longer to start
+        worker_init_fn=_start_worker,
+    )
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    networks = {part: encoder.networks[part].to(device) for part in parts}
+    mean, std = (
+        torch.tensor(x, device=device).view(-1, 1, 1)
+        for x in (encoder.sight.mean, encoder.sight.std)
+    )
+    rows, readable = {part: [] for part in parts}, []
+    for images, good in track(loaded(loader), 'Representing images', len(loader)):
+        images = images.to(device)
+        images = images.flip(1) if encoder.sight.to_rgb else images
+        images = (images.float() - mean) / std
+        for part, network in networks.items():
+            rows[part].append(pooled(network(images)).float().cpu())
+        readable.append(good)
+    for network in networks.values():
+        network.cpu()  # others are to come
+    return {part: torch.cat(x).numpy() for part, x in rows.items()}, torch.cat(readable).numpy()
+
+
+def _start_worker(number: int) -> None:
+    """Keep OpenCV's threads out of a process that was forked."""
+    cv2.setNumThreads(0)

@@ -25,7 +25,8 @@ class Gallery(NamedTuple):
         queries: Which of them are looked at, ``(Q,)``.
         index: Their neighbours, most similar first, ``(Q, K)``.
         similarity: Cosine similarity, ``(Q, K)``.
-        positiveness: How much each counts, the highest of a row being 1, ``(Q, K)``.
+        positiveness: How much each counts, the highest of a row being 1, ``(Q, K)``;
+            ``None`` where the model does not weigh them.
     """
 
     paths: list[str]
@@ -33,7 +34,7 @@ class Gallery(NamedTuple):
     queries: Tensor
     index: Tensor
     similarity: Tensor
-    positiveness: Tensor
+    positiveness: Tensor | None
 
     def is_same_class(self, row: int) -> list[bool] | None:
         """Whether each neighbour in a row is of the query's class, if labels exist."""
@@ -44,7 +45,13 @@ class Gallery(NamedTuple):
 
     def first(self, queries: int) -> 'Gallery':
         """The gallery's first queries alone."""
-        return Gallery(self.paths, self.labels, *(rows[:queries] for rows in self[2:]))
+        rows = (None if part is None else part[:queries] for part in self[2:])
+        return Gallery(self.paths, self.labels, *rows)
+
+    @property
+    def shares(self) -> Tensor:
+        """What is shown of each neighbour: positiveness or, without one, similarity."""
+        return self.similarity if self.positiveness is None else self.positiveness
 
     @property
     def purity(self) -> float | None:
@@ -56,15 +63,19 @@ class Gallery(NamedTuple):
 
 @torch.no_grad()
 def find_neighbors(
-    model: NeighborMethod, images: Representations, queries: int = 8, shown: int = 10, seed: int = 0
+    model: NeighborMethod | None,
+    images: Representations,
+    queries: int = 8,
+    shown: int = 10,
+    seed: int = 0,
 ) -> Gallery:
     """Find the nearest neighbours of random images, and what they count.
 
     Neighbours are found with the momentum branch (Eq. 3) and weighted by their
-    positiveness (Eq. 4) where the method has one, else by their similarity.
+    positiveness (Eq. 4) where the method has one; without a method by features.
 
     Args:
-        model: A trained model.
+        model: A trained model, if there is more than a backbone.
         images: What it makes of the images.
         queries: Number of images that are looked at.
         shown: Number of neighbours of each.
@@ -79,27 +90,34 @@ def find_neighbors(
     """
     if min(queries, shown) < 1:
         raise ValueError(f'queries={queries} and shown={shown} must be at least 1')
-    keys, count = images.keys, len(images.keys)
-    k = model.neighbors if model.weighs else shown
+    weighs = model is not None and model.weighs
+    keys = images.features if model is None else images.keys
+    count, k = len(keys), model.neighbors if weighs else shown
     if count <= k:
-        raise ValueError(f'{k} neighbours (model.head.neighbors) need more than {count} images')
+        setting = 'model.head.neighbors' if weighs else 'shown'
+        raise ValueError(f'{k} neighbours ({setting}) need more than {count} images')
     rows = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:queries]
     candidates = NeighborQueue(count, keys.size(1))
     candidates.enqueue(keys, torch.arange(count))
     found = candidates.search(candidates.features[rows], rows, k)
+    positiveness = None
+    if weighs:
+        positiveness = _positiveness(model, images.projections[rows], candidates, found)[:, :shown]
+    index, similarity = (x[:, :shown] for x in (found.index, found.similarity))
+    return Gallery(images.paths, images.labels, rows, index, similarity, positiveness)
+
+
+def _positiveness(
+    model: NeighborMethod, projections: Tensor, candidates: NeighborQueue, found: Neighbors
+) -> Tensor:
+    """How much each neighbour counts, ``(Q, K)``, the highest of a row being 1."""
     device = next(model.parameters()).device
     log_weights = model.log_weights(
-        images.projections[rows].to(device),
+        projections.to(device),
         candidates.features.to(device),
         Neighbors(*(x.to(device) for x in found)),
     ).cpu()
-    positiveness = (log_weights - log_weights.amax(dim=1, keepdim=True)).exp()
-    return Gallery(
-        images.paths,
-        images.labels,
-        rows,
-        *(x[:, :shown] for x in (found.index, found.similarity, positiveness)),
-    )
+    return (log_weights - log_weights.amax(dim=1, keepdim=True)).exp()
 
 
 def draw_neighbors(gallery: Gallery, path: str | Path) -> Path:
@@ -122,7 +140,7 @@ def draw_neighbors(gallery: Gallery, path: str | Path) -> Path:
         for column, (image, axis) in enumerate(zip(images, axes[row])):
             axis.imshow(thumbnail(gallery.paths[image], 160)[..., ::-1])
             axis.set(xticks=[], yticks=[])
-            share = gallery.positiveness[row, column - 1]
+            share = gallery.shares[row, column - 1]
             axis.set_title('query' if column == 0 else f'{share:.2f}', fontsize=8, pad=2)
             if same is not None and column > 0:
                 for spine in axis.spines.values():
@@ -131,10 +149,9 @@ def draw_neighbors(gallery: Gallery, path: str | Path) -> Path:
                         linestyle='-' if same[column - 1] else ':',
                         linewidth=2.5,
                     )
-    legend = (
-        f'Nearest of {len(gallery.paths) - 1} images; number: positiveness, the highest of a row '
-        'being 1'
-    )
+    weighed = gallery.positiveness is not None
+    number = 'positiveness, the highest of a row being 1' if weighed else 'cosine similarity'
+    legend = f'Nearest of {len(gallery.paths) - 1} images; number: {number}'
     if gallery.labels is not None:
         legend += "\nframe: solid green if of the query's class, dotted red if not"
     figure.suptitle(legend, fontsize=10)
@@ -176,17 +193,22 @@ def gallery_view(gallery: Gallery) -> dict:
         values = zip(
             gallery.index[row].tolist(),
             gallery.similarity[row].tolist(),
-            gallery.positiveness[row].tolist(),
+            gallery.shares[row].tolist(),
             same or [None] * gallery.index.size(1),
         )
         neighbors = [
-            tile(image) | dict(similarity=similarity, positiveness=positiveness, same=is_same)
-            for image, similarity, positiveness, is_same in values
+            tile(image) | dict(similarity=similarity, share=share, same=is_same)
+            for image, similarity, share, is_same in values
         ]
         purity = None if same is None else sum(same) / len(same)
         rows.append(tile(query) | dict(neighbors=neighbors, purity=purity))
     rows.sort(key=lambda row: -(row['purity'] or 0))
-    return dict(rows=rows, purity=gallery.purity, images=len(gallery.paths))
+    return dict(
+        rows=rows,
+        purity=gallery.purity,
+        images=len(gallery.paths),
+        weighed=gallery.positiveness is not None,
+    )
 
 
 def thumbnail(path: str | Path, edge: int) -> np.ndarray:

@@ -21,11 +21,13 @@ from PIL import Image
 
 from mmsnclr.api.pretrain import parse_time, pretrain
 from mmsnclr.api.report import report
+from mmsnclr.backbones import read_backbone
+from mmsnclr.checkpoints import Stored
 from mmsnclr.cli import main
 from mmsnclr.datasets.decoding import read_image
 from mmsnclr.engine.hooks import ViewSeedHook
 from mmsnclr.engine.hooks.preemption import PREEMPTED
-from mmsnclr.engine.run import load_run
+from mmsnclr.engine.run import read_encoder
 from mmsnclr.evaluation.representation import represent_images
 
 SMALL = {
@@ -79,7 +81,24 @@ def test_a_folder_becomes_a_backbone_and_the_next_verbs_are_named(finished):
     assert (out / 'epoch_2.pth').is_file()
     for verb in ('report', 'neighbors', 'detect'):
         assert f'mmsnclr {verb}' in printed
-    assert f'The backbone is in {out / "epoch_2.pth"}' in printed
+    assert f'The backbone is in {out / "backbone.pth"}' in printed
+    assert f'--backbone {out / "backbone.pth"} --out DIR' in printed
+
+
+def test_the_newest_backbone_lies_beside_the_checkpoints_alone(finished, tmp_path):
+    out, _ = finished
+    saved = torch.load(out / 'epoch_2.pth', weights_only=False)
+    plain = torch.load(out / 'backbone.pth', weights_only=True)
+    names = {key for key in saved['state_dict'] if key.startswith('backbone.')}
+    assert plain['state_dict'].keys() == names and plain.keys() == {'state_dict', 'meta'}
+    assert all(v.equal(saved['state_dict'][k]) for k, v in plain['state_dict'].items())
+    trained = read_backbone(Stored.read(out / 'backbone.pth'))
+    assert trained.edge == 64 and plain['meta']['source'] == 'epoch_2.pth'
+    # A run that ended before there was such a file gets it where it is asked to go on.
+    copy = shutil.copytree(out, tmp_path / 'copy')
+    (copy / 'backbone.pth').unlink()
+    assert command('--out', copy, '--resume').exit_code == 0
+    assert read_backbone(Stored.read(copy / 'backbone.pth')).cfg == trained.cfg
 
 
 def test_the_settings_are_printed_with_their_reasons_and_written(finished):
@@ -117,7 +136,7 @@ def test_a_finished_run_is_left_as_it_is(given, finished, monkeypatch):
     monkeypatch.chdir(given[0].parent)
     result = command(f'{given[0].name}/', '--out', out, '--resume')
     assert result.exit_code == 0 and 'is at its end already' in result.output
-    assert str(out / 'epoch_2.pth') in result.output and sorted(out.rglob('*')) == before
+    assert str(out / 'backbone.pth') in result.output and sorted(out.rglob('*')) == before
 
 
 def test_other_settings_on_resuming_are_refused(finished):
@@ -142,13 +161,14 @@ def test_a_run_interrupted_by_ctrl_c_is_continued_exactly(given, finished, tmp_p
         signal.signal(number, handler)
     assert result.exit_code == PREEMPTED
     assert f'continue with: mmsnclr pretrain --out {out} --resume' in result.output
-    assert {path.name for path in out.glob('*.pth')} == {'epoch_1.pth', 'iter_4.pth'}
+    assert {path.name for path in out.glob('*_*.pth')} == {'epoch_1.pth', 'iter_4.pth'}
     # Neither the images nor the settings have to be given again, and nothing is scanned.
     result = command('--out', out, '--resume')
     assert result.exit_code == 0, (result.output, result.exception)
     assert 'Scanning' not in result.output and f'from {out}/iter_4.pth' in result.output
-    expected, actual = weights(finished[0] / 'epoch_2.pth'), weights(out / 'epoch_2.pth')
-    assert all(torch.equal(expected[key], actual[key]) for key in expected)
+    for name in ('epoch_2.pth', 'backbone.pth'):  # the latter follows the resumed run
+        expected, actual = weights(finished[0] / name), weights(out / name)
+        assert all(torch.equal(expected[key], actual[key]) for key in expected)
 
 
 def test_a_setting_that_does_not_exist_is_named(given, tmp_path):
@@ -303,15 +323,15 @@ def test_images_of_12_bits_are_trained_and_looked_at_by_the_range_of_the_set(dig
         gray = np.asarray(Image.open(path).convert('L')).astype(np.uint16)
         Image.fromarray(gray * 10 + 1000).save(folder / path.name)
     checkpoint = run(folder, tmp_path / 'run', epochs=1)
-    cfg, model = load_run(checkpoint)
-    levels = tuple(cfg.train_dataloader.dataset.pipeline[0].levels)
+    encoder = read_encoder(checkpoint)
+    levels = tuple(encoder.config.train_dataloader.dataset.pipeline[0].levels)
     images = sorted(folder.iterdir())
     ranges = [Image.open(path).getextrema() for path in images]
     assert levels == (min(low for low, _ in ranges), max(high for _, high in ranges))
-    features = represent_images(cfg, model, images).features
+    features = represent_images(encoder, images).features
     for path in images:
         Image.fromarray(read_image(path, levels)).save(path)  # as 8 bits
-    torch.testing.assert_close(represent_images(cfg, model, images).features, features)
+    torch.testing.assert_close(represent_images(encoder, images).features, features)
 
 
 def test_too_few_images_are_refused_with_numbers(messy, tmp_path):

@@ -29,8 +29,8 @@ def test_images_become_a_detector(digits, scenes, tmp_path):
         *('pretrain', digits / 'unlabelled', '--out', run, '--backbone', 'r18'),
         *('--size', 32, '--epochs', 2, '--batch', 32, '--workers', 0),
     )
-    checkpoint = run / 'epoch_2.pth'
-    mmsnclr('neighbors', checkpoint, digits / 'labelled/val', '--labels', 'folders')
+    checkpoint = run / 'backbone.pth'
+    mmsnclr('neighbors', run, digits / 'labelled/val', '--labels', 'folders')
     mmsnclr('embed', checkpoint, digits / 'labelled/val', '--out', tmp_path / 'features')
     mmsnclr('report', run)
     mmsnclr('export', checkpoint, tmp_path / 'backbone.pth', '--to', 'timm')

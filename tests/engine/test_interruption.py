@@ -47,7 +47,7 @@ def assert_resumes_exactly(whole, digits, work_dir, ranks, kill):
         assert steps(work_dir, rank) == steps(whole(ranks), rank)
     last = f'iter_{STEPS}.pth'
     assert_same_state(work_dir / last, whole(ranks) / last)
-    assert sorted(path.name for path in work_dir.glob('*.pth*')) == ['iter_16.pth', last]
+    assert sorted(path.name for path in work_dir.glob('*_*.pth*')) == ['iter_16.pth', last]
 
 
 @pytest.mark.parametrize(
@@ -97,11 +97,11 @@ def test_a_preempted_run_saves_within_the_epoch_leaves_and_goes_on(whole, digits
     signalled = Kill(8, 'die_with_workers', number=signal.SIGTERM)
     codes = run_ranks(lambda: train(digits, tmp_path, signalled, **EPOCHS, **workers), 1)
     assert codes == [PREEMPTED]
-    assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['epoch_1.pth', 'iter_9.pth']
+    assert sorted(path.name for path in tmp_path.glob('*_*.pth')) == ['epoch_1.pth', 'iter_9.pth']
     resumed = run_ranks(lambda: train(digits, tmp_path, resume=True, **EPOCHS, **workers), 1)
     assert resumed == [0]
     assert steps(tmp_path) == steps(whole(1))
-    assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_3.pth']
+    assert [path.name for path in tmp_path.glob('*_*.pth')] == ['epoch_3.pth']
     state = load_checkpoint(str(tmp_path / 'epoch_3.pth'))['state_dict']
     expected = load_checkpoint(str(whole(1) / f'iter_{STEPS}.pth'))['state_dict']
     assert all((state[name] == expected[name]).all() for name in expected)
@@ -114,16 +114,16 @@ def test_the_checkpoint_of_a_second_preemption_replaces_that_of_the_first(digits
             lambda kill=signalled: train(digits, tmp_path, kill, resume=True, **EPOCHS), 1
         )
         assert codes == [PREEMPTED]
-    assert {path.name for path in tmp_path.glob('*.pth')} == {'epoch_1.pth', 'iter_10.pth'}
+    assert {path.name for path in tmp_path.glob('*_*.pth')} == {'epoch_1.pth', 'iter_10.pth'}
     assert run_ranks(lambda: train(digits, tmp_path, resume=True, **EPOCHS), 1) == [0]
-    assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_3.pth']
+    assert [path.name for path in tmp_path.glob('*_*.pth')] == ['epoch_3.pth']
 
 
 @pytest.mark.parametrize(('step', 'start'), [(3, 0), (9, 8)])
 def test_a_run_that_is_started_again_goes_on_from_its_own_checkpoints(
     whole, digits, tmp_path, monkeypatch, step, start
 ):
-    for path in whole(1).glob('*.pth'):
+    for path in whole(1).glob('*_*.pth'):
         shutil.copy2(path, tmp_path / f'old_{path.name}')
     shutil.copy(whole(1) / 'run_id', tmp_path)
     again = {'randomness.seed': 1}
@@ -143,7 +143,7 @@ def test_a_job_that_is_signalled_as_a_whole_saves_and_leaves(digits, tmp_path):
     signalled = [Kill(2, 'die_with_workers', rank=rank, number=signal.SIGTERM) for rank in range(2)]
     codes = run_ranks(lambda: train(digits, tmp_path, *signalled, **options), 2)
     assert codes == [PREEMPTED, PREEMPTED]
-    assert {path.name for path in tmp_path.glob('*.pth')} == {'iter_4.pth', 'iter_6.pth'}
+    assert {path.name for path in tmp_path.glob('*_*.pth')} == {'iter_4.pth', 'iter_6.pth'}
 
 
 def test_all_ranks_leave_after_the_same_step_when_one_is_signalled(digits, tmp_path):
@@ -243,7 +243,7 @@ def test_a_checkpoint_that_cannot_be_written_costs_nothing_else(digits, tmp_path
         train(digits, tmp_path, Limit(kind, first=6, end=9), Kill(10, 'step_start'))
 
     assert run_ranks(run, 1) == [-signal.SIGKILL]
-    assert [path.name for path in tmp_path.glob('*.pth*')] == ['iter_4.pth']
+    assert [path.name for path in tmp_path.glob('*_*.pth*')] == ['iter_4.pth']
     (log,) = tmp_path.glob('*/*.log')
     assert re.search(
         r'iter_8\.pth could not be written.*last good one is .*iter_4\.pth', log.read_text()
@@ -262,7 +262,7 @@ def test_a_log_that_cannot_be_written_costs_nothing_else(digits, tmp_path, backe
         runner.train()
 
     assert run_ranks(run, 1) == [0]
-    assert {path.name for path in tmp_path.glob('*.pth')} == {'iter_16.pth', 'iter_18.pth'}
+    assert {path.name for path in tmp_path.glob('*_*.pth')} == {'iter_16.pth', 'iter_18.pth'}
     if backend == 'LocalVisBackend':
         logged = [line['step'] for line in read_log(tmp_path)]
         assert {*range(1, 6), *range(11, 19)} <= set(logged)

@@ -21,7 +21,7 @@ from mmsnclr.cli import main
 from mmsnclr.datasets.listing import list_images
 from mmsnclr.datasets.views import view_size
 from mmsnclr.engine import build_runner
-from mmsnclr.engine.run import load_run
+from mmsnclr.engine.run import load_run, read_encoder
 from mmsnclr.evaluation.representation import represent_images
 from mmsnclr.visualization import draw_projection, find_neighbors, project
 
@@ -73,10 +73,10 @@ def test_lists_are_read_from_the_image_root_by_every_verb(trained, checkpoint, d
 
 
 def test_neighbors_and_positiveness_are_the_papers(checkpoint, digits):
-    cfg, model = load_run(checkpoint)
+    encoder = read_encoder(checkpoint)
     paths = list_images([digits / 'labelled' / 'val'])
-    images = represent_images(cfg, model, paths)
-    gallery = find_neighbors(model, images, queries=5, shown=3)
+    images = represent_images(encoder, paths)
+    gallery = find_neighbors(encoder.method, images, queries=5, shown=3)
     keys, online = (F.normalize(x.double()) for x in (images.keys, images.projections))
     for row, query in enumerate(gallery.queries.tolist()):
         similarity = keys[query] @ keys.T
@@ -184,7 +184,32 @@ def test_methods_without_positiveness_show_similarity(method, digits, tmp_path):
     arguments = ('neighbors', tmp_path / 'epoch_1.pth', digits / 'unlabelled', '--shown', 2)
     result = cli(*arguments)
     assert result.exit_code == 0, result.output
-    assert (tmp_path / 'neighbors.html').read_text().count('class="query card"') == 40
+    assert 'has no positiveness of neighbours: cosine similarity is shown' in result.output
+    text = (tmp_path / 'neighbors.html').read_text()
+    assert text.count('class="query card"') == 40 and 'positiveness, the highest' not in text
+
+
+def test_a_backbone_alone_shows_the_cosine_similarity_of_its_features(trained, digits, tmp_path):
+    images = digits / 'labelled' / 'val'
+    result = cli('neighbors', trained / 'backbone.pth', images, '--out', tmp_path, '--shown', 2)
+    assert result.exit_code == 0, result.output
+    assert 'has no positiveness of neighbours: cosine similarity is shown' in result.output
+    text = (tmp_path / 'neighbors.html').read_text()
+    assert "Bar and number are a neighbour's cosine similarity" in text
+    encoder, paths = read_encoder(trained / 'backbone.pth'), list_images(images)
+    gallery = find_neighbors(None, represent_images(encoder, paths), queries=30, shown=2)
+    shown = re.findall(r'class="numbers"><span>(-?[\d.]+)</span></span>', text)
+    assert sorted(shown) == sorted(f'{x:.2f}' for x in gallery.similarity.flatten().tolist())
+    features = F.normalize(represent_images(encoder, paths).features.double(), dim=1)
+    similarity = (features @ features.T).fill_diagonal_(-2)
+    expected = similarity.topk(2).values[gallery.queries]
+    np.testing.assert_allclose(gallery.similarity, expected, rtol=1e-5)
+
+
+def test_a_runs_folder_stands_for_its_newest_checkpoint(trained, digits, tmp_path):
+    result = cli('neighbors', trained, digits / 'unlabelled', '--out', tmp_path, '--shown', 2)
+    assert result.exit_code == 0 and 'no positiveness' not in result.output
+    assert f'images as {trained}/epoch_2.pth sees them' in (tmp_path / 'neighbors.html').read_text()
 
 
 @pytest.fixture(scope='session')
@@ -297,11 +322,8 @@ def test_mistakes_are_named_in_a_line(checkpoint, digits, tmp_path):
     images = digits / 'unlabelled'
     for arguments, message in (
         (('neighbors', tmp_path / 'none.pth', images), 'no checkpoint at'),
-        (('neighbors', tmp_path / 'other.pth', images), 'no checkpoint of a training'),
-        (
-            ('neighbors', tmp_path / 'backbone.pth', images),
-            'holds a backbone, no method',
-        ),
+        (('neighbors', tmp_path / 'other.pth', images), 'other.pth has no backbone'),
+        (('neighbors', tmp_path / 'backbone.pth', images), 'backbone.pth has no backbone'),
         (('neighbors', checkpoint, tmp_path / 'empty'), 'no images in'),
         (('neighbors', checkpoint, tmp_path / 'damaged'), '1 of 1 images cannot be read'),
         (('neighbors', checkpoint, tmp_path / 'missing'), 'there is no folder or file'),

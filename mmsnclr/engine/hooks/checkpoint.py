@@ -18,9 +18,10 @@ from mmengine.dist import (
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmpretrain.models.selfsup import BaseSelfSupervisor
 
-from ...checkpoints import TEMPORARY, replacing
-from ...models.dist import sum_over_ranks
+from ...checkpoints import BACKBONE, TEMPORARY, replacing, write_backbone
+from ...models.dist import sum_over_ranks, unwrap
 from ...random_state import get_random_state, set_random_state
 from ...version import __version__
 
@@ -32,7 +33,8 @@ class AtomicCheckpointHook(CheckpointHook):
     An old checkpoint goes only after the new one is complete. If a checkpoint
     cannot be written, training goes on from the last good one, unless it was
     the run's last. Each rank's random states are saved, and what other hooks
-    save for each rank in ``save_rank_state(runner, path)``.
+    save for each rank in ``save_rank_state(runner, path)``. Of a pretraining the
+    newest backbone lies beside them, as ``backbone.pth``.
 
     It replaces mmengine's ``CheckpointHook`` in
     :class:`~mmsnclr.engine.runner.ResumableRunner`.
@@ -45,6 +47,7 @@ class AtomicCheckpointHook(CheckpointHook):
     """
 
     _random_states = None
+    _saving = None
     _resumed_states = None
 
     def __init__(self, *args, minutes: float | None = None, **kwargs) -> None:
@@ -76,6 +79,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add what an exact resume needs."""
         checkpoint['random_states'] = self._random_states
+        self._saving = checkpoint
         checkpoint['meta'].update(
             saved=time.time(),  # mmengine's is in local time
             run_id=getattr(runner, 'run_id', None),
@@ -167,11 +171,21 @@ class AtomicCheckpointHook(CheckpointHook):
             backend_args=self.backend_args,
             **self.args,
         )
-        if is_main_process():
-            record = join(runner.work_dir, 'last_checkpoint')
-            error = _try(self._write_record, record, join(self.out_dir, basename(name)))
-            if error is not None:  # the checkpoint is complete without it
-                runner.logger.warning(f'{record} could not be written: {error}')
+        self._write_beside(runner, name)
+
+    @master_only
+    def _write_beside(self, runner: Runner, name: str) -> None:
+        """Write what the checkpoint is complete without."""
+        record = join(runner.work_dir, 'last_checkpoint')
+        files = {record: (self._write_record, record, join(self.out_dir, basename(name)))}
+        if isinstance(unwrap(runner.model), BaseSelfSupervisor) and '://' not in self.out_dir:
+            backbone = join(self.out_dir, BACKBONE)
+            files[backbone] = (write_backbone, self._saving, name, backbone)
+        self._saving = None
+        for path, call in files.items():
+            error = _try(*call)
+            if error is not None:
+                runner.logger.warning(f'{path} could not be written: {error}')
 
     @staticmethod
     def _write_record(record: str, path: str) -> None:

@@ -123,7 +123,7 @@ def test_the_log_says_which_checkpoint_was_passed_over(digits, work_dir, capfd):
 
 
 def test_nothing_is_trained_over_a_folder_of_broken_checkpoints(digits, work_dir):
-    for path in work_dir.glob('*.pth'):
+    for path in work_dir.glob('*_*.pth'):
         path.write_bytes(b'broken')
     with pytest.raises(ValueError, match=r'no checkpoint in .* can be resumed from; move'):
         resume(digits, work_dir)
@@ -203,7 +203,7 @@ def test_a_checkpoint_is_complete_without_the_record_of_it(digits, tmp_path):
     (tmp_path / 'last_checkpoint').mkdir()  # so that it cannot be replaced
     run = small_run(digits, tmp_path, **{'default_hooks.checkpoint.max_keep_ckpts': 1})
     build_runner(run).train()
-    assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_3.pth']
+    assert [path.name for path in tmp_path.glob('*_*.pth')] == ['epoch_3.pth']
     (log,) = tmp_path.glob('*/*.log')
     assert 'last_checkpoint could not be written' in log.read_text()
 
@@ -242,7 +242,7 @@ class Watch(Hook):
         self.clock, self.folder, self.there = clock, folder, []
 
     def before_train_epoch(self, runner):
-        self.there.append({path.stem for path in self.folder.glob('*.pth')})
+        self.there.append({path.stem for path in self.folder.glob('*_*.pth')})
 
     def after_train_epoch(self, runner):
         self.clock.now += 600
@@ -276,7 +276,7 @@ def test_a_checkpoint_between_is_gone_on_from_to_the_bit(digits, tmp_path):
     runner.register_hook(Stop(2))
     with pytest.raises(KeyboardInterrupt):
         runner.train()
-    assert [path.name for path in part.glob('*.pth')] == ['iter_12.pth']
+    assert [path.name for path in part.glob('*_*.pth')] == ['iter_12.pth']
     resume(digits, part)
     ends = [torch.load(f / 'epoch_3.pth', weights_only=False) for f in (whole, part)]
     torch.testing.assert_close(*(end['state_dict'] for end in ends), rtol=0, atol=0)

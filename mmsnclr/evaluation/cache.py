@@ -1,0 +1,93 @@
+"""What was computed from images, kept on the disk."""
+
+import os
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..checkpoints import replacing
+from ..console import say
+from ..version import __version__
+
+MOST = 5 * 2**30  # bytes of all that is kept; the newest stays whatever its size is
+
+
+def cache_folder() -> Path:
+    """Where results are kept: ``mmsnclr`` in ``XDG_CACHE_HOME``, which is ``~/.cache`` by default.
+
+    No more than :data:`MOST`; what was not asked for the longest goes first.
+    """
+    return Path(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'), 'mmsnclr')
+
+
+def key_of(*parts: object) -> str:
+    """Name of what follows from some values that are shown completely, and this version."""
+    return blake2b(repr((__version__, *parts)).encode(errors='surrogatepass')).hexdigest()[:40]
+
+
+def weights_key(network: nn.Module) -> str:
+    """Name of a network by its layers and weights."""
+    found = blake2b(repr(network).encode())
+    for name, value in network.state_dict().items():
+        found.update(name.encode())
+        found.update(value.cpu().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def files_key(paths: Sequence[str | Path]) -> str:
+    """Name of a list of files as they are now, by size, time and permissions of each."""
+    return key_of(*map(_state, paths))
+
+
+def _state(path: str | Path) -> tuple:
+    """State of a file; of what is not there, of the folder or archive that is to have it."""
+    for place in (Path(path), *Path(path).parents):
+        with suppress(OSError):
+            state = os.stat(place)
+            return str(path), state.st_size, state.st_mtime_ns, state.st_mode
+    return (str(path),)
+
+
+def recall(key: str) -> dict[str, np.ndarray] | None:
+    """What :func:`remember` was given under a name; ``None`` if it is not there any more."""
+    path = cache_folder() / f'{key}.npz'
+    try:
+        with np.load(path) as file:
+            content = dict(file)
+        os.utime(path)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+    return content
+
+
+def remember(key: str, content: Mapping[str, np.ndarray]) -> None:
+    """Keep arrays under a name, if the disk has room, and remove what was not used for long."""
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(str(folder / f'{key}.npz')) as temporary, open(temporary, 'wb') as file:
+            np.savez(file, **content)
+        _forget(folder.iterdir())
+    except OSError as error:
+        say(f'results are not kept for the next time: {error}', err=True)
+
+
+def _forget(files: Iterable[Path]) -> None:
+    """Remove the oldest files but the newest, until the rest is small enough."""
+    found = []
+    for path in files:
+        with suppress(FileNotFoundError):  # of another process
+            state = path.stat()
+            found.append((state.st_mtime_ns, state.st_size, path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found)[:-1]:
+        if total <= MOST:
+            break
+        path.unlink(missing_ok=True)
+        total -= size
