@@ -4,6 +4,7 @@ import functools
 import gc
 import json
 import os
+import time
 
 import mmengine.config.utils
 import pytest
@@ -73,6 +74,7 @@ def trained(digits, tmp_path_factory):
     for epochs, resume in ((1, False), (2, True)):
         options = {'train_cfg.max_epochs': epochs, 'default_hooks.checkpoint.max_keep_ckpts': 1}
         build_runner(small_run(digits, folder, resume=resume, **options)).train()
+        time.sleep(1)  # logs are in folders that are named by the second
     return folder
 
 

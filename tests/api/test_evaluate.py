@@ -252,11 +252,11 @@ def test_a_backbone_that_has_diverged_is_named(baseline, digits, tmp_path):
 
 def test_a_backbone_that_gives_no_vector_is_refused_by_name(digits, tmp_path):
     arch = dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=16)
-    backbone = dict(type='MAEViT', arch=arch, img_size=32, patch_size=16)
+    backbone = dict(type='VisionTransformer', arch=arch, img_size=32, out_type='raw')
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         weights = MODELS.build(backbone).state_dict()
-    cfg = Config(dict(model=dict(type='MAE', backbone=backbone))).pretty_text
+    cfg = Config(dict(model=dict(backbone=backbone))).pretty_text
     weights = {f'backbone.{key}': value for key, value in weights.items()}
-    torch.save(dict(state_dict=weights, meta=dict(cfg=cfg)), tmp_path / 'mae.pth')
-    with pytest.raises(ValueError, match=r'mae\.pth has a MAEViT, which gives values'):
-        evaluate([tmp_path / 'mae.pth'], digits / 'labelled/val', tmp_path / 'out')
+    torch.save(dict(state_dict=weights, meta=dict(cfg=cfg)), tmp_path / 'raw.pth')
+    with pytest.raises(ValueError, match=r'raw\.pth has a VisionTransformer, which gives values'):
+        evaluate([tmp_path / 'raw.pth'], digits / 'labelled/val', tmp_path / 'out')

@@ -322,8 +322,8 @@ def test_mistakes_are_named_in_a_line(checkpoint, digits, tmp_path):
     images = digits / 'unlabelled'
     for arguments, message in (
         (('neighbors', tmp_path / 'none.pth', images), 'no checkpoint at'),
-        (('neighbors', tmp_path / 'other.pth', images), 'other.pth has no backbone'),
-        (('neighbors', tmp_path / 'backbone.pth', images), 'backbone.pth has no backbone'),
+        (('neighbors', tmp_path / 'other.pth', images), 'other.pth holds'),
+        (('neighbors', tmp_path / 'backbone.pth', images), 'backbone.pth holds'),
         (('neighbors', checkpoint, tmp_path / 'empty'), 'no images in'),
         (('neighbors', checkpoint, tmp_path / 'damaged'), '1 of 1 images cannot be read'),
         (('neighbors', checkpoint, tmp_path / 'missing'), 'there is no folder or file'),
