@@ -18,6 +18,8 @@ LINEAR = dict(SGD, images=1_281_167, batch=4096, epochs=90, warmup=0, decay=0)
 FEW_LABELS = dict(SGD, batch=256, epochs=20, warmup=0, peak=0.002, decay=0)
 # mmdet's: the images with objects, 500 steps of warm-up, falls after 2/3 and 11/12.
 COCO = dict(SGD, images=117_266, batch=16, start=2e-5, peak=0.02, decay=1e-4, epochs=12)
+# Norms and positions do not decay.
+ADAMW_COCO = dict(COCO, optimizer='AdamW', start=1e-7, peak=1e-4, decay=0.1, decays='weights')
 RECIPES = {
     **{f'snclr_r50_{e}e.py': dict(R50, epochs=e) for e in (100, 200, 400, 800)},
     **{f'snclr_vit-{v}_{e}e.py': dict(VIT, epochs=e) for e in (100, 200, 300) for v in 'sb'},
@@ -41,6 +43,8 @@ RECIPES = {
     **{n: COCO for n in CONFIGS if n.endswith('1x_coco.py')},
     'retinanet_snclr_1x_coco.py': dict(COCO, start=1e-5, peak=0.01),
     'maskrcnn_snclr_2x_coco.py': dict(COCO, epochs=24),
+    **{f'maskrcnn_snclr_vit-{v}_1x_coco.py': ADAMW_COCO for v in 'sb'},
+    'maskrcnn_snclr_timm_1x_coco.py': dict(ADAMW_COCO, decay=0.05),
 }
 
 

@@ -27,17 +27,15 @@ from ..engine.optim import set_amp
 from ..evaluation.coco import CocoAP, evaluate_coco
 from ..parents import only_progress
 from ..recipes.detection import (
-    Backbone,
     check_sizes,
-    detector_backbone,
     fit_to_backbone,
     fit_to_files,
     fit_to_iterations,
     fit_to_objects,
     fit_to_run,
     load_detector,
-    random_backbone,
 )
+from ..recipes.detector_backbones import Backbone, detector_backbone, random_backbone
 from ..requirements import check_detection_requirements
 from ..visualization import plot_precision_recall
 from ..visualization.detection_summary import ap_advice, ap_limit, ap_table, detection_summary
@@ -92,7 +90,8 @@ def detect(
     Args:
         train_json: Annotations in COCO's format.
         images: Folder that its file names start from.
-        backbone: Checkpoint with a ResNet; foreign ones go through ``import_checkpoint`` first.
+        backbone: Checkpoint with a ResNet, a ViT or another model of timm that has feature maps;
+            foreign ones go through ``import_checkpoint`` first.
             ``'random'``: random weights, of the architecture in ``compare`` or of a ResNet-50.
         out: Folder to write into.
         val_json: Annotations to validate on; by default a fifth of the images is drawn.
@@ -131,14 +130,21 @@ def detect(
     cfg, detector, train, val = _choose_detector(train, val)
     set_amp(cfg, amp)
     learned, objects = objects_of(train.content)
-    settings = [detector, *fit_to_objects(cfg, learned, objects, size, flip)]
-    settings += fit_to_iterations(cfg, len(learned), iterations, epochs, batch, lr, processes)
-    check_sizes(cfg, train, val)
-    fit_to_files(cfg, train, val, workers, seed)
+    cfgs, settings = {}, [detector]
+    for name, start in starts.items():
+        cfgs[name] = cfg_of_run = copy.deepcopy(cfg)
+        chosen = fit_to_backbone(cfg_of_run, start.backbone)
+        chosen += fit_to_objects(cfg_of_run, learned, objects, size, flip)
+        schedule = (iterations, epochs, batch, lr, processes)
+        chosen += fit_to_iterations(cfg_of_run, len(learned), *schedule)
+        check_sizes(cfg_of_run, train, val)
+        fit_to_files(cfg_of_run, train, val, workers, seed)
+        suffix = f' ({name})' if len(cfgs) > 1 else ''
+        settings += [row._replace(name=row.name + suffix) for row in chosen if row not in settings]
     say(settings_table(settings))
     for part in (train, val):
         _write(part.file, json.dumps(part.content), resume)
-    trained = _train_all(starts, cfg, settings, out, resume, processes)
+    trained = _train_all(starts, cfgs, settings, out, resume, processes)
     return _summarise(out, train, val, settings, *trained)
 
 
@@ -192,7 +198,7 @@ def _read_starts(backbone: str | Path, compare: str | Path | None) -> dict[str, 
 def _read_start(checkpoint: str | Path) -> _Start:
     stored = Stored.read(Path(checkpoint).resolve())
     trained = read_backbone(stored)
-    backbone = detector_backbone(trained.cfg, trained.preprocessing, checkpoint)
+    backbone = detector_backbone(trained, checkpoint)
     # The rest, such as the optimiser's state, would fill the memory throughout the training.
     weights = {k: value for k, value in stored.weights.items() if k.startswith('backbone.')}
     return _Start(str(checkpoint), backbone, (Stored(stored.path, dict(state_dict=weights)),))
@@ -257,7 +263,7 @@ def _choose_detector(train: CocoSet, val: CocoSet) -> tuple[Config, Setting, Coc
 
 def _train_all(
     starts: dict[str, _Start],
-    cfg: Config,
+    cfgs: dict[str, Config],
     settings: list[Setting],
     out: Path,
     resume: bool,
@@ -267,7 +273,7 @@ def _train_all(
     results, detectors = {}, {}
     for name, start in starts.items():
         folder = out / name if results else out  # the first is what was asked for
-        config = _write_config(folder, name, start.backbone, cfg, settings, resume)
+        config = _write_config(folder, name, cfgs[name], settings, resume)
         checkpoint, results[name] = _train(config, start, processes)
         detectors[name] = (start.source, checkpoint)
     return results, detectors
@@ -299,14 +305,12 @@ def _summarise(
 def _write_config(
     folder: Path,
     name: str,
-    backbone: Backbone,
     cfg: Config,
     settings: list[Setting],
     resume: bool,
 ) -> Path:
     """Write the config of a run, which says why it is as it is."""
-    config, cfg = folder / 'config.py', copy.deepcopy(cfg)
-    fit_to_backbone(cfg, backbone)
+    config = folder / 'config.py'
     fit_to_run(cfg, folder / 'training')
     why = '\n'.join(f'{row.name}: {row.value} ({row.reason})' for row in settings)
     text = f'''"""{settings[0].value} from the {name} backbone; to train it again: \
