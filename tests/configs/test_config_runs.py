@@ -23,7 +23,6 @@ QUICK = {
     'semisup_r50_8xb32_1pct.py',
     'baselines/byol_r50_200e.py',
     'maskrcnn_snclr_syncbn_1x_coco.py',
-    'maskrcnn_snclr_vit-s_1x_coco.py',
 }
 PICKED = [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in CONFIGS]
 
@@ -118,6 +117,7 @@ def small(name, root, work_dir):
             'val_dataloader.batch_size': 2,
         }
     if config.default_scope == 'mmdet':
+        config.visualizer.name = str(work_dir)  # runs of one process would share mmdet's
         options |= {'train_dataloader.batch_size': 2, 'model.backbone.init_cfg': None}
         if config.model.backbone.type == 'TIMMFeatures':
             options['model.backbone.model_name'] = 'test_vit'  # another neck, too
