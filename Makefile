@@ -1,15 +1,19 @@
-# make install | demo | test | test-slow | test-gpu | clean
+# make install | demo | docs | test | test-slow | test-gpu | clean
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: install demo test test-slow test-gpu clean
+.PHONY: install demo docs test test-slow test-gpu clean
 
 install:
 	@PYTHON=$(PYTHON) VENV=$(VENV) tools/install.sh
 
 demo: install
 	$(BIN)/python tools/demo.py
+
+docs: install
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	@echo "The site is in docs/_build/index.html"
 
 test: install
 	$(BIN)/ruff check
@@ -23,4 +27,4 @@ test-gpu: install
 	$(BIN)/python -m pytest -m gpu tests/gpu
 
 clean:
-	rm -rf $(VENV) work_dirs build *.egg-info
+	rm -rf $(VENV) work_dirs build docs/_build *.egg-info

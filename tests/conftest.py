@@ -1,12 +1,16 @@
 """What every test starts from."""
 
+import functools
+import gc
 import json
 import os
 
+import mmengine.config.utils
 import pytest
 import torch
 from helpers import small_run
 from mmengine.registry import init_default_scope
+from yapf.yapflib import yapf_api
 
 from mmsnclr.datasets.digits import write_digits
 from mmsnclr.engine import build_runner
@@ -22,6 +26,17 @@ def pytest_configure(config):
     if config.option.markexpr != 'gpu':
         os.environ['CUDA_VISIBLE_DEVICES'] = ''
         torch.ones(1, requires_grad=True).backward()
+
+
+def pytest_sessionstart():
+    """Let hundreds of small runs do once what does not change."""
+    layout = yapf_api.FormatCode
+    cached = functools.cache(lambda code, style: layout(code, style_config=dict(style)))
+    yapf_api.FormatCode = lambda code, style_config: cached(code, tuple(style_config.items()))
+    mmengine.config.utils._get_cfg_metainfo = functools.cache(
+        mmengine.config.utils._get_cfg_metainfo
+    )
+    gc.freeze()  # mmengine collects garbage for each data set, among all that was imported
 
 
 _LONG = ('test_whole_path', 'test_ranks', 'test_demo', 'test_tools', 'test_config_runs')

@@ -3,11 +3,14 @@
 import copy
 import multiprocessing
 import os
+import runpy
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -127,14 +130,43 @@ def run_with(digits: Path, work_dir: Path, hooks: list[dict], **options) -> Runn
     return build_runner(config)
 
 
+# Python with all that the tools import: a tool that is forked from it need not wait for that.
+_WARM = multiprocessing.get_context('forkserver')
+_WARM.set_forkserver_preload(['helpers', 'mmsnclr.cli', 'mmsnclr.api', 'mmdet.apis'])
+
+
 def run_tool(*command: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess:
-    """Run a tool as a user does, on one thread."""
-    if command[0].endswith('.py') or command[0] in ('-m', '-c'):
-        command = (sys.executable, *command)
-    defaults = {'OMP_NUM_THREADS': '1', 'PORT': str(free_port()), 'PYTHON': sys.executable}
-    return subprocess.run(
-        command, cwd=cwd, env=os.environ | defaults | env, capture_output=True, text=True
-    )
+    """Run a tool as a user does, on one thread, in a process of its own."""
+    env = {'OMP_NUM_THREADS': '1', 'PORT': str(free_port()), 'PYTHON': sys.executable} | env
+    if command[0] == '-c' or not command[0].endswith(('.py', '-m')):
+        command = (sys.executable, *command) if command[0] == '-c' else command
+        return subprocess.run(
+            command, cwd=cwd, env=os.environ | env, capture_output=True, text=True
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        said = [Path(folder, name) for name in ('stdout', 'stderr')]
+        process = _WARM.Process(target=_be_tool, args=(command, cwd, env, said))
+        process.start()
+        process.join()
+        return subprocess.CompletedProcess(
+            command, process.exitcode, *(path.read_text() for path in said)
+        )
+
+
+def _be_tool(command: tuple[str, ...], cwd: Path, env: dict[str, str], said: list[Path]) -> None:
+    """What Python does with its command line, in a process that has imported its modules."""
+    for number, path in enumerate(said, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    sys.stdout, sys.stderr = (os.fdopen(number, 'w') for number in (1, 2))
+    os.chdir(cwd)
+    os.environ.update(env)
+    torch.set_num_threads(1)
+    warnings.resetwarnings()
+    if command[0] == '-m':
+        sys.path[0], sys.argv = str(cwd), list(command[1:])
+        return runpy.run_module(command[1], run_name='__main__', alter_sys=True)
+    sys.path[0], sys.argv = str(Path(command[0]).parent), list(command)
+    runpy.run_path(command[0], run_name='__main__')
 
 
 def run_ranks(function: Callable, ranks: int, *args) -> list[int]:

@@ -16,8 +16,14 @@ VIT = dict(PRETRAINING, warmup=40, optimizer='AdamW', peak=1.5e-4 * 4096 / 256, 
 SGD = dict(gpus=8, optimizer='SGD')
 LINEAR = dict(SGD, images=1_281_167, batch=4096, epochs=90, warmup=0, decay=0)
 FEW_LABELS = dict(SGD, batch=256, epochs=20, warmup=0, peak=0.002, decay=0)
-# mmdet's: the images with objects, 500 steps of warm-up, falls after 2/3 and 11/12.
-COCO = dict(SGD, images=117_266, batch=16, start=2e-5, peak=0.02, decay=1e-4, epochs=12)
+# mmdet's: the images with objects, steps of warm-up, falls after these shares of the training.
+DETECTION = dict(SGD, batch=16, start=2e-5, peak=0.02, decay=1e-4, warmup_steps=500)
+COCO = dict(DETECTION, images=117_266, epochs=12, falls=(2 / 3, 11 / 12))
+COCO_90K = dict(DETECTION, steps=90_000, warmup_steps=1000, falls=(2 / 3, 8 / 9))
+VOC = dict(DETECTION, images=16_551, steps=24_000, warmup_steps=100, falls=(3 / 4, 11 / 12))
+# Each image eight times in an epoch.
+CITYSCAPES = dict(DETECTION, images=8 * 2975, batch=8, epochs=8, start=1e-5, peak=0.01)
+CITYSCAPES |= dict(falls=(7 / 8,))
 # Norms and positions do not decay.
 ADAMW_COCO = dict(COCO, optimizer='AdamW', start=1e-7, peak=1e-4, decay=0.1, decays='weights')
 RECIPES = {
@@ -38,17 +44,40 @@ RECIPES = {
         f'linear_vit-{v}_in1k.py': dict(LINEAR, peak=3 * 4096 / 256)
         for v in ('s', 'b', 's_released')
     },
-    **{f'semisup_{b}_8xb32_1pct.py': dict(FEW_LABELS, images=12_811) for b in ('r50', 'vit-s')},
-    **{f'semisup_{b}_8xb32_10pct.py': dict(FEW_LABELS, images=128_116) for b in ('r50', 'vit-s')},
+    'linear_timm_in1k.py': dict(LINEAR, peak=3 * 4096 / 256),
+    **{n: dict(FEW_LABELS, images=12_811) for n in CONFIGS if n.endswith('_1pct.py')},
+    **{n: dict(FEW_LABELS, images=128_116) for n in CONFIGS if n.endswith('_10pct.py')},
     **{n: COCO for n in CONFIGS if n.endswith('1x_coco.py')},
+    **{n: dict(COCO, epochs=24) for n in CONFIGS if n.endswith('2x_coco.py')},
     'retinanet_snclr_1x_coco.py': dict(COCO, start=1e-5, peak=0.01),
-    'maskrcnn_snclr_2x_coco.py': dict(COCO, epochs=24),
     **{f'maskrcnn_snclr_vit-{v}_1x_coco.py': ADAMW_COCO for v in 'sb'},
     'maskrcnn_snclr_timm_1x_coco.py': dict(ADAMW_COCO, decay=0.05),
+    **{
+        f'maskrcnn_snclr_syncbn_90k_coco-{p}pct.py': dict(COCO_90K, images=117_266 * p // 100)
+        for p in (1, 2, 5, 10)
+    },
+    'fasterrcnn_snclr_c4_24k_voc0712.py': VOC,
+    'maskrcnn_snclr_syncbn_1x_cityscapes.py': CITYSCAPES,
+    'maskrcnn_snclr_syncbn_ms-1x_lvis-v1.py': dict(COCO, images=100_170),
 }
 
 
+def detects(name):
+    return name.startswith(('maskrcnn', 'fasterrcnn', 'retinanet', 'cascademaskrcnn'))
+
+
+def datasets(path, dataset):
+    """The data sets inside of others, by their settings."""
+    if 'dataset' in dataset:
+        yield from datasets(f'{path}.dataset', dataset.dataset)
+    elif 'datasets' in dataset:
+        for number, inner in enumerate(dataset.datasets):
+            yield from datasets(f'{path}.datasets.{number}', inner)
+    else:
+        yield path, dataset
+
+
 def load(name):
-    if 'coco' in name:
+    if detects(name):
         pytest.importorskip('mmdet')
     return Config.fromfile(ROOT / 'configs' / name)

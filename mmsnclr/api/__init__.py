@@ -3,6 +3,7 @@
 from ..backbones import export_backbone as export
 from ..backbones import import_backbone as import_checkpoint
 from .detect import detect
+from .doctor import doctor
 from .embed import embed
 from .neighbors import neighbors
 from .predict import predict
@@ -11,6 +12,7 @@ from .report import report
 
 __all__ = [
     'detect',
+    'doctor',
     'embed',
     'export',
     'import_checkpoint',

@@ -125,6 +125,11 @@ def plain_vit(cfg: dict, network: VisionTransformer) -> dict:
     return plain | dict(type='VisionTransformer', arch=arch, out_type='featmap')
 
 
+def timm_features(cfg: dict) -> dict:
+    """A timm model of ``TIMMRepresentation``'s config as the config of one that gives its maps."""
+    return {key: v for key, v in cfg.items() if key != 'frozen'} | dict(type='TIMMFeatures')
+
+
 def with_maps(source: nn.Module, cfg: dict) -> nn.Module:
     """A backbone that gives its feature maps, of the same weights.
 
@@ -136,9 +141,8 @@ def with_maps(source: nn.Module, cfg: dict) -> nn.Module:
         ValueError: If timm has no feature maps of it.
     """
     if isinstance(source, TIMMBackbone):
-        maps = TIMMFeatures(**{key: value for key, value in cfg.items() if key != 'type'})
+        maps = build_backbone(timm_features(cfg))
         maps.load_state_dict(source.state_dict(), strict=False)
-        maps.eval()  # returns nothing in mmpretrain
         return maps
     maps = copy.copy(source)
     if type(source) is ResNet:
@@ -163,7 +167,7 @@ def equivalent(source: nn.Module, cfg: dict, to: str) -> Call:
     if isinstance(source, TIMMFeatures) and to == 'mmdet':
         maps = dict(features_only=True, feature_cls='getter', out_indices=source.stages)
         wrapper = dict(type='mmpretrain.TIMMBackbone', **maps, **source.sizes)
-        return Call('dict', (), cfg | wrapper)
+        return Call('dict', (), timm_features(cfg) | wrapper)
     if isinstance(source, TIMMBackbone):
         if to != 'timm':
             raise ValueError(f"to={to!r}: {cfg['model_name']} is a model of timm; pass to='timm'")

@@ -113,13 +113,12 @@ def check_pretrained(model: nn.Module) -> list[Stored]:
     read: dict[str, Stored] = {}
     checked = set()
     for name, module in model.named_modules():
-        init_cfg = getattr(module, 'init_cfg', None)
-        for cfg in [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []:
+        path = f'model.{name}.init_cfg' if name else 'model.init_cfg'
+        for part, setting, cfg in _pretrained(module, path, getattr(module, 'init_cfg', None)):
             checkpoint, prefix = cfg.get('checkpoint'), cfg.get('prefix')
-            if cfg.get('type') != 'Pretrained' or (checkpoint, prefix, type(module)) in checked:
+            if (checkpoint, prefix, type(part)) in checked:
                 continue
-            checked.add((checkpoint, prefix, type(module)))
-            setting = f'model.{name}.init_cfg' if name else 'model.init_cfg'
+            checked.add((checkpoint, prefix, type(part)))
             if not checkpoint or ('://' not in checkpoint and not exists(checkpoint)):
                 raise FileNotFoundError(
                     f'no checkpoint at {checkpoint!r}: set {setting}.checkpoint to a pretrained '
@@ -131,9 +130,23 @@ def check_pretrained(model: nn.Module) -> list[Stored]:
                     top = {key: v for key, v in content.items() if isinstance(v, Tensor)}
                     content = dict(state_dict=top)
                 read[checkpoint] = Stored(Path(checkpoint), content)
-            _check_heads(module, read[checkpoint], checkpoint)
-            _check_filled(module, name or type(module).__name__, setting, read[checkpoint], prefix)
+            _check_heads(part, read[checkpoint], checkpoint)
+            _check_filled(part, name or type(part).__name__, setting, read[checkpoint], prefix)
     return list(read.values())
+
+
+def _pretrained(
+    module: nn.Module, setting: str, init_cfg: dict | list | None
+) -> Iterable[tuple[nn.Module, str, dict]]:
+    """The parts that an ``init_cfg`` fills from a checkpoint, and the settings that say so."""
+    if isinstance(init_cfg, (list, tuple)):
+        for number, cfg in enumerate(init_cfg):
+            yield from _pretrained(module, f'{setting}.{number}', cfg)
+    elif init_cfg:
+        part = getattr(module, init_cfg.get('name', ''), module)  # overrides name theirs
+        if init_cfg.get('type') == 'Pretrained':
+            yield part, setting, init_cfg
+        yield from _pretrained(module, f'{setting}.override', init_cfg.get('override'))
 
 
 def _check_filled(

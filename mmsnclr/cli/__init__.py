@@ -1,7 +1,7 @@
 """The `mmsnclr` command: each verb is a function of `mmsnclr.api`."""
 
 # In the order in which `mmsnclr --help` lists the verbs.
-from . import pretraining, features, exchange, detection  # isort: skip
+from . import pretraining, features, exchange, detection, installation  # isort: skip
 from .group import main
 
-__all__ = ['detection', 'exchange', 'features', 'main', 'pretraining']
+__all__ = ['detection', 'exchange', 'features', 'installation', 'main', 'pretraining']

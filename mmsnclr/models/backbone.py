@@ -42,7 +42,21 @@ class TIMMRepresentation(TIMMBackbone):
     class token stands for the image where there is one (SNCLR, appendix A),
     and the mean over patches or space where there is none. The few models that
     timm cannot build without their own pooling (CrossViT, CoaT) are left out.
+
+    Args:
+        frozen: Whether neither weights nor statistics change, and nothing is dropped.
+        kwargs: Of ``TIMMBackbone``.
     """
+
+    def __init__(self, *, frozen: bool = False, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.frozen = frozen
+        if frozen:
+            self.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> 'TIMMRepresentation':
+        """Set the mode; what is frozen stays in that of evaluation."""
+        return super().train(mode and not self.frozen)
 
     @property
     def out_channels(self) -> int:

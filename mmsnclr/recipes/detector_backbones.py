@@ -11,7 +11,13 @@ from timm.models import VisionTransformer as TIMMVisionTransformer
 from torch import nn
 
 from ..backbones.exporting import Trained
-from ..backbones.naming import build_backbone, mmdet_resnet, plain_vit, unwrapped
+from ..backbones.naming import (
+    build_backbone,
+    mmdet_resnet,
+    plain_vit,
+    timm_features,
+    unwrapped,
+)
 from ..models.feature_maps import fitting_neck, probe
 from ..parents import quiet
 
@@ -71,10 +77,6 @@ def _adamw(**paramwise: float) -> dict:
     return wrapper | (dict(constructor='BackboneLayerDecay') if paramwise else {})
 
 
-def _timm(cfg: dict, network: nn.Module) -> dict:
-    return cfg | dict(type='TIMMFeatures')
-
-
 # The first that fits. FPN is the neck of several maps, a simple feature pyramid that of one.
 KINDS = (
     Kind('ResNet', lambda network, cfg: type(network) is ResNet, lambda cfg, _: mmdet_resnet(cfg)),
@@ -93,13 +95,13 @@ KINDS = (
     Kind(
         "timm's ViT",
         lambda network, cfg: isinstance(unwrapped(network), TIMMVisionTransformer),
-        _timm,
+        lambda cfg, _: timm_features(cfg),
         optim_wrapper=_adamw(layer_decay_rate=0.7),
     ),
     Kind(
         "timm's",
         lambda network, cfg: isinstance(network, TIMMBackbone),
-        _timm,
+        lambda cfg, _: timm_features(cfg),
         optim_wrapper=_adamw(),
     ),
 )

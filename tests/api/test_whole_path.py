@@ -19,7 +19,7 @@ def test_the_help_fits_a_screen_and_every_verb_has_an_example():
     assert text.startswith('Usage: ') and len(text.splitlines()) <= 24
     verbs = text.partition('Commands:')[2].split('\n')
     verbs = [line.split()[0] for line in verbs if line.strip()]
-    assert len(verbs) == 8 and verbs == list(main.commands)
+    assert len(verbs) > 8 and verbs == list(main.commands)
 
 
 def test_images_become_a_detector(digits, scenes, tmp_path):

@@ -40,6 +40,19 @@ def test_a_wrong_prefix_is_refused_and_the_right_one_named(checkpoint, prefix):
         check_pretrained(classifier(checkpoint, prefix))
 
 
+def test_a_part_that_an_override_fills_is_checked_and_its_setting_named(checkpoint):
+    model = classifier(checkpoint)
+    override = dict(type='Pretrained', name='layer4', checkpoint=str(checkpoint))
+    model.backbone.init_cfg = [
+        dict(type='Constant', layer='BatchNorm2d', val=1, override=override),
+    ]
+    message = r"set model\.backbone\.init_cfg\.0\.override\.prefix='backbone\.layer4\.'"
+    with pytest.raises(ValueError, match=message):
+        check_pretrained(model)
+    override['prefix'] = 'backbone.layer4.'
+    assert [stored.path for stored in check_pretrained(model)] == [checkpoint]
+
+
 def test_another_network_is_refused(checkpoint):
     with pytest.raises(ValueError, match='of another shape'):
         check_pretrained(classifier(checkpoint, base_channels=8))

@@ -11,11 +11,31 @@ from mmengine.registry import HOOKS, init_default_scope
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 from mmpretrain.registry import MODELS
-from paper_recipes import RECIPES, load
+from paper_recipes import RECIPES, datasets, load
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmsnclr.backbones import check_pretrained
 
 DEMO = [f'demo/{path.name}' for path in (ROOT / 'configs/demo').glob('*.py')]
 CONFIGS = sorted([*RECIPES, *DEMO])
+
+
+def transforms(loader):
+    """The built steps of all pipelines of a data loader's config."""
+    found = [dataset.pipeline for _, dataset in datasets('dataset', loader.dataset)]
+    return [ROOT_TRANSFORMS.build(step) for pipeline in found for step in pipeline]
+
+
+@pytest.fixture
+def parent(tmp_path):
+    """Reads a parent library's config."""
+
+    def read(name):
+        path = tmp_path / 'parent.py'
+        path.write_text(f"_base_ = '{name}'\n")
+        return Config.fromfile(path)
+
+    return read
 
 
 @pytest.mark.parametrize('name', CONFIGS)
@@ -25,7 +45,7 @@ def test_the_model_and_the_pipelines_build(name):
     model = ROOT_MODELS.build(config.model)
     assert sum(p.numel() for p in model.parameters()) > 10_000
     for loader in {'train_dataloader', 'val_dataloader'} & config.keys():
-        assert [ROOT_TRANSFORMS.build(step) for step in config[loader].dataset.pipeline]
+        assert transforms(config[loader])
     assert config.custom_imports.imports == ['mmsnclr']
 
 
@@ -39,7 +59,7 @@ def test_configs_can_be_inherited_from_other_projects(tmp_path, name):
     for hook in config.get('custom_hooks', ()):
         hook.pop('priority', None)
         HOOKS.build(hook)
-    assert [ROOT_TRANSFORMS.build(step) for step in config.train_dataloader.dataset.pipeline]
+    assert transforms(config.train_dataloader)
 
 
 @pytest.mark.parametrize('name', [n for n in RECIPES if n.startswith(('snclr_', 'ablations/'))])
@@ -183,11 +203,9 @@ def test_linear_evaluation_freezes_the_backbone():
     assert config.train_dataloader.batch_size * 8 == 4096
 
 
-def test_mask_rcnn_is_mmdets_but_for_the_backbones_weights(tmp_path):
-    pytest.importorskip('mmdet')
-    parent = tmp_path / 'parent.py'
-    parent.write_text("_base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'\n")
-    ours, parent = load('maskrcnn_snclr_1x_coco.py'), Config.fromfile(parent)
+def test_mask_rcnn_is_mmdets_but_for_the_backbones_weights(parent):
+    ours = load('maskrcnn_snclr_1x_coco.py')
+    parent = parent('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
     init_cfg = ours.model.backbone.pop('init_cfg')
     assert (init_cfg.type, init_cfg.prefix) == ('Pretrained', 'backbone.')
     parent.model.backbone.pop('init_cfg')
@@ -197,8 +215,61 @@ def test_mask_rcnn_is_mmdets_but_for_the_backbones_weights(tmp_path):
     assert ours.train_cfg.max_epochs == 12
 
 
+def without_scopes(value):
+    """Settings without the names of the libraries that build them."""
+    if isinstance(value, dict):
+        return {k: without_scopes(v) for k, v in value.items() if k != '_scope_'}
+    return [without_scopes(v) for v in value] if isinstance(value, list) else value
+
+
 @pytest.mark.parametrize(
-    ('name', 'base_rate'), [('r50', 0.1), ('vit-s', 3), ('vit-b', 3), ('vit-s_released', 3)]
+    ('ours', 'theirs'),
+    [('syncbn_ms-1x', 'fpn_ms-1x'), ('syncbn_ms-2x', 'fpn_ms-1x'), ('c4_ms-1x', 'c4_ms-1x')],
+)
+def test_multi_scale_detectors_are_mmpretrains_benchmarks(ours, theirs, parent):
+    ours = load(f'maskrcnn_snclr_{ours}_coco.py').to_dict()
+    sep = '-' if theirs.startswith('c4') else '_'
+    theirs = parent(f'mmpretrain::byol/benchmarks/mask-rcnn_r50{sep}{theirs}_coco.py').to_dict()
+    for config in (ours, theirs):
+        config['model']['backbone'].pop('init_cfg')
+        config['model']['roi_head'].get('shared_head', {}).pop('init_cfg', None)
+        config['model']['roi_head']['bbox_head'].pop('conv_out_channels', None)  # its default
+        config['train_dataloader']['dataset']['pipeline'][0].pop('backend_args', None)
+    for part in ('model', 'train_dataloader', 'val_dataloader', 'val_evaluator', 'optim_wrapper'):
+        assert without_scopes(ours[part]) == without_scopes(theirs[part])
+
+
+def test_the_stage_in_a_c4_head_starts_from_the_checkpoint_and_its_norm_from_one(tmp_path):
+    pytest.importorskip('mmdet')
+    config = load('fasterrcnn_snclr_c4_24k_voc0712.py')
+    resnet = MODELS.build(load('snclr_r50_800e.py').model.backbone)
+    stored = {f'backbone.{key}': value for key, value in resnet.state_dict().items()}
+    path = tmp_path / 'epoch_800.pth'
+    torch.save(dict(state_dict=stored), path)
+    config.model.backbone.init_cfg.checkpoint = str(path)
+    config.model.roi_head.shared_head.init_cfg[0].override.checkpoint = str(path)
+    init_default_scope(config.default_scope)
+    model = ROOT_MODELS.build(config.model)
+    check_pretrained(model)
+    model.init_weights()
+    trained = dict(model.backbone.named_parameters('backbone'))
+    trained |= dict(model.roi_head.shared_head.layer4.named_parameters('backbone.layer4'))
+    assert trained.keys() == {f'backbone.{name}' for name, _ in resnet.named_parameters()}
+    assert all(torch.equal(value, stored[name]) for name, value in trained.items())
+    norm = model.roi_head.shared_head.norm
+    assert torch.equal(norm.weight, torch.ones(2048)) and not norm.bias.any()
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_cityscapes_starts_from_no_detector():
+    config = load('maskrcnn_snclr_syncbn_1x_cityscapes.py')
+    assert config.load_from is None
+    assert config.model.backbone.init_cfg.checkpoint == 'work_dirs/snclr_r50_800e/epoch_800.pth'
+
+
+@pytest.mark.parametrize(
+    ('name', 'base_rate'),
+    [('r50', 0.1), ('vit-s', 3), ('vit-b', 3), ('vit-s_released', 3), ('timm', 3)],
 )
 def test_linear_evaluation_is_the_papers_protocol(name, base_rate):
     config = load(f'linear_{name}_in1k.py')
@@ -211,13 +282,14 @@ def test_linear_evaluation_is_the_papers_protocol(name, base_rate):
     pretrained = config.model.backbone.init_cfg
     pretraining = load(pretrained.checkpoint.split('/')[1] + '.py')
     assert pretrained.checkpoint.endswith(f'epoch_{pretraining.train_cfg.max_epochs}.pth')
-    assert pretraining.model.backbone.get('arch') == config.model.backbone.get('arch')
+    for key in ('arch', 'model_name'):
+        assert pretraining.model.backbone.get(key) == config.model.backbone.get(key)
 
 
-@pytest.mark.parametrize('backbone', ['r50', 'vit-s'])
-@pytest.mark.parametrize('percent', [1, 10])
-def test_fine_tuning_moves_the_backbone_slowly_and_the_classifier_fast(backbone, percent):
-    config = load(f'semisup_{backbone}_8xb32_{percent}pct.py')
+@pytest.mark.parametrize('name', [n for n in RECIPES if n.startswith('semisup')])
+def test_fine_tuning_moves_the_backbone_slowly_and_the_classifier_fast(name):
+    config = load(name)
+    percent = name.split('_')[-1].removesuffix('pct.py')
     assert config.train_dataloader.batch_size * 8 == 256
     assert config.train_dataloader.dataset.ann_file == f'meta/train_{percent}percent.txt'
     assert config.train_cfg.max_epochs == config.param_scheduler[0].T_max == 20

@@ -82,22 +82,26 @@ def stepped(request, tmp_path):
     runner.register_hook(schedule)
     with pytest.raises(StopTraining):
         runner.train()
-    assert len(schedule.rates) - 1 == recipe['epochs'] * schedule.steps
+    steps = recipe.get('steps') or recipe['epochs'] * schedule.steps
+    assert len(schedule.rates) - 1 == steps
     whole, rest = divmod(recipe['images'], recipe['batch'])
     assert schedule.steps == whole + (rest > 0 and not recipe.get('drop_last'))
-    return request.param, recipe, schedule.steps, schedule.rates
+    return recipe, schedule.steps, schedule.rates
 
 
 def test_the_learning_rate_is_the_recipes_at_every_point(stepped):
-    name, recipe, steps, rates = stepped
-    peak, epochs = recipe['peak'], recipe['epochs']
+    recipe, steps, rates = stepped
+    peak = recipe['peak']
     assert rates[0] == pytest.approx(recipe.get('start', peak))
     assert max(rates) == pytest.approx(peak, rel=1e-4)
-    if name.endswith('coco.py'):
-        assert rates.index(max(rates)) == pytest.approx(500, abs=1)
-        for share, rate in ((0.5, peak), (0.7, 0.1 * peak), (1, 0.01 * peak)):
-            assert rates[int(share * epochs * steps)] == pytest.approx(rate)
+    if 'falls' in recipe:
+        assert rates.index(max(rates)) == pytest.approx(recipe['warmup_steps'], abs=1)
+        falls = [round(share * (len(rates) - 1)) for share in recipe['falls']]
+        for number, fall in enumerate(falls):
+            assert rates[fall - 1] == pytest.approx(peak * 0.1**number)
+        assert rates[fall] == rates[-1] == pytest.approx(peak * 0.1 ** len(falls))
         return
+    epochs = recipe['epochs']
     assert rates.index(max(rates)) == pytest.approx(recipe['warmup'] * steps, abs=2)
     middle = (epochs + recipe['warmup']) * steps // 2
     assert rates[middle] == pytest.approx(peak / 2, rel=1e-2)

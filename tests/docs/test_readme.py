@@ -1,4 +1,4 @@
-"""What the README says can be done can be done."""
+"""What the README and the page on the paper say can be done can be done."""
 
 import ast
 import json
@@ -14,7 +14,7 @@ from mmsnclr.datasets import AugmentedViews
 from mmsnclr.engine.hooks import NeighborQueueHook
 from mmsnclr.models import NeighborQueue, SNCLRLoss, SNCLRNeck
 
-README = (ROOT / 'README.md').read_text()
+README, PAPER = ((ROOT / name).read_text() for name in ('README.md', 'docs/paper.md'))
 
 
 def test_the_config_of_the_readme_pretrains_on_a_plain_folder(digits, tmp_path):
@@ -71,8 +71,8 @@ PARTS = {
 }
 
 
-def test_each_part_takes_the_settings_that_the_readme_says_of_it():
-    table = README.partition('| | paper (default) | released code |')[2].partition('\n\n')[0]
+def test_each_part_takes_the_settings_that_the_documents_say_of_it():
+    table = PAPER.partition('| | paper (default) | released code |')[2].partition('\n\n')[0]
     named = {}
     for line in table.splitlines()[2:]:
         row, *cells = (cell.strip() for cell in line.strip('|').split('|'))

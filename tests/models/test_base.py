@@ -1,11 +1,21 @@
 """What methods share: views and keys, the momentum encoder, the set, and one of a user's own."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
 import torch
-from helpers import METHODS, build_method, config_of, fill_set, images, small_model, small_run
+from helpers import (
+    METHODS,
+    ROOT,
+    build_method,
+    config_of,
+    fill_set,
+    images,
+    small_model,
+    small_run,
+)
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmpretrain.registry import MODELS
@@ -16,7 +26,6 @@ from mmsnclr.api.report import report
 from mmsnclr.datasets.image_id import image_id
 from mmsnclr.engine import build_runner
 from mmsnclr.engine.run import read_log
-from mmsnclr.models import NeighborMethod
 from mmsnclr.visualization.report import judge
 
 
@@ -173,21 +182,9 @@ def test_losses_fall_over_fifty_steps_of_the_demos_digits(method, crops, digits,
 
 
 @MODELS.register_module()
-class MeanShift(NeighborMethod):
-    """A user's own method: predictions come near to the K nearest neighbours (ICCV 2021)."""
-
-    @property
-    def neighbors(self):
-        return self.head.neighbors
-
-    def compare(self, projection, keys, all_keys, ids):
-        found = self.neighbors_of(keys, ids)
-        targets = keys[:, None] if found is None else self.queue.features[found.index]
-        similarity = torch.einsum('nd,nkd->nk', self.head.predict(projection), targets)
-        return 2 - 2 * similarity.mean(), None
-
-
-def test_a_method_of_ones_own_is_a_class_that_every_tool_takes(digits, tmp_path):
+def test_the_documented_method_is_a_class_that_every_tool_takes(digits, tmp_path):
+    code = re.findall(r'```python\n(.*?)```', (ROOT / 'docs/methods.md').read_text(), re.S)
+    exec(code[0], {})  # registers it
     options = {'train_dataloader.batch_size': 48, 'train_cfg.max_epochs': 1}
     config = small_run(digits, tmp_path, **options, **{'model.type': 'MeanShift'})
     assert {'health', 'non_finite', 'rank_drift', 'heartbeat'} <= config.default_hooks.keys()

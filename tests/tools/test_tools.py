@@ -337,8 +337,10 @@ def test_ci_pins_all_that_it_installs():
         return canonicalize_name(requirement.name)
 
     pins = {key(pin): str(pin.specifier).removeprefix('==') for pin in read('ci')}
-    assert all(re.fullmatch(r'[\d.]+', version) for version in pins.values())
-    for requirement in read('torch') + read('onedl') + read('runtime') + read('tests'):
+    assert all(re.fullmatch(r'[\d.]+((post|b)\d+)?', version) for version in pins.values())
+    for requirement in (
+        read('torch') + read('onedl') + read('runtime') + read('docs') + read('tests')
+    ):
         assert pins[key(requirement)] in requirement.specifier
 
 
