@@ -9,6 +9,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 
+from mmsnclr.api.detect import detect
 from mmsnclr.backbones import check_pretrained, read_backbone
 from mmsnclr.checkpoints import Stored
 from mmsnclr.recipes.detector_backbones import KINDS, detector_backbone
@@ -80,6 +81,23 @@ def test_it_is_filled_completely_and_all_of_it_learns(tmp_path, name):
     learns = {key for key, p in network.backbone.named_parameters() if p.requires_grad}
     moved = {key for key in learns if not network.backbone.get_parameter(key).equal(filled[key])}
     assert len(moved) > 0.9 * len(learns)  # some gradients are 0 at first, behind small scales
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', BACKBONES)
+def test_a_detector_of_it_is_trained_and_measured(scenes, tmp_path, name):
+    pytest.importorskip('mmdet')
+    detection = detect(
+        scenes / 'train.json',
+        scenes / 'train',
+        pretrained_backbone(tmp_path / 'epoch_1.pth', BACKBONES[name]),
+        tmp_path / 'out',
+        size=64,
+        iterations=2,
+        batch=2,
+        workers=0,
+    )
+    assert all(0 <= kind.ap <= 100 for kind in detection.results['pretrained'].values())
 
 
 def test_each_kind_has_a_backbone():
