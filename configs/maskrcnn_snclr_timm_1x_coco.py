@@ -21,7 +21,10 @@ model = dict(
             prefix='backbone.',
         ),
     ),
-    neck=dict(in_channels=[96, 192, 384, 768]),
+    neck=dict(
+        in_channels=[96, 192, 384, 768],
+        norm_cfg=dict(type='mmpretrain.LN2d', eps=1e-6),  # the maps have no norm of their own
+    ),
 )
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, weight_decay=0.05),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..checkpoints import Stored
 from ..datasets.views import view_size
 from ..models.backbone import pooled
-from ..models.feature_maps import fitting_neck, probe
+from ..models.feature_maps import TIMMFeatures, fitting_neck, probe
 from ..parents import quiet
 from .naming import (
     NAMINGS,
@@ -170,7 +170,7 @@ def _neck(trained: Trained) -> str:
     """What of a detector's config goes with a backbone's maps."""
     maps = with_maps(trained.backbone, trained.cfg)
     channels, strides, _ = probe(maps, getattr(maps, 'divisor', 32))
-    neck, strides = fitting_neck(channels, strides)
+    neck, strides = fitting_neck(channels, strides, norm=isinstance(maps, TIMMFeatures))
     text = f'; neck={Call("dict", (), neck)}'
     if neck['type'] != 'FPN':  # which mmdet has
         text += "; custom_imports=dict(imports=['mmsnclr'], allow_failed_imports=False)"

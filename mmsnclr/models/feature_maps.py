@@ -41,7 +41,7 @@ def probe(backbone: nn.Module, divisor: int = 32) -> tuple[list[int], list[int],
 
 
 def fitting_neck(
-    channels: list[int], strides: list[int], width: int = 256
+    channels: list[int], strides: list[int], width: int = 256, norm: bool = False
 ) -> tuple[dict, list[float]]:
     """FPN, or :class:`SimpleFeaturePyramid` where there is one map; a coarser level comes on top.
 
@@ -49,12 +49,14 @@ def fitting_neck(
         channels: Of each of the backbone's maps.
         strides: Of each of the backbone's maps, in pixels.
         width: Channels of the neck's levels.
+        norm: Whether FPN has LN, which it needs where maps have no norm of their own.
 
     Returns:
         The neck's config, and the strides of its levels.
     """
     if len(channels) > 1:
         neck = dict(type='FPN', in_channels=channels)
+        neck |= dict(norm_cfg=dict(type='mmpretrain.LN2d', eps=1e-6)) if norm else {}
     else:
         finest = 2 ** round(math.log2(strides[0] / _FINEST))
         scales = [finest / 2**level for level in range(4)]
@@ -98,7 +100,8 @@ def follow_backbone(model: ConfigDict) -> None:
         return
     backbone = MODELS.build(dict(model.backbone, init_cfg=None))
     channels, strides, _ = probe(backbone, backbone.divisor)
-    fit_levels(model, *fitting_neck(channels, strides, model.neck.out_channels), backbone.divisor)
+    neck, strides = fitting_neck(channels, strides, model.neck.out_channels, norm=True)
+    fit_levels(model, neck, strides, backbone.divisor)
 
 
 def _divisor(patch: int) -> int:

@@ -18,7 +18,7 @@ from ..backbones.naming import (
     timm_features,
     unwrapped,
 )
-from ..models.feature_maps import fitting_neck, probe
+from ..models.feature_maps import TIMMFeatures, fitting_neck, probe
 from ..parents import quiet
 
 
@@ -149,5 +149,6 @@ def _backbone(
     divisor = getattr(network, 'divisor', 32)
     channels, strides, _ = probe(network, divisor)
     width = 4 * config['base_channels'] if 'base_channels' in config else channels[-1]
-    neck, strides = fitting_neck(channels, strides, min(256, max(64, width)))
+    of_timm = isinstance(network, TIMMFeatures)
+    neck, strides = fitting_neck(channels, strides, min(256, max(64, width)), norm=of_timm)
     return Backbone(config, preprocessing, init_cfg, optim_wrapper, neck, strides, divisor)
