@@ -73,8 +73,13 @@ METHODS = {
 def pretrained_resnet(path: Path, **backbone) -> Path:
     """Save a narrow ResNet-18 as pretraining does."""
     resnet = dict(type='ResNet', depth=18, stem_channels=16, base_channels=16)
+    return pretrained_backbone(path, resnet | backbone)
+
+
+def pretrained_backbone(path: Path, backbone: dict) -> Path:
+    """Save a backbone as pretraining does."""
     model = small_model()
-    model.backbone = resnet | backbone
+    model.backbone = backbone
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         weights = MODELS.build(copy.deepcopy(model)).state_dict()

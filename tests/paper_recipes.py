@@ -24,6 +24,8 @@ VOC = dict(DETECTION, images=16_551, steps=24_000, warmup_steps=100, falls=(3 / 
 # Each image eight times in an epoch.
 CITYSCAPES = dict(DETECTION, images=8 * 2975, batch=8, epochs=8, start=1e-5, peak=0.01)
 CITYSCAPES |= dict(falls=(7 / 8,))
+# Norms and positions do not decay.
+ADAMW_COCO = dict(COCO, optimizer='AdamW', start=1e-7, peak=1e-4, decay=0.1, decays='weights')
 RECIPES = {
     **{f'snclr_r50_{e}e.py': dict(R50, epochs=e) for e in (100, 200, 400, 800)},
     **{f'snclr_vit-{v}_{e}e.py': dict(VIT, epochs=e) for e in (100, 200, 300) for v in 'sb'},
@@ -48,6 +50,8 @@ RECIPES = {
     **{n: COCO for n in CONFIGS if n.endswith('1x_coco.py')},
     **{n: dict(COCO, epochs=24) for n in CONFIGS if n.endswith('2x_coco.py')},
     'retinanet_snclr_1x_coco.py': dict(COCO, start=1e-5, peak=0.01),
+    **{f'maskrcnn_snclr_vit-{v}_1x_coco.py': ADAMW_COCO for v in 'sb'},
+    'maskrcnn_snclr_timm_1x_coco.py': dict(ADAMW_COCO, decay=0.05),
     **{
         f'maskrcnn_snclr_syncbn_90k_coco-{p}pct.py': dict(COCO_90K, images=117_266 * p // 100)
         for p in (1, 2, 5, 10)

@@ -19,9 +19,7 @@ from ..engine.optim import set_amp
 from ..evaluation.coco import CocoAP, evaluate_coco
 from ..parents import only_progress
 from ..recipes.detection import (
-    Backbone,
     check_settings,
-    detector_backbone,
     fit_to_backbone,
     fit_to_files,
     fit_to_iterations,
@@ -29,8 +27,8 @@ from ..recipes.detection import (
     fit_to_run,
     leave_out_narrow,
     load_detector,
-    random_backbone,
 )
+from ..recipes.detector_backbones import Backbone, detector_backbone, random_backbone
 from ..recipes.differences import differences
 from ..requirements import check_detection_requirements
 from ..visualization import plot_precision_recall
@@ -86,7 +84,8 @@ def detect(
         train_json: Annotations in COCO's format; or data.yaml or the folder of a YOLO set; or
             Pascal VOC's folder of xml files.
         images: Folder that file names in it start from; YOLO and VOC sets tell it themselves.
-        backbone: Checkpoint with a ResNet; foreign ones go through ``import_checkpoint`` first.
+        backbone: Checkpoint with a ResNet, a ViT or another model of timm that has feature maps;
+            foreign ones go through ``import_checkpoint`` first.
             ``'random'``: random weights, of the architecture in ``compare`` or of a ResNet-50.
         out: Folder to write into.
         val_json: The same to validate on; by default the set's own part for it, else a fifth.
@@ -125,15 +124,15 @@ def detect(
     train, val = read_sets(train_json, images, val_json, val_images, out, skip_bad, seed)
     cfg, detector, train, val = _choose_detector(train, val)
     set_amp(cfg, amp)
-    settings = [detector, *fit_to_objects(cfg, *objects_of(train.content), size, flip)]
-    train, val = leave_out_narrow(cfg, train, val, skip_bad)
-    learned, _ = objects_of(train.content)
-    settings += fit_to_iterations(cfg, len(learned), iterations, epochs, batch, lr, processes)
-    fit_to_files(cfg, train, val, workers, seed)
+    schedule = dict(iterations=iterations, epochs=epochs, batch=batch, lr=lr, processes=processes)
+    cfgs, settings, train, val = _fit_runs(starts, cfg, train, val, size, flip, skip_bad, schedule)
+    for cfg in cfgs.values():
+        fit_to_files(cfg, train, val, workers, seed)
+    settings = [detector, *settings]
     say(settings_table(settings))
     for part in (train, val):
         _write(part.file, json.dumps(part.content), resume, _annotations_of)
-    trained = _train_all(starts, cfg, settings, out, resume, processes)
+    trained = _train_all(starts, cfgs, settings, out, resume, processes)
     return _summarise(out, train, val, settings, *trained)
 
 
@@ -200,7 +199,7 @@ def _read_starts(backbone: str | Path, compare: str | Path | None) -> dict[str, 
 def _read_start(checkpoint: str | Path) -> _Start:
     stored = Stored.read(Path(checkpoint).resolve())
     trained = read_backbone(stored)
-    backbone = detector_backbone(trained.cfg, trained.preprocessing, checkpoint)
+    backbone = detector_backbone(trained, checkpoint)
     # The rest, such as the optimiser's state, would fill the memory throughout the training.
     weights = {k: value for k, value in stored.weights.items() if k.startswith('backbone.')}
     return _Start(str(checkpoint), backbone, (Stored(stored.path, dict(state_dict=weights)),))
@@ -218,9 +217,32 @@ def _choose_detector(train: CocoSet, val: CocoSet) -> tuple[Config, Setting, Coc
     return load_detector(True), detector, train, val
 
 
+def _fit_runs(
+    starts: dict[str, _Start],
+    recipe: Config,
+    train: CocoSet,
+    val: CocoSet,
+    size: int | None,
+    flip: bool,
+    skip_bad: bool,
+    schedule: dict,
+) -> tuple[dict[str, Config], list[Setting], CocoSet, CocoSet]:
+    """Fit a recipe to the backbone of each run; what was chosen, and the sets that it trains on."""
+    everything, cfgs, settings = objects_of(train.content), {}, []
+    for name, start in starts.items():
+        cfgs[name] = cfg = copy.deepcopy(recipe)
+        chosen = fit_to_backbone(cfg, start.backbone)
+        chosen += fit_to_objects(cfg, *everything, size, flip)
+        train, val = leave_out_narrow(cfg, train, val, skip_bad)
+        chosen += fit_to_iterations(cfg, len(objects_of(train.content)[0]), **schedule)
+        suffix = f' ({name})' if len(cfgs) > 1 else ''
+        settings += [row._replace(name=row.name + suffix) for row in chosen if row not in settings]
+    return cfgs, settings, train, val
+
+
 def _train_all(
     starts: dict[str, _Start],
-    cfg: Config,
+    cfgs: dict[str, Config],
     settings: list[Setting],
     out: Path,
     resume: bool,
@@ -230,7 +252,7 @@ def _train_all(
     results, detectors = {}, {}
     for name, start in starts.items():
         folder = out / name if results else out  # the first is what was asked for
-        config = _write_config(folder, name, start.backbone, cfg, settings, resume)
+        config = _write_config(folder, name, cfgs[name], settings, resume)
         checkpoint, results[name] = _train(config, start, processes)
         detectors[name] = (start.source, checkpoint)
     return results, detectors
@@ -262,14 +284,12 @@ def _summarise(
 def _write_config(
     folder: Path,
     name: str,
-    backbone: Backbone,
     cfg: Config,
     settings: list[Setting],
     resume: bool,
 ) -> Path:
     """Write the config of a run, which says why it is as it is."""
-    config, cfg = folder / 'config.py', copy.deepcopy(cfg)
-    fit_to_backbone(cfg, backbone)
+    config = folder / 'config.py'
     fit_to_run(cfg, folder / 'training')
     why = '\n'.join(f'{row.name}: {row.value} ({row.reason})' for row in settings)
     text = f'''"""{settings[0].value} from the {name} backbone; to train it again: \

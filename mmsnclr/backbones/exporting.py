@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import Stored
 from ..models.backbone import pooled
+from ..models.feature_maps import TIMMFeatures, fitting_neck, probe
 from ..parents import quiet
 from .classifier import Classifier, read_classifier
 from .naming import (
@@ -24,6 +25,7 @@ from .naming import (
     relative_difference,
     rename,
     verify,
+    with_maps,
 )
 from .reading import Trained, read_backbone
 
@@ -43,7 +45,8 @@ def export_backbone(checkpoint: str | Path, out: str | Path, to: str) -> str:
         checkpoint: Checkpoint of a training, or of another origin that
             :func:`~.reading.read_backbone` takes.
         out: File to write. For ``'mmpretrain'`` and ``'mmdet'``
-            ``{'state_dict': ..., 'meta': ...}``; for ``'torchvision'`` and
+            ``{'state_dict': ..., 'meta': ...}``, for the latter of a backbone that
+            gives feature maps; for ``'torchvision'`` and
             ``'timm'`` a flat state dict; for ``'safetensors'`` the same in
             timm's naming, or in mmpretrain's where timm has no such model, as
             its metadata says; for ``'onnx'`` a graph from images
@@ -85,7 +88,8 @@ def export_backbone(checkpoint: str | Path, out: str | Path, to: str) -> str:
     if to in ('mmpretrain', 'mmdet'):
         torch.save({'state_dict': weights, 'meta': meta}, out)
         init_cfg = dict(type='Pretrained', checkpoint=str(out))
-        return f'{wrote} backbone={Call("dict", (), call.kwargs | dict(init_cfg=init_cfg))}'
+        backbone = f'backbone={Call("dict", (), call.kwargs | dict(init_cfg=init_cfg))}'
+        return f'{wrote} {backbone}{_neck(trained) if to == "mmdet" else ""}'
     torch.save(weights, out)
     load = f'model.load_state_dict(torch.load({str(out)!r}), strict=False)'
     return f'{wrote} model = {call}; {load}'
@@ -99,10 +103,23 @@ def _convert(trained: Trained, to: str) -> tuple[str, Call, dict[str, Tensor]]:
             return _convert(trained, 'timm')
         except ValueError:
             return _convert(trained, 'mmpretrain')
+    if to == 'mmdet':
+        source = with_maps(source, cfg)
     call = equivalent(source, cfg, to)
     weights = {rename(key, source, to): value for key, value in source.state_dict().items()}
     verify(source, cfg, weights, call, to)
     return to, call, weights
+
+
+def _neck(trained: Trained) -> str:
+    """What of a detector's config goes with a backbone's maps."""
+    maps = with_maps(trained.backbone, trained.cfg)
+    channels, strides, _ = probe(maps, getattr(maps, 'divisor', 32))
+    neck, strides = fitting_neck(channels, strides, norm=isinstance(maps, TIMMFeatures))
+    text = f'; neck={Call("dict", (), neck)}'
+    if neck['type'] != 'FPN':  # which mmdet has
+        text += "; custom_imports=dict(imports=['mmsnclr'], allow_failed_imports=False)"
+    return text + f'  # of strides {", ".join(map(str, strides))}'
 
 
 class _Representation(nn.Module):

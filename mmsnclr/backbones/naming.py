@@ -1,5 +1,6 @@
 """The same backbone in several libraries: how each calls it, and whether it computes the same."""
 
+import copy
 import re
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from mmpretrain.models.selfsup import MoCoV3ViT
 from torch import Tensor, nn
 
 from ..models.backbone import pooled
+from ..models.feature_maps import TIMMFeatures
 from ..requirements import check_detection_requirements
 
 NAMINGS = ('mmpretrain', 'mmdet', 'torchvision', 'timm')
@@ -109,6 +111,47 @@ def mmdet_resnet(cfg: dict) -> dict:
     return dict(type='ResNet') | {key: cfg.get(key, value) for key, value in _RESNET_ARGS.items()}
 
 
+def plain_vit(cfg: dict, network: VisionTransformer) -> dict:
+    """A ViT of mmpretrain, MoCo v3's or another, as the config of one that gives a feature map.
+
+    Args:
+        cfg: mmpretrain's config of it.
+        network: The ViT.
+    """
+    training = ('stop_grad_conv1', 'frozen_stages', 'norm_eval', 'out_indices')
+    sizes = ('embed_dims', 'num_layers', 'num_heads', 'feedforward_channels')
+    arch = {key: network.arch_settings[key] for key in sizes}
+    plain = {key: value for key, value in cfg.items() if key not in training}
+    return plain | dict(type='VisionTransformer', arch=arch, out_type='featmap')
+
+
+def timm_features(cfg: dict) -> dict:
+    """A timm model of ``TIMMRepresentation``'s config as the config of one that gives its maps."""
+    return {key: v for key, v in cfg.items() if key != 'frozen'} | dict(type='TIMMFeatures')
+
+
+def with_maps(source: nn.Module, cfg: dict) -> nn.Module:
+    """A backbone that gives its feature maps, of the same weights.
+
+    Args:
+        source: The backbone.
+        cfg: Its config.
+
+    Raises:
+        ValueError: If timm has no feature maps of it.
+    """
+    if isinstance(source, TIMMBackbone):
+        maps = build_backbone(timm_features(cfg))
+        maps.load_state_dict(source.state_dict(), strict=False)
+        return maps
+    maps = copy.copy(source)
+    if type(source) is ResNet:
+        maps.out_indices = (0, 1, 2, 3)
+    elif type(source) in (VisionTransformer, MoCoV3ViT):
+        maps.out_type, maps.out_indices = 'featmap', [source.num_layers - 1]
+    return maps
+
+
 def equivalent(source: nn.Module, cfg: dict, to: str) -> Call:
     """The call that builds the backbone's architecture in another library.
 
@@ -121,6 +164,10 @@ def equivalent(source: nn.Module, cfg: dict, to: str) -> Call:
     Raises:
         ValueError: If the library has no such architecture.
     """
+    if isinstance(source, TIMMFeatures) and to == 'mmdet':
+        maps = dict(features_only=True, feature_cls='getter', out_indices=source.stages)
+        wrapper = dict(type='mmpretrain.TIMMBackbone', **maps, **source.sizes)
+        return Call('dict', (), timm_features(cfg) | wrapper)
     if isinstance(source, TIMMBackbone):
         if to != 'timm':
             raise ValueError(f"to={to!r}: {cfg['model_name']} is a model of timm; pass to='timm'")
@@ -132,6 +179,8 @@ def equivalent(source: nn.Module, cfg: dict, to: str) -> Call:
     if to == 'mmdet':
         if type(source) is ResNet:
             return Call('dict', (), mmdet_resnet(cfg))
+        if type(source) in (VisionTransformer, MoCoV3ViT):
+            cfg = plain_vit(cfg, source)
         kind = cfg['type'].removeprefix('mmpretrain.')
         return Call('dict', (), cfg | dict(type=f'mmpretrain.{kind}'))
     if type(source) is ResNet:
@@ -185,6 +234,8 @@ def rename(key: str, source: nn.Module, to: str) -> str:
     """A key of the backbone's weights as another library, of :data:`NAMINGS`, calls it."""
     if isinstance(source, VisionTransformer):
         key = rename_vit(key, to)
+    if to == 'mmdet':  # with timm's wrapper inside mmpretrain's
+        return key.replace('timm_model.', 'timm_model.model.', 1)
     return key.removeprefix('timm_model.')
 
 
@@ -239,7 +290,7 @@ def verify(source: nn.Module, cfg: dict, weights: dict[str, Tensor], call: Call,
             f'to={to!r}: {call} has other weights than the backbone: {missing[:3]} are missing '
             f'from the backbone and {unexpected[:3]} are not in the model'
         )
-    backbone = unwrapped(source)
+    backbone = source if to == 'mmdet' else unwrapped(source)
     if to == 'torchvision':
         setattr(target, 'fc' if type(source) is ResNet else 'heads', nn.Identity())
     elif hasattr(target, 'reset_classifier'):  # the wrapper of timm's models removes the pooling
@@ -247,10 +298,13 @@ def verify(source: nn.Module, cfg: dict, weights: dict[str, Tensor], call: Call,
     target.eval()
     images = example_images(source, cfg)
     expected, actual = backbone(images), target(images)
-    expected, actual = (out if isinstance(out, Tensor) else out[-1] for out in (expected, actual))
-    if actual.ndim == 2:
-        expected = pooled((expected,))
-    difference = relative_difference(expected, actual)
+    expected, actual = ([x] if isinstance(x, Tensor) else x for x in (expected, actual))
+    if to != 'mmdet':  # where all maps count
+        expected, actual = expected[-1:], actual[-1:]
+    if actual[0].ndim == 2:
+        expected = [pooled(expected)]
+    pairs = zip(expected, actual, strict=True)
+    difference = max(relative_difference(*pair) for pair in pairs)
     if not difference <= TOLERANCE:  # nan is no match either
         raise ValueError(
             f'to={to!r}: {call} represents images differently, by {difference:.1e} relative, so '

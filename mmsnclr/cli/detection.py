@@ -11,7 +11,9 @@ from .options import amp, gpus, image_root, seed
 @main.command(short_help='Train a detector on images with boxes or masks.')
 @click.argument('train_json', metavar='TRAIN')
 @click.argument('images', required=False)
-@click.option('--backbone', metavar='CHECKPOINT', required=True, help='With a ResNet, or "random".')
+@click.option(
+    '--backbone', metavar='CHECKPOINT', required=True, help='With feature maps, or "random".'
+)
 @click.option('--out', metavar='DIR', required=True, help='Where results go.')
 @click.option('--val', 'val_json', metavar='SET', help='Validate on this, not on a fifth.')
 @click.option('--val-images', metavar='DIR', help='Images of --val. [default: IMAGES]')

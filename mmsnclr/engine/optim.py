@@ -1,12 +1,19 @@
 """Optimisers and optimiser wrappers that the parents lack, and the precision of a training."""
 
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
-from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS, DefaultScope
+from mmengine.registry import (
+    OPTIM_WRAPPER_CONSTRUCTORS,
+    OPTIM_WRAPPERS,
+    OPTIMIZERS,
+    DefaultScope,
+)
+from mmpretrain.engine.optimizers import LearningRateDecayOptimWrapperConstructor
 from timm.optim import Lars
 from torch import nn
 from torch.optim import Optimizer
@@ -18,6 +25,23 @@ AMP = ('auto', 'fp16', 'bf16', 'off')
 # timm's LARS keeps norms on the device, where mmpretrain's reads each
 # parameter's on the host. It adapts only groups that have a weight decay.
 OPTIMIZERS.register_module(name='TIMMLars', module=Lars)
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class BackboneLayerDecay(LearningRateDecayOptimWrapperConstructor):
+    """mmpretrain's layer-wise decay of the learning rate for a detector: its backbone has layers.
+
+    ``paramwise_cfg`` is as there; what is not the backbone's learns at the full rate.
+    """
+
+    def add_params(self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs) -> None:
+        """Add a group for each parameter of a module."""
+        if prefix:
+            return super().add_params(params, module, prefix, **kwargs)
+        depth = partial(module.backbone.get_layer_depth, prefix='backbone.')
+        super().add_params(params, module, get_layer_depth=depth)
+        for group in params:  # so that those of equal settings can be merged
+            del group['param_name']
 
 
 @OPTIM_WRAPPERS.register_module()

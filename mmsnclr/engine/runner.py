@@ -34,6 +34,7 @@ from ..checkpoints import (
 from ..datasets.loading_errors import naming_lost_workers
 from ..models import NeighborMethod
 from ..models.dist import unwrap
+from ..models.feature_maps import follow_backbone
 from ..models.sync_batch_norm import replace_sync_batch_norm
 from ..parents import bound_history, detach_loader, survive_full_disk
 from .checks import check_start
@@ -355,6 +356,7 @@ def build_runner(cfg: Config) -> Runner:
     """
     os.environ.setdefault('LOCAL_RANK', '0')
     _set_collate(cfg)
+    follow_backbone(cfg.model)
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
     runner = ResumableRunner if torch.cuda.is_available() else CPURunner

@@ -7,11 +7,13 @@ out with its neighbours in the candidate set (``queue.py``). How, a method says:
 :class:`SNCLR` (``snclr.py``) by its head and loss (``snclr_head.py``,
 ``snclr_loss.py``), :class:`NNCLR` and :class:`SCE` in a file each. What ranks
 exchange on the way is in ``dist.py``; ``sync_batch_norm.py`` has their BN.
+What a detector makes of a backbone is in ``feature_maps.py``.
 """
 
 from .backbone import TIMMRepresentation, pooled
 from .base import NeighborMethod, method_of
 from .data_preprocessor import ViewsDataPreprocessor
+from .feature_maps import SimpleFeaturePyramid, TIMMFeatures, ViTFeatures
 from .neck import SNCLRNeck
 from .nnclr import NNCLR
 from .queue import NeighborQueue
@@ -30,7 +32,10 @@ __all__ = [
     'SNCLRHead',
     'SNCLRLoss',
     'SNCLRNeck',
+    'SimpleFeaturePyramid',
+    'TIMMFeatures',
     'TIMMRepresentation',
+    'ViTFeatures',
     'ViewsDataPreprocessor',
     'log_positiveness',
     'method_of',

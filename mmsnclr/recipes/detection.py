@@ -1,16 +1,17 @@
 """The recipes of the detectors, fitted to a backbone and to a set of images with objects."""
 
+import copy
 import math
 from collections.abc import Container
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from mmengine.config import Config
 
-from ..backbones.naming import mmdet_resnet
 from ..console import Setting, say
 from ..datasets.coco import CocoSet, levels_of, objects_of
+from ..models.feature_maps import fit_levels
+from .detector_backbones import Backbone
 from .pretraining import CONFIGS
 
 _COCO_EPOCHS, _COCO_SHARE = 12, 10_000  # images from which on COCO's 12 epochs suffice
@@ -20,52 +21,6 @@ _REGIONS_SIZE = 1000  # about the image size that mmdet's number of regions is f
 _LEAST_RESIZED = 0.8  # of the size; by RandomResize
 _LEAST = dict(size=32, iterations=2, batch=2, workers=0)  # what a user may choose
 _GIVEN = 'as asked for'
-
-
-class Backbone(NamedTuple):
-    """A backbone that a detector can start from.
-
-    Attributes:
-        config: Its config in mmdet's words.
-        preprocessing: ``mean``, ``std`` and ``to_rgb``; may be empty.
-        init_cfg: How it is filled; ``None`` leaves it random.
-    """
-
-    config: dict
-    preprocessing: dict
-    init_cfg: dict | None
-
-
-def detector_backbone(cfg: dict, preprocessing: dict, checkpoint: str | Path) -> Backbone:
-    """The backbone of a checkpoint as one for FPN.
-
-    Args:
-        cfg: Config of the backbone that the checkpoint has.
-        preprocessing: How its images were normalised.
-        checkpoint: The checkpoint.
-
-    Returns:
-        The backbone, filled from the checkpoint.
-
-    Raises:
-        ValueError: If it is not a ResNet.
-    """
-    prefix, name = 'backbone.', cfg.get('model_name', '')
-    depth = name.removeprefix('resnet')
-    if depth in ('18', '34', '50', '101', '152'):  # timm's, whose weights are named alike
-        prefix, cfg = 'backbone.timm_model.', dict(type='ResNet', depth=int(depth))
-    if cfg['type'].rpartition('.')[2] != 'ResNet':
-        raise ValueError(
-            f'backbone {name or cfg["type"]} of {checkpoint}: the detector is built on ResNets, '
-            'whose four stages FPN takes; pass the checkpoint of a ResNet'
-        )
-    init_cfg = dict(type='Pretrained', checkpoint=str(Path(checkpoint).resolve()), prefix=prefix)
-    return Backbone(mmdet_resnet(cfg), preprocessing, init_cfg)
-
-
-def random_backbone() -> Backbone:
-    """A ResNet-50 with random weights."""
-    return Backbone(mmdet_resnet(dict(type='ResNet', depth=50)), {}, None)
 
 
 def load_detector(masks: bool) -> Config:
@@ -272,8 +227,10 @@ def fit_to_iterations(
         iterations = max(2, math.ceil(epochs * images / batch))
     optimizer, for_batch = cfg.optim_wrapper.optimizer, cfg.auto_scale_lr.base_batch_size
     if lr is None:
-        lr = optimizer.lr * batch / for_batch
-        why_lr = f"mmdet's {optimizer.lr} for {for_batch} images in a step, in proportion"
+        # The length of AdamW's steps does not depend on the gradient's.
+        power, how = (1, 'in proportion') if optimizer.type == 'SGD' else (0.5, 'by the root')
+        why_lr = f"mmdet's {optimizer.lr} for {for_batch} images in a step, {how}"
+        lr = optimizer.lr * (batch / for_batch) ** power
     optimizer.lr = lr
     cfg.auto_scale_lr.base_batch_size = cfg.train_dataloader.batch_size = batch
 
@@ -330,26 +287,53 @@ def fit_to_files(
             cfg.model.roi_head[name].num_classes = len(categories)
 
 
-def fit_to_backbone(cfg: Config, backbone: Backbone) -> None:
-    """Put a backbone in, and make what follows it as wide as suits it."""
-    model, resnet = cfg.model, backbone.config
+def fit_to_backbone(cfg: Config, backbone: Backbone) -> list[Setting]:
+    """Put a backbone in, and make what follows it as wide and as fine as suits it.
+
+    Args:
+        cfg: A recipe; changed in place.
+        backbone: What it is to start from.
+
+    Returns:
+        What was chosen that is not the recipe's.
+    """
+    model, width = cfg.model, backbone.neck['out_channels']
     preprocessing = dict(backbone.preprocessing)
     if preprocessing:
         preprocessing['bgr_to_rgb'] = preprocessing.pop('to_rgb')
     model.data_preprocessor.update(preprocessing)
-    model.backbone.update(resnet)
-    model.backbone.init_cfg = backbone.init_cfg
+    of_recipe = model.backbone if model.backbone.type == backbone.config['type'] else {}
+    model.backbone = dict(of_recipe) | backbone.config | dict(init_cfg=backbone.init_cfg)
+    fit_levels(model, backbone.neck, backbone.strides, backbone.divisor)
 
-    first = resnet['base_channels'] * (1 if resnet['depth'] < 50 else 4)
-    width = min(256, max(64, 4 * resnet['base_channels']))
     heads = model.roi_head
-    model.neck.update(in_channels=[first * 2**stage for stage in range(4)], out_channels=width)
     model.rpn_head.update(in_channels=width, feat_channels=width)
     heads.bbox_roi_extractor.out_channels = width
     heads.bbox_head.update(in_channels=width, fc_out_channels=4 * width)
     if 'mask_head' in heads:
         heads.mask_roi_extractor.out_channels = width
         heads.mask_head.update(in_channels=width, conv_out_channels=width)
+    if not backbone.optim_wrapper:
+        return []
+    for key, value in backbone.optim_wrapper.items():  # update() would merge the optimisers
+        cfg.optim_wrapper[key] = copy.deepcopy(value)
+    return _tell_neck_and_optimizer(backbone)
+
+
+def _tell_neck_and_optimizer(backbone: Backbone) -> list[Setting]:
+    levels = ', '.join(f'{stride:g}' for stride in backbone.strides)
+    one = backbone.neck['type'] == 'SimpleFeaturePyramid'
+    reason = "what the backbone's one map suits (ViTDet)" if one else "all of the backbone's maps"
+    decay = backbone.optim_wrapper['paramwise_cfg'].get('layer_decay_rate')
+    layers = f", each layer of the backbone learns at {decay} of the next one's rate"
+    return [
+        Setting('neck', f'{backbone.neck["type"]}, strides {levels}', reason),
+        Setting(
+            'optimizer',
+            backbone.optim_wrapper['optimizer']['type'],
+            f'what such backbones are usually trained with{layers if decay else ""}',
+        ),
+    ]
 
 
 def fit_to_run(cfg: Config, work_dir: Path) -> None:

@@ -1,21 +1,21 @@
 """A COCO-format set in, a detector and its measured quality out."""
 
-import copy
+import io
 import json
 import math
 import os
 import re
 import signal
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from helpers import pretrained_resnet, run_ranks, run_tool, small_model
+from helpers import pretrained_backbone, pretrained_resnet, run_ranks, run_tool
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from mmpretrain.registry import MODELS
 from PIL import Image
 
 from mmsnclr.api.detect import detect
@@ -26,12 +26,12 @@ from mmsnclr.datasets.coco import CocoSet, objects_of
 from mmsnclr.engine.runner import ResumableRunner
 from mmsnclr.evaluation.coco import evaluate_coco
 from mmsnclr.recipes.detection import (
-    detector_backbone,
     fit_to_iterations,
     fit_to_objects,
     leave_out_narrow,
     load_detector,
 )
+from mmsnclr.recipes.detector_backbones import detector_backbone
 
 QUICK = dict(size=64, iterations=2, batch=2, workers=0)
 
@@ -226,6 +226,70 @@ def test_a_set_without_objects_is_refused_with_the_cause(content, scenes, tmp_pa
                 detect(**sets, images=scenes / 'train', backbone=backbone, out=tmp_path / 'out')
 
 
+def test_transformers_and_timms_models_are_compared_each_by_its_optimiser(scenes, tmp_path):
+    arch = dict(embed_dims=48, num_layers=3, num_heads=4, feedforward_channels=96)
+    vit = dict(type='MoCoV3ViT', arch=arch, img_size=32, patch_size=16)
+    timm = dict(type='TIMMRepresentation', model_name='test_convnext')
+    with redirect_stdout(io.StringIO()) as said:
+        detection = detect(
+            scenes / 'train.json',
+            scenes / 'train',
+            pretrained_backbone(tmp_path / 'vit.pth', vit),
+            tmp_path / 'out',
+            compare=pretrained_backbone(tmp_path / 'timm.pth', timm),
+            **QUICK,
+        )
+    for kinds in detection.results.values():
+        assert all(0 <= kind.ap <= 100 for kind in kinds.values())
+    for setting in (
+        r'neck +SimpleFeaturePyramid, strides 4, 8, 16, 32, 64 ',
+        r'optimizer +AdamW .* at 0.7 of the next',
+        r"lr +3.5\S+e-05 +mmdet's 0.0001 for 16 images in a step, by the root",
+        r'neck \(compared\) +FPN, strides 4, 8, 16, 32, 64 ',
+        r'optimizer \(compared\) +AdamW +what such backbones are usually trained with\n',
+    ):
+        assert re.search(setting, said.getvalue()), setting
+    assert 'lr (compared)' not in said.getvalue()  # the same
+    checkpoint = torch.load(detection.checkpoint, weights_only=False)
+    start = torch.load(tmp_path / 'vit.pth')['state_dict']
+    for key in (key for key in start if key.startswith('backbone.')):
+        ours, theirs = checkpoint['state_dict'][key], start[key]
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'backbone',
+    [
+        dict(
+            type='VisionTransformer',
+            arch=dict(embed_dims=96, num_layers=6, num_heads=3, feedforward_channels=384),
+            img_size=96,
+            patch_size=16,
+        ),
+        dict(type='TIMMRepresentation', model_name='test_convnext'),
+    ],
+    ids=['vit', 'convnext'],
+)
+def test_a_detector_learns_eight_images_by_heart(tmp_path, backbone):
+    from mmsnclr.datasets.digits import write_digits
+
+    scenes = write_digits(tmp_path, unlabelled=0, labelled=(0, 0), scenes=(8, 1)) / 'scenes'
+    detection = detect(
+        scenes / 'train.json',
+        scenes / 'train',
+        pretrained_backbone(tmp_path / 'start.pth', backbone),
+        tmp_path / 'detector',
+        val_json=scenes / 'train.json',
+        size=96,
+        flip=False,
+        workers=0,
+        iterations=400,
+        lr=1e-3,
+    )
+    assert detection.results['pretrained']['bbox'].ap50 > 90
+
+
 def test_an_image_that_is_narrower_than_a_pixel_is_refused(content, scenes, tmp_path):
     for image in content['images']:
         Image.open(scenes / 'train' / image['file_name']).save(tmp_path / image['file_name'])
@@ -327,17 +391,13 @@ def test_mistakes_stop_the_training_unless_they_are_left_out(content, scenes, tm
 
 
 def test_backbones_and_settings_at_fault_are_named(scenes, tmp_path):
-    vit = dict(type='VisionTransformer', arch='deit-tiny', img_size=32, patch_size=8)
-    model = small_model()
-    model.backbone = vit
-    weights = {f'backbone.{k}': v for k, v in MODELS.build(dict(vit)).state_dict().items()}
-    meta = dict(cfg=Config(dict(model=dict(backbone=vit))).pretty_text)
-    torch.save(dict(state_dict=weights, meta=meta), tmp_path / 'vit.pth')
+    gmlp = dict(type='TIMMRepresentation', model_name='gmlp_ti16_224')
+    pretrained_backbone(tmp_path / 'gmlp.pth', gmlp)
     good = pretrained_resnet(tmp_path / 'snclr.pth')
     source = (scenes / 'train.json', scenes / 'train')
     for checkpoint, options, message in (
-        (tmp_path / 'vit.pth', {}, 'VisionTransformer .* built on ResNets'),
-        (good, dict(compare=tmp_path / 'vit.pth'), 'VisionTransformer .* built on ResNets'),
+        (tmp_path / 'gmlp.pth', {}, r'gmlp_ti16_224 of .*gmlp\.pth .* no feature maps'),
+        (good, dict(compare=tmp_path / 'gmlp.pth'), 'gmlp_ti16_224 .* no feature maps'),
         (good, dict(val_images=scenes / 'val'), 'without val_json'),
         (good, dict(batch=1), 'batch=1 must be at least 2'),
         (good, dict(epochs=2, iterations=2), 'say the same'),
@@ -361,14 +421,10 @@ def test_backbones_and_settings_at_fault_are_named(scenes, tmp_path):
 def test_a_resnet_of_timm_suits_a_detector_too(tmp_path):
     from mmdet.registry import MODELS as MMDET_MODELS
 
-    model = small_model()
-    model.backbone = dict(type='TIMMRepresentation', model_name='resnet18')
-    model.neck.in_channels = 512
-    theirs = MODELS.build(copy.deepcopy(model))
-    meta = dict(cfg=Config(dict(model=model)).pretty_text)
-    torch.save(dict(state_dict=theirs.state_dict(), meta=meta), tmp_path / 'timm.pth')
+    resnet = dict(type='TIMMRepresentation', model_name='resnet18')
+    pretrained_backbone(tmp_path / 'timm.pth', resnet)
     trained = read_backbone(Stored.read(tmp_path / 'timm.pth'))
-    start = detector_backbone(trained.cfg, trained.preprocessing, tmp_path / 'timm.pth')
+    start = detector_backbone(trained, tmp_path / 'timm.pth')
     with DefaultScope.overwrite_default_scope('mmdet'):
         ours = MMDET_MODELS.build(start.config | dict(init_cfg=start.init_cfg))
         check_pretrained(torch.nn.ModuleDict(dict(backbone=ours)))

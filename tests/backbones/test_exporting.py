@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from helpers import small_model
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from mmpretrain.models.backbones import VisionTransformer
 from mmpretrain.registry import MODELS
 
 from mmsnclr.api import export
@@ -209,21 +210,53 @@ def test_the_verb_prints_one_line(trained, tmp_path):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('backbone_cfg', [RESNET, NARROW, VIT])
-def test_mmdet_loads_the_backbone_as_the_message_says(trained, tmp_path, backbone_cfg):
+@pytest.mark.parametrize(
+    ('backbone_cfg', 'strides'),
+    [
+        (RESNET, '4, 8, 16, 32'),
+        (NARROW, '4, 8, 16, 32'),
+        (VIT, '4, 8, 16, 32'),
+        (VIT | dict(type='MoCoV3ViT', patch_size=16), '4, 8, 16, 32'),
+        (TIMM, '4, 8, 16, 32'),
+        (dict(type='TIMMRepresentation', model_name='test_convnext'), '4, 8, 16, 32'),
+        (dict(type='TIMMRepresentation', model_name='test_efficientnet'), '4, 8, 16, 32'),
+    ],
+    ids=lambda cfg: cfg.get('model_name', cfg['type']) if isinstance(cfg, dict) else '',
+)
+def test_mmdet_builds_on_the_maps_as_the_message_says(trained, tmp_path, backbone_cfg, strides):
     from mmdet.registry import MODELS as MMDET_MODELS
 
     checkpoint, backbone = trained(backbone_cfg)
     line = export(checkpoint, tmp_path / 'out.pth', 'mmdet')
+    assert f'of strides {strides}, 64' in line
     names = {}
     exec(line.partition('load it with ')[2], names)
     with DefaultScope.overwrite_default_scope('mmdet'):
-        theirs = MMDET_MODELS.build(names['backbone'])
+        theirs, neck = (MMDET_MODELS.build(names[part]) for part in ('backbone', 'neck'))
         theirs.init_weights()
-    assert type(theirs).__module__.startswith('mmpretrain' if backbone_cfg is VIT else 'mmdet')
+    of_mmdet = 'ResNet' in backbone_cfg['type']
+    assert type(theirs).__module__.startswith('mmdet' if of_mmdet else 'mmpretrain.')
     theirs.eval()
-    images = torch.randn(2, 3, 32, 32)
-    assert_same(backbone(images)[-1], theirs(images)[-1])
+    images = torch.randn(2, 3, 32, 96)
+    maps = theirs(images)
+    assert [level.shape[1:] for level in neck(maps)] == [
+        (256, 32 // stride, 96 // stride) for stride in (4, 8, 16, 32)
+    ] + [(256, 1, 2)]
+    if isinstance(backbone, VisionTransformer):
+        backbone.out_type = 'featmap'
+        assert_same(backbone(images)[-1], maps[-1])
+    elif of_mmdet:
+        backbone.out_indices = (0, 1, 2, 3)
+        for expected, actual in zip(backbone(images), maps, strict=True):
+            assert_same(expected, actual)
+    else:
+        export(checkpoint, tmp_path / 'timm.pth', 'timm')
+        sizes = dict(img_size=32, dynamic_img_size=True) if backbone_cfg is TIMM else {}
+        plain = timm.create_model(backbone_cfg['model_name'], num_classes=0, **sizes)
+        load_flat(plain, tmp_path / 'timm.pth')
+        all_maps = plain.forward_intermediates(images, intermediates_only=True)
+        for expected, actual in zip(all_maps[-len(maps) :], maps, strict=True):
+            assert_same(expected, actual)
 
 
 def test_a_resnet_that_mmdet_does_not_have_is_not_written(trained, tmp_path):

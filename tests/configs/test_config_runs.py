@@ -25,6 +25,8 @@ QUICK = {
     'semisup_r50_8xb32_1pct.py',
     'baselines/byol_r50_200e.py',
     'maskrcnn_snclr_syncbn_1x_coco.py',
+    'maskrcnn_snclr_vit-s_1x_coco.py',
+    'maskrcnn_snclr_timm_1x_coco.py',
     'fasterrcnn_snclr_c4_24k_voc0712.py',
     'maskrcnn_snclr_syncbn_1x_cityscapes.py',
     'maskrcnn_snclr_syncbn_ms-1x_lvis-v1.py',
@@ -220,6 +222,8 @@ def small(name, root, work_dir):
 def small_detector(config, root):
     """Options that have a detector train on few regions of :func:`detection`'s images."""
     options = {'train_dataloader.batch_size': 2, 'model.backbone.init_cfg': None}
+    if config.model.backbone.type == 'TIMMFeatures':
+        options['model.backbone.model_name'] = 'test_vit'  # which the neck follows
     if isinstance(config.model.train_cfg.get('rcnn'), dict):  # no cascade's list
         options |= {
             'model.train_cfg.rcnn.sampler.num': 8,
@@ -276,6 +280,9 @@ def test_two_steps_train_what_should_be_trained(
     if name.startswith('linear'):
         assert watch.moved and all(moved.startswith('head.') for moved in watch.moved)
     elif detects(name):
+        if config.model.backbone.type != 'ResNet':
+            assert {n for n in trained if n.startswith('backbone.')} <= watch.moved
+            return
         frozen = {n for n in watch.moved if n.startswith(('backbone.conv1', 'backbone.layer1'))}
         assert bool(frozen) == any(word in name for word in ('syncbn', 'random', 'c4'))
         assert any('layer4' in n for n in watch.moved)

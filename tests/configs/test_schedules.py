@@ -9,6 +9,7 @@ from mmengine.model import BaseModel
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from paper_recipes import CONFIGS, RECIPES, load
+from torch.nn import LayerNorm
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
@@ -64,6 +65,7 @@ def stepped(request, tmp_path):
     per_gpu = cfg.train_dataloader.batch_size
     assert per_gpu * recipe['gpus'] == recipe['batch'] == cfg.auto_scale_lr.base_batch_size
     cfg.model = dict(type='mmengine.OneWeight')
+    cfg.optim_wrapper.pop('constructor', None)  # of a rate for each layer
     cfg.train_dataloader = dict(
         batch_size=recipe['batch'],
         num_workers=0,
@@ -111,17 +113,24 @@ def test_the_learning_rate_is_the_recipes_at_every_point(stepped):
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_weights_decay_as_the_recipe_says(name):
-    """With LARS neither norms nor biases decay, and what does not is not adapted."""
+    """With LARS neither norms nor biases decay, and what does not is not adapted.
+
+    In ViTDet neither norms nor positions do.
+    """
     cfg = load(name)
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     assert type(optimizer).__name__ == RECIPES[name]['optimizer']
-    plain = RECIPES[name]['optimizer'] == 'Lars' and {
+    norms, other = {
+        'Lars': (_BatchNorm, 'bias'),
+        'weights': ((_BatchNorm, LayerNorm), 'pos_embed'),
+    }.get(RECIPES[name].get('decays', RECIPES[name]['optimizer']), ((), None))
+    plain = {
         parameter
         for module in model.modules()
         for key, parameter in module.named_parameters(recurse=False)
-        if isinstance(module, _BatchNorm) or key == 'bias'
+        if isinstance(module, norms) or key == other
     }
     seen = set()
     for group in optimizer.param_groups:

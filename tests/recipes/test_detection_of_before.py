@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import ROOT, small_model
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 
 from mmsnclr.api.detect import detect
@@ -33,7 +34,8 @@ def given(tmp_path_factory):
     write_digits(folder, unlabelled=160, labelled=(60, 30), scenes=(24, 8))
     model = small_model()
     meta = dict(cfg=Config(dict(model=model)).pretty_text)
-    weights = MODELS.build(model).state_dict()
+    with DefaultScope.overwrite_default_scope('mmpretrain'):  # another test's may be mmdet's
+        weights = MODELS.build(model).state_dict()
     torch.save(dict(state_dict=weights, meta=meta), folder / 'backbone.pth')
     return folder.resolve()
 

@@ -1,0 +1,154 @@
+"""The kinds of backbones that detectors are built on, in one table."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from mmpretrain.models.backbones import ResNet, TIMMBackbone, VisionTransformer
+from mmpretrain.models.selfsup import MoCoV3ViT
+from timm.models import VisionTransformer as TIMMVisionTransformer
+from torch import nn
+
+from ..backbones import Trained
+from ..backbones.naming import (
+    build_backbone,
+    mmdet_resnet,
+    plain_vit,
+    timm_features,
+    unwrapped,
+)
+from ..models.feature_maps import TIMMFeatures, fitting_neck, probe
+from ..parents import quiet
+
+
+class Kind(NamedTuple):
+    """A kind of backbones.
+
+    Attributes:
+        name: What it is called.
+        has: Whether a network, of a config, is of it.
+        build: The config of a detector's backbone, from that of a pretrained one.
+        prefix: Of its weights in a checkpoint, by which they are filled.
+        optim_wrapper: What trains it; empty: the recipe's SGD.
+    """
+
+    name: str
+    has: Callable[[nn.Module, dict], bool]
+    build: Callable[[dict, nn.Module], dict]
+    prefix: str = 'backbone.'
+    optim_wrapper: dict = {}
+
+
+class Backbone(NamedTuple):
+    """A backbone that a detector can start from.
+
+    Attributes:
+        config: Its config in mmdet's words.
+        preprocessing: ``mean``, ``std`` and ``to_rgb``; may be empty.
+        init_cfg: How it is filled; ``None`` leaves it random.
+        optim_wrapper: What trains it; empty: the recipe's SGD.
+        neck: Config of the neck that its maps suit.
+        strides: Of the neck's levels, in pixels.
+        divisor: What the edges of images are padded to multiples of, in pixels.
+    """
+
+    config: dict
+    preprocessing: dict
+    init_cfg: dict | None
+    optim_wrapper: dict
+    neck: dict
+    strides: list[float]
+    divisor: int
+
+
+def _depth(cfg: dict) -> str | None:
+    """The depth of a ResNet of timm whose weights are named as mmdet's."""
+    match = re.fullmatch(r'resnet(18|34|50|101|152)', cfg.get('model_name', ''))
+    return match and match[1]
+
+
+def _adamw(**paramwise: float) -> dict:
+    """AdamW as mmdet's Swin and ViTDet have it for 16 images in a step, norms without decay."""
+    wrapper = dict(
+        optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05),
+        paramwise_cfg=dict(norm_decay_mult=0.0, **paramwise),
+    )
+    return wrapper | (dict(constructor='BackboneLayerDecay') if paramwise else {})
+
+
+# The first that fits. FPN is the neck of several maps, a simple feature pyramid that of one.
+KINDS = (
+    Kind('ResNet', lambda network, cfg: type(network) is ResNet, lambda cfg, _: mmdet_resnet(cfg)),
+    Kind(
+        "timm's ResNet",
+        lambda network, cfg: _depth(cfg) is not None,
+        lambda cfg, _: mmdet_resnet(dict(type='ResNet', depth=int(_depth(cfg)))),
+        'backbone.timm_model.',
+    ),
+    Kind(
+        'ViT',
+        lambda network, cfg: type(network) in (VisionTransformer, MoCoV3ViT),
+        lambda cfg, network: plain_vit(cfg, network) | dict(type='ViTFeatures'),
+        optim_wrapper=_adamw(layer_decay_rate=0.7),
+    ),
+    Kind(
+        "timm's ViT",
+        lambda network, cfg: isinstance(unwrapped(network), TIMMVisionTransformer),
+        lambda cfg, _: timm_features(cfg),
+        optim_wrapper=_adamw(layer_decay_rate=0.7),
+    ),
+    Kind(
+        "timm's",
+        lambda network, cfg: isinstance(network, TIMMBackbone),
+        lambda cfg, _: timm_features(cfg),
+        optim_wrapper=_adamw(),
+    ),
+)
+
+
+def detector_backbone(trained: Trained, checkpoint: str | Path) -> Backbone:
+    """The backbone of a checkpoint as one for a detector.
+
+    Args:
+        trained: The backbone that the checkpoint has.
+        checkpoint: The checkpoint.
+
+    Returns:
+        The backbone, filled from the checkpoint.
+
+    Raises:
+        ValueError: If it has no feature maps of images of any size.
+    """
+    cfg, name = trained.cfg, trained.cfg.get('model_name', trained.cfg['type'])
+    given = f'backbone {name} of {checkpoint}'
+    kinds = [kind for kind in KINDS if kind.has(trained.backbone, cfg)]
+    if not kinds:
+        known = ', '.join(kind.name for kind in KINDS)
+        raise ValueError(f'{given} is of no kind that detectors are built on: {known}')
+    path = str(Path(checkpoint).resolve())
+    init_cfg = dict(type='Pretrained', checkpoint=path, prefix=kinds[0].prefix)
+    try:
+        config = kinds[0].build(cfg, trained.backbone)
+        return _backbone(config, trained.preprocessing, init_cfg, kinds[0].optim_wrapper)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ValueError(f'{given} is not for detectors: {error}') from error
+
+
+def random_backbone() -> Backbone:
+    """A ResNet-50 with random weights."""
+    return _backbone(mmdet_resnet(dict(type='ResNet', depth=50)), {}, None, {})
+
+
+@quiet()
+def _backbone(
+    config: dict, preprocessing: dict, init_cfg: dict | None, optim_wrapper: dict
+) -> Backbone:
+    """What else follows from a backbone's config."""
+    network = build_backbone(config, 'mmdet')
+    divisor = getattr(network, 'divisor', 32)
+    channels, strides, _ = probe(network, divisor)
+    width = 4 * config['base_channels'] if 'base_channels' in config else channels[-1]
+    of_timm = isinstance(network, TIMMFeatures)
+    neck, strides = fitting_neck(channels, strides, min(256, max(64, width)), norm=of_timm)
+    return Backbone(config, preprocessing, init_cfg, optim_wrapper, neck, strides, divisor)
