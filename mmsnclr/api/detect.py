@@ -84,8 +84,7 @@ def detect(
         train_json: Annotations in COCO's format; or data.yaml or the folder of a YOLO set; or
             Pascal VOC's folder of xml files.
         images: Folder that file names in it start from; YOLO and VOC sets tell it themselves.
-        backbone: Checkpoint with a ResNet, a ViT or another model of timm that has feature maps;
-            foreign ones go through ``import_checkpoint`` first.
+        backbone: Checkpoint of a ResNet, a ViT or another model of timm that has feature maps, or
             ``'random'``: random weights, of the architecture in ``compare`` or of a ResNet-50.
         out: Folder to write into.
         val_json: The same to validate on; by default the set's own part for it, else a fifth.

@@ -90,15 +90,13 @@ def pretrain(
         labels: ``'folders'``, where the folder names are the labels, ``'cls'``, where tars have
             ``.cls`` files, or a csv file with the columns ``path`` and ``label``. For
             evaluation in the log only.
-        image_root: Folder from which paths in text, json and csv files are
-            meant; by default the file's.
+        image_root: Folder from which paths in files are meant; by default the file's.
         min_edge: Images with a shorter edge are left out, in pixels.
         amp: Mixed precision: ``'auto'`` (the default) is bfloat16 where the device has it
             and else float16; ``'fp16'``, ``'bf16'`` or ``'off'``.
         gpus: How many processes train, by default one for each visible GPU, or one on a CPU. A
             script that starts several keeps its doings behind ``if __name__ == '__main__'``.
-        cfg_options: Settings of the config to override, such as
-            ``{'model.head.neighbors': 10}``.
+        cfg_options: Settings of the config to override: ``{'model.head.neighbors': 10}``.
         resume: Whether to continue the run in ``out``; other arguments are
             then those of the run, but for what concerns the machine: ``workers``,
             ``amp``, ``gpus`` and such ``cfg_options``, for this part of it alone.
