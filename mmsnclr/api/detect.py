@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 from mmengine.config import Config
 
-from ..backbones import read_backbone
-from ..checkpoints import Stored, at_hand
+from ..checkpoints import at_hand
 from ..console import Setting, say, settings_table
 from ..datasets.coco import CocoSet, category_names, levels_of, mask_crowds, objects_of
 from ..datasets.detection_sets import read_sets
@@ -28,7 +27,7 @@ from ..recipes.detection import (
     leave_out_narrow,
     load_detector,
 )
-from ..recipes.detector_backbones import Backbone, detector_backbone, random_backbone
+from ..recipes.detector_backbones import Start, read_starts
 from ..recipes.differences import differences
 from ..requirements import check_detection_requirements
 from ..visualization import plot_precision_recall
@@ -119,7 +118,7 @@ def detect(
     check_detection_requirements()
     processes = count_processes(gpus)
     batch = _check_out(out, resume, batch, processes)
-    starts = _read_starts(backbone, compare)
+    starts = read_starts(backbone, compare, out / 'init')
     train, val = read_sets(train_json, images, val_json, val_images, out, skip_bad, seed)
     cfg, detector, train, val = _choose_detector(train, val)
     set_amp(cfg, amp)
@@ -133,14 +132,6 @@ def detect(
         _write(part.file, json.dumps(part.content), resume, _annotations_of)
     trained = _train_all(starts, cfgs, settings, out, resume, processes)
     return _summarise(out, train, val, settings, *trained)
-
-
-class _Start(NamedTuple):
-    """What a run starts from: as the user named it, and the files that it takes weights from."""
-
-    source: str
-    backbone: Backbone
-    files: tuple[Stored, ...] = ()
 
 
 def _check_files(
@@ -182,28 +173,6 @@ def _read_batch(config: Path, resume: bool) -> int:
     return cfg.train_dataloader.batch_size
 
 
-def _read_starts(backbone: str | Path, compare: str | Path | None) -> dict[str, _Start]:
-    """What each run starts from, by the run's name."""
-    if backbone == compare == 'random':
-        raise ValueError("backbone='random' and compare='random' are the same: leave one out")
-    files = dict(pretrained=backbone, compared=compare).items()
-    starts = {name: _read_start(file) for name, file in files if file not in (None, 'random')}
-    if 'random' in (backbone, compare):
-        known = [start.backbone._replace(init_cfg=None) for start in starts.values()]
-        random = dict(random=_Start('random weights', *known or [random_backbone()]))
-        starts = random | starts if backbone == 'random' else starts | random
-    return starts
-
-
-def _read_start(checkpoint: str | Path) -> _Start:
-    stored = Stored.read(Path(checkpoint).resolve())
-    trained = read_backbone(stored)
-    backbone = detector_backbone(trained, checkpoint)
-    # The rest, such as the optimiser's state, would fill the memory throughout the training.
-    weights = {k: value for k, value in stored.weights.items() if k.startswith('backbone.')}
-    return _Start(str(checkpoint), backbone, (Stored(stored.path, dict(state_dict=weights)),))
-
-
 def _choose_detector(train: CocoSet, val: CocoSet) -> tuple[Config, Setting, CocoSet, CocoSet]:
     """The recipe of the detector that learns what there is, and the sets as it takes them."""
     objects = [ann for part in (train, val) for ann in objects_of(part.content)[1]]
@@ -217,7 +186,7 @@ def _choose_detector(train: CocoSet, val: CocoSet) -> tuple[Config, Setting, Coc
 
 
 def _fit_runs(
-    starts: dict[str, _Start],
+    starts: dict[str, Start],
     recipe: Config,
     train: CocoSet,
     val: CocoSet,
@@ -240,7 +209,7 @@ def _fit_runs(
 
 
 def _train_all(
-    starts: dict[str, _Start],
+    starts: dict[str, Start],
     cfgs: dict[str, Config],
     settings: list[Setting],
     out: Path,
@@ -251,6 +220,7 @@ def _train_all(
     results, detectors = {}, {}
     for name, start in starts.items():
         folder = out / name if results else out  # the first is what was asked for
+        start.write()
         config = _write_config(folder, name, cfgs[name], settings, resume)
         checkpoint, results[name] = _train(config, start, processes)
         detectors[name] = (start.source, checkpoint)
@@ -336,7 +306,7 @@ def _annotations_of(text: str) -> dict:
     return json.loads(text) | dict(info=None)
 
 
-def _train(config: Path, start: _Start, processes: int) -> tuple[Path, dict[str, CocoAP]]:
+def _train(config: Path, start: Start, processes: int) -> tuple[Path, dict[str, CocoAP]]:
     """Train to the end and validate, or what is left to do of it; the detector and its quality."""
     cfg = Config.fromfile(config)
     # A process may have a single image; mmengine does this on GPUs alone.

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from mmpretrain.models.backbones import ResNet, TIMMBackbone, VisionTransformer
 from mmpretrain.models.selfsup import MoCoV3ViT
 from timm.models import VisionTransformer as TIMMVisionTransformer
 from torch import nn
 
-from ..backbones import Trained
+from ..backbones import Trained, read_backbone
 from ..backbones.naming import (
     build_backbone,
     mmdet_resnet,
@@ -18,6 +19,7 @@ from ..backbones.naming import (
     timm_features,
     unwrapped,
 )
+from ..checkpoints import Stored, replacing
 from ..models.feature_maps import TIMMFeatures, fitting_neck, probe
 from ..parents import quiet
 
@@ -60,6 +62,28 @@ class Backbone(NamedTuple):
     neck: dict
     strides: list[float]
     divisor: int
+
+
+class Start(NamedTuple):
+    """What a run starts from.
+
+    Attributes:
+        source: As the user named it.
+        backbone: The backbone.
+        files: What is read to fill it; a file that is not there is to be written.
+    """
+
+    source: str
+    backbone: Backbone
+    files: tuple[Stored, ...] = ()
+
+    def write(self) -> None:
+        """Write what is not there, whole or not at all."""
+        for stored in self.files:
+            if not stored.path.exists():
+                stored.path.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(str(stored.path)) as temporary:
+                    torch.save(stored.content, temporary)
 
 
 def _depth(cfg: dict) -> str | None:
@@ -152,3 +176,46 @@ def _backbone(
     of_timm = isinstance(network, TIMMFeatures)
     neck, strides = fitting_neck(channels, strides, min(256, max(64, width)), norm=of_timm)
     return Backbone(config, preprocessing, init_cfg, optim_wrapper, neck, strides, divisor)
+
+
+def read_starts(backbone: str | Path, compare: str | Path | None, folder: Path) -> dict[str, Start]:
+    """Read what each run starts from.
+
+    Args:
+        backbone: A checkpoint, or ``'random'``.
+        compare: Another one, ``'random'`` or ``None``.
+        folder: For copies of weights that are named otherwise than mmengine looks for them.
+
+    Returns:
+        The starts by the run's name, that of ``backbone`` first.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If both are random, or a checkpoint has no backbone for detectors.
+    """
+    if backbone == compare == 'random':
+        raise ValueError("backbone='random' and compare='random' are the same: leave one out")
+    files = {n: f for n, f in dict(pretrained=backbone, compared=compare).items() if f is not None}
+    starts = {
+        name: _read_start(file, folder / f'{name}.pth')
+        for name, file in files.items()
+        if file != 'random'
+    }
+    if 'random' in files.values():
+        known = [start.backbone._replace(init_cfg=None) for start in starts.values()]
+        random = dict(random=Start('random weights', *known or [random_backbone()]))
+        starts = random | starts if backbone == 'random' else starts | random
+    return starts
+
+
+def _read_start(checkpoint: str | Path, copy_to: Path) -> Start:
+    stored = Stored.read(Path(checkpoint).resolve())
+    trained, path = read_backbone(stored), stored.path
+    backbone = detector_backbone(trained, checkpoint)
+    # The rest, such as the optimiser's state, would fill the memory throughout the training.
+    weights = {k: value for k, value in stored.weights.items() if k.startswith('backbone.')}
+    if not all(f'backbone.{key}' in weights for key, _ in trained.backbone.named_parameters()):
+        weights = {f'backbone.{k}': value for k, value in trained.backbone.state_dict().items()}
+        path = copy_to
+        backbone = backbone._replace(init_cfg=backbone.init_cfg | dict(checkpoint=str(path)))
+    return Start(str(checkpoint), backbone, (Stored(path, dict(state_dict=weights)),))

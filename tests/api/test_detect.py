@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from click.testing import CliRunner
 from helpers import pretrained_backbone, pretrained_resnet, run_ranks, run_tool
 from mmengine.config import Config
@@ -23,6 +24,7 @@ from mmsnclr.backbones import check_pretrained, read_backbone
 from mmsnclr.checkpoints import Stored
 from mmsnclr.cli import main
 from mmsnclr.datasets.coco import CocoSet, objects_of
+from mmsnclr.engine import build_runner
 from mmsnclr.engine.runner import ResumableRunner
 from mmsnclr.evaluation.coco import evaluate_coco
 from mmsnclr.recipes.detection import (
@@ -70,6 +72,19 @@ def test_the_detector_starts_from_the_checkpoint_and_the_other_does_not(run):
         weights = torch.load(folder / 'training/iter_2.pth', weights_only=False)['state_dict']
         distance[name] = (weights['backbone.conv1.weight'] - start).abs().mean()
     assert distance['pretrained'] < 0.1 * distance['random']
+
+
+def test_weights_by_other_names_are_copied_for_the_run(scenes, tmp_path):
+    weights = torchvision.models.resnet18().state_dict()
+    torch.save(dict(model=weights), tmp_path / 'theirs.pth')
+    arguments = dict(backbone=tmp_path / 'theirs.pth', out=tmp_path / 'out', **QUICK)
+    detect(scenes / 'train.json', scenes / 'train', **arguments)
+    (tmp_path / 'theirs.pth').unlink()
+    cfg = Config.fromfile(tmp_path / 'out/config.py')
+    assert cfg.model.backbone.init_cfg.checkpoint == str(tmp_path / 'out/init/pretrained.pth')
+    model = build_runner(cfg).model
+    model.init_weights()
+    assert torch.equal(model.backbone.layer4[1].conv2.weight, weights['layer4.1.conv2.weight'])
 
 
 def test_the_config_says_why_and_differs_in_the_backbone_only(run):
