@@ -9,7 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler, normalize
 
-from ..datasets.splits import draw_part
+from ..datasets.labelled import draw_part
 from .knn import knn_classes
 
 NEIGHBORS, SHOTS, DRAWS = (20, 200), (1, 5, 10), 10

@@ -24,8 +24,8 @@ from mmsnclr.api.embed import embed
 from mmsnclr.api.evaluate import evaluate
 from mmsnclr.api.neighbors import neighbors
 from mmsnclr.cli import main
+from mmsnclr.datasets.labelled import draw_part
 from mmsnclr.datasets.listing import list_images
-from mmsnclr.datasets.splits import draw_part
 from mmsnclr.engine.run import read_encoder
 from mmsnclr.evaluation import cache, representation
 from mmsnclr.evaluation.representation import represent_images

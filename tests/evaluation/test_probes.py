@@ -9,7 +9,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mmsnclr.datasets.splits import draw_part
+from mmsnclr.datasets.labelled import draw_part
 from mmsnclr.evaluation.probes import draw_shots, few_shot_classes, left_out, probe, score
 
 
