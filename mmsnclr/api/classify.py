@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.registry import init_default_scope
 
 from ..console import Setting, say, settings_table
@@ -260,7 +261,8 @@ def _train(folder: Path, name: str, arguments: dict) -> tuple[Path, Predictions]
     cfg.sync_bn, cfg.launcher = 'torch', 'pytorch' if processes > 1 else 'none'
     cfg.default_hooks.preemption = dict(type='PreemptionHook', interrupt=True)
     predictions = work_dir / 'predictions.pkl'
-    cfg.test_evaluator.append(dict(type='DumpResults', out_file_path=str(predictions)))
+    draft = str(predictions.with_suffix('.draft.pkl'))
+    cfg.test_evaluator.append(dict(type='DumpResults', out_file_path=draft))
     launch(processes, _run, cfg, predictions)
     return work_dir / f'epoch_{cfg.train_cfg.max_epochs}.pth', read_predictions(predictions)
 
@@ -271,6 +273,8 @@ def _run(cfg: Config, predictions: Path) -> None:
         runner.train()
         if not predictions.exists():
             runner.test()
+            if is_main_process():  # they are whole
+                os.replace(runner.test_evaluator.metrics[-1].out_file_path, predictions)
 
 
 def _summarise(

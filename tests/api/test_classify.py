@@ -8,7 +8,9 @@ import os
 import re
 import shutil
 import signal
+import warnings
 from contextlib import redirect_stdout
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,6 +20,7 @@ import torch
 from click.testing import CliRunner
 from helpers import pretrained_resnet, run_ranks, run_tool, small_model
 from mmengine.config import Config
+from mmengine.evaluator import DumpResults
 from mmengine.registry import DefaultScope
 from mmpretrain import ImageClassificationInferencer
 from mmpretrain.registry import MODELS
@@ -72,8 +75,9 @@ def arguments(blobs, checkpoint):
 def run(arguments, tmp_path_factory):
     """A classifier of a few steps, and what was said."""
     out = tmp_path_factory.mktemp('run') / 'classifier'
-    with redirect_stdout(io.StringIO()) as said:
+    with redirect_stdout(io.StringIO()) as said, warnings.catch_warnings(record=True) as warned:
         classification = classify(**arguments, out=out)
+    assert not [warning for warning in warned if 'optimizer.step()' in str(warning.message)]
     return classification, out, said.getvalue()
 
 
@@ -152,6 +156,22 @@ def test_what_was_interrupted_is_continued_to_the_same_bits(run, arguments, tmp_
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert again.results['pretrained'].top1 == whole.results['pretrained'].top1
+
+
+def test_predictions_that_were_half_written_are_made_again(
+    blobs, checkpoint, tmp_path, monkeypatch
+):
+    given = dict(images=blobs, backbone=checkpoint, out=tmp_path, epochs=1, **QUICK)
+
+    def fail(dump, results):
+        Path(dump.out_file_path).write_bytes(b'half')
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DumpResults, 'compute_metrics', fail)
+        with pytest.raises(KeyboardInterrupt):
+            classify(**given)
+    assert classify(**given, resume=True).results['pretrained'].top1 >= 0
 
 
 def test_it_is_a_plain_classifier_of_mmpretrain(run):
