@@ -26,7 +26,7 @@ from mmpretrain import ImageClassificationInferencer
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
-from mmsnclr.api import export
+from mmsnclr.api import export, predict_classes
 from mmsnclr.api.classify import classify
 from mmsnclr.api.predict import predict
 from mmsnclr.checkpoints import Stored
@@ -183,16 +183,25 @@ def test_it_is_a_plain_classifier_of_mmpretrain(run):
         assert found['pred_score'] == pytest.approx(float(row['score']), abs=1e-4)
 
 
-def test_predict_gives_the_probabilities_of_the_validation(run, tmp_path):
+def test_predict_gives_the_probabilities_of_the_validation(run, tmp_path, monkeypatch):
     classification, out, _ = run
     known = {row['path']: row for row in rows(out / 'predictions.csv')}
     (tmp_path / 'broken.png').write_bytes(b'no image')
-    command = ['predict', classification.checkpoint, *known, tmp_path / 'broken.png', '--out']
+    command = ['predict', classification.checkpoint, *known, tmp_path / 'broken.png']
+    sizes, score = [], predict_classes._score
+    monkeypatch.setattr(
+        predict_classes,
+        '_score',
+        lambda model, batch: sizes.append(len(batch)) or score(model, batch),
+    )
+    command += ['--batch', 4, '--out']
     for _ in range(2):
         result = CliRunner().invoke(main, [*map(str, command), str(tmp_path / 'found')])
     assert result.exit_code == 1 and 'holds predictions already' in result.output
     found = rows(tmp_path / 'found/predictions.csv')
-    assert {row['path'] for row in found} == set(known)
+    assert {row['path'] for row in found} == set(known) and sizes == [4, 4, 1]
+    (left_out,) = rows(tmp_path / 'found/left_out.csv')
+    assert left_out['path'] == str(tmp_path / 'broken.png') and left_out['reason']
     for row in found:
         assert row['class'] == known[row['path']]['class']
         for name in COLOURS:
