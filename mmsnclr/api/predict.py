@@ -71,8 +71,19 @@ def predict(
         raise ValueError(f'batch={batch} must be at least 1')
     if read_classifier(stored) is not None:
         return predict_classes(stored, images, out, image_root, batch or 32)
-    batch = batch or 1
     images = [images] if isinstance(images, str | Path) else images
+    return _predict_objects(stored, images, out, threshold, image_root, batch or 1)
+
+
+def _predict_objects(
+    stored: Stored,
+    images: Sequence[str | Path],
+    out: Path,
+    threshold: float,
+    image_root: str | Path | None,
+    batch: int,
+) -> list[dict]:
+    """Find objects by a detector, of arguments as :func:`predict` has them."""
     paths = list_images(images, image_root)
     ids = _image_ids(images, paths, image_root)
     check_detection_requirements()
@@ -103,12 +114,12 @@ def predict(
         large += max(result.ori_shape) > _LARGE * size
         predictions += found
     tell_of_unreadable(out, unreadable, len(paths))
+    (out / 'predictions.json').write_text(json.dumps(predictions), 'utf-8')
     if large:
         say(
             f'{large} images are more than {_LARGE} times as large as the {size} pixels to which '
             'the detector scales them: cut them into pieces where it misses small objects'
         )
-    (out / 'predictions.json').write_text(json.dumps(predictions), 'utf-8')
     with_some = len({prediction['image_id'] for prediction in predictions})
     say(
         f'{len(predictions)} objects with a score of {threshold} or more, in {with_some} of '

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..console import Setting
 from ..evaluation.classification import Accuracies
+from ..evaluation.probes import interval
 from .tables import row
 
 _CLASSES = 200  # of which the summary has a row each; all are in predictions.csv
@@ -41,13 +42,6 @@ def _class_table(result: Accuracies) -> str:
     return table
 
 
-def _margin(percent: float, images: int) -> float:
-    """Half of Wilson's 95 % interval of a share of images, in percent."""
-    share, z = percent / 100, 1.96
-    root = math.sqrt(share * (1 - share) / images + (z / images) ** 2 / 4)
-    return 100 * z * root / (1 + z**2 / images)
-
-
 def classification_summary(
     results: dict[str, Accuracies],
     settings: dict[str, list[Setting]],
@@ -72,9 +66,9 @@ def classification_summary(
         row(name, source, path.relative_to(out)) for name, (source, path) in classifiers.items()
     )
     images = sum(one.images for one in result.classes)
-    margin = _margin(result.top1, images)
+    low, high = interval(result.top1, images)
     chance = (
-        'Each was trained once, with the same seed; differences within that margin may be chance.\n'
+        'Each was trained once, with the same seed; differences inside it may be chance.\n'
         if others
         else ''
     )
@@ -82,8 +76,8 @@ def classification_summary(
     config = shlex.quote(str(out / 'config.py'))
     return f"""# Classifier of {len(result.classes)} classes
 
-Measured on {images} images, by which top-1 is known to about ± {margin:.1f} (95 %). Balanced is the
-mean recall of the classes.
+Measured on {images} images, by which top-1 lies between {low:.1f} and {high:.1f} (Wilson's 95 %
+interval). Balanced is the mean recall of the classes.
 {chance}
 {accuracy_table(results)}
 [The worst mistakes](mistakes.html); [all predictions](predictions.csv).

@@ -25,6 +25,7 @@ from mmengine.registry import DefaultScope
 from mmpretrain import ImageClassificationInferencer
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
+from scipy.stats import binomtest
 
 from mmsnclr.api import export, predict_classes
 from mmsnclr.api.classify import classify
@@ -106,6 +107,8 @@ def test_an_easy_set_is_learned_and_everything_is_written(run):
         r'epochs +16 +as asked for',
     ):
         assert re.search(setting, said)
+    low, high = binomtest(round(result.top1 * 9 / 100), 9).proportion_ci(method='wilson')
+    assert f'top-1 lies between {100 * low:.1f} and {100 * high:.1f}' in summary
     assert 'SGD' in summary and '(confusion_matrix.png)' in summary
     assert '9 images to validate on, 33 to learn from; no --val: these were drawn (seed 0)' in said
     assert (out / 'confusion_matrix.png').stat().st_size > 5000
