@@ -6,14 +6,16 @@ from pathlib import Path
 
 from ..console import Setting
 from ..evaluation.classification import Accuracies
-from ..evaluation.probes import interval
-from .tables import row
+from ..evaluation.probes import interval, score
+from .tables import points, row
 
 _CLASSES = 200  # of which the summary has a row each; all are in predictions.csv
 
 
 def accuracy_table(results: dict[str, Accuracies]) -> str:
     """Accuracy of each run, and how its top-1 differs from the first's, as a markdown table.
+
+    Differences are taken image by image, and have their 95 % interval over the images.
 
     Args:
         results: For each run, by name, how good its classifier is.
@@ -25,12 +27,10 @@ def accuracy_table(results: dict[str, Accuracies]) -> str:
     table = row('accuracy, %', *(kinds[field] for field in fields), *difference)
     table += row('---', *['---:'] * (len(fields) + len(difference)))
     for name, result in results.items():
-        change = (
-            [f'{result.top1 - first.top1:+.1f}' if result is not first else '']
-            if difference
-            else []
-        )
-        table += row(name, *(getattr(result, field) for field in fields), *change)
+        change = ''
+        if result is not first:
+            change = points(score(*(x.right.numpy()[None] for x in (result, first))).difference)
+        table += row(name, *(getattr(result, field) for field in fields), *difference and [change])
     return table
 
 
@@ -68,7 +68,8 @@ def classification_summary(
     images = sum(one.images for one in result.classes)
     low, high = interval(result.top1, images)
     chance = (
-        'Each was trained once, with the same seed; differences inside it may be chance.\n'
+        'Each was trained once, with the same seed. In brackets: 95 % interval over the images,\n'
+        'which knows nothing of other seeds.\n'
         if others
         else ''
     )

@@ -100,7 +100,7 @@ def test_an_easy_set_is_learned_and_everything_is_written(run):
     summary = classification.summary.read_text()
     for text in (said, summary):
         assert f'| pretrained | {result.top1:.1f} | {result.balanced:.1f} |  |' in text
-        assert re.search(r'\| random \| [\d.]+ \| [\d.]+ \| [+-][\d.]+ \|', text)
+        assert re.search(r'\| random \| [\d.]+ \| [\d.]+ \| [+-][\d.]+ \[.+, .+\] \|', text)
     for setting in (
         r'images +33 +to learn from, 9 to',
         r'classes +3 ',

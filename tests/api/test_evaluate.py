@@ -229,6 +229,13 @@ def test_the_cache_is_shared_with_other_processes_and_the_index_of_tars(
     assert cache.recall('b') is not None  # in another's folder, too
 
 
+def test_a_number_that_is_too_small_is_named(trained, digits):
+    encoder, paths = read_encoder(trained / 'backbone.pth'), list_images(digits / 'unlabelled')
+    for setting in ('max_images', 'workers'):
+        with pytest.raises(ValueError, match=rf'{setting}=-1 must be at least'):
+            represent_images(encoder, paths, **{setting: -1})
+
+
 def test_a_foreign_backbone_is_compared_embedded_and_shown(digits, tmp_path):
     torch.manual_seed(0)
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / 'theirs.pth')
