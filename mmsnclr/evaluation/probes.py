@@ -190,7 +190,8 @@ def score(right: np.ndarray, other: np.ndarray | None = None) -> Score:
     if other is not None:
         each = 100 * (right.mean(axis=0) - other.mean(axis=0))
         error = _Z * each.std(ddof=1) / np.sqrt(count) if count > 1 else np.inf
-        difference = tuple(float(each.mean() + sign * error) for sign in (0, -1, 1))
+        mean = float(each.mean())
+        difference = mean, float(mean - error), float(mean + error)
     return Score(accuracy, *interval(accuracy, count), deviation, difference)
 
 
