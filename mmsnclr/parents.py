@@ -247,7 +247,8 @@ def watch_optimizer(
     whether to step. Returns the wrapper's own two, for the new ones to call.
     """
     own = wrapper.update_params, wrapper.step
-    wrapper.update_params, wrapper.step = update, step
+    wrapper.update_params, wrapper.step = update, partial(step)
+    wrapper.step._with_counter = True  # own[1] counts steps, which schedulers ask for
     return own
 
 

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.registry import init_default_scope
 
 from ..console import Setting, say, settings_table
-from ..datasets.labelled import read_labelled
+from ..datasets.labelled import list_labelled, scan_labelled
 from ..engine import build_runner
 from ..engine.launch import count_processes, launch, share_of_batch
 from ..engine.optim import set_amp
@@ -40,6 +41,7 @@ from ..visualization import plot_confusion_matrix, write_mistakes_page
 from ..visualization.classification_summary import accuracy_table, classification_summary
 
 _MACHINE = ('workers', 'amp', 'gpus')  # what is free on resuming
+_WORDS = dict(backbone=('random',), labels=('folders', 'cls'))  # in the place of a path
 
 
 class Classification(NamedTuple):
@@ -58,10 +60,11 @@ class Classification(NamedTuple):
 
 
 def classify(
-    labelled: str | Path,
+    images: str | Path,
     backbone: str | Path,
     out: str | Path,
     *,
+    labels: str | Path | None = None,
     val: str | Path | None = None,
     image_root: str | Path | None = None,
     compare: str | Path | Sequence[str | Path] = (),
@@ -83,13 +86,16 @@ def classify(
     ``training/``, ``predictions.csv`` of the validation, pictures and ``summary.md``.
 
     Args:
-        labelled: Folder with a folder for each class, also below ``train`` and ``val``, or a csv
-            with the columns ``path`` and ``label``.
+        images: Labelled images: a folder, tar, text or COCO json file, or a csv with the columns
+            ``path`` and ``label``. A folder with ``train`` and ``val`` in it is parted by these.
         backbone: Checkpoint with any backbone; ``'random'``: random weights, of the architecture
             of the first in ``compare`` that is a checkpoint, or of a ResNet-50.
         out: Folder to write into.
-        val: Such a folder or csv to validate on; by default a fifth of the images is drawn.
-        image_root: Folder from which paths in a csv are meant; by default its own.
+        labels: ``'folders'``, where folder names are classes, ``'cls'``, where tars have
+            ``.cls`` files, or a csv file; by default those of a csv, or else folder names.
+        val: Images to validate on; by default a fifth of each class is drawn.
+        image_root: Folder from which paths in text, json and csv files are meant;
+            by default the folder of the file.
         compare: ``'random'`` or other checkpoints; the same is trained from each.
         frozen: Whether only a linear classifier of the representation learns.
         size: Edge of the images in pixels; by default that of pretraining.
@@ -131,8 +137,8 @@ def _plain(name: str, value):
     if name == 'compare':
         value = [value] if isinstance(value, str | Path) else value
         return [_plain('backbone', path) for path in value]
-    if name in ('labelled', 'backbone', 'out', 'val', 'image_root') and value is not None:
-        return value if value == 'random' else os.path.abspath(value)
+    if name in ('images', 'labels', 'backbone', 'out', 'val', 'image_root') and value is not None:
+        return value if value in _WORDS.get(name, ()) else os.path.abspath(value)
     return value
 
 
@@ -178,10 +184,11 @@ def _begin(out: Path, names: dict[str, str], arguments: dict, processes: int) ->
     _check_least(arguments)
     with quiet():
         starts = _read_starts(names, arguments['size'])
-    labelled, val, image_root, seed = (
-        arguments[name] for name in ('labelled', 'val', 'image_root', 'seed')
+    seed = arguments['seed']
+    classes, val = list_labelled(
+        *(arguments[name] for name in ('images', 'labels', 'val', 'image_root'))
     )
-    images = read_labelled(labelled, out, val, image_root, seed)
+    images = scan_labelled(out, classes, val, seed)
     edge = next(iter(starts.values())).edge
     settings = fit_to_images(cfg, images, edge, arguments['size'], arguments['flip'])
     settings += fit_to_epochs(
@@ -254,7 +261,8 @@ def _train(folder: Path, name: str, arguments: dict) -> tuple[Path, Predictions]
     cfg.sync_bn, cfg.launcher = 'torch', 'pytorch' if processes > 1 else 'none'
     cfg.default_hooks.preemption = dict(type='PreemptionHook', interrupt=True)
     predictions = work_dir / 'predictions.pkl'
-    cfg.test_evaluator.append(dict(type='DumpResults', out_file_path=str(predictions)))
+    draft = str(predictions.with_suffix('.draft.pkl'))
+    cfg.test_evaluator.append(dict(type='DumpResults', out_file_path=draft))
     launch(processes, _run, cfg, predictions)
     return work_dir / f'epoch_{cfg.train_cfg.max_epochs}.pth', read_predictions(predictions)
 
@@ -265,6 +273,8 @@ def _run(cfg: Config, predictions: Path) -> None:
         runner.train()
         if not predictions.exists():
             runner.test()
+            if is_main_process():  # they are whole
+                os.replace(runner.test_evaluator.metrics[-1].out_file_path, predictions)
 
 
 def _summarise(

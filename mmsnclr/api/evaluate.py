@@ -8,7 +8,7 @@ import numpy as np
 
 from ..checkpoints import replacing
 from ..console import say
-from ..datasets.splits import Split, read_split
+from ..datasets.labelled import list_labelled, part
 from ..engine.run import read_encoder
 from ..evaluation.cache import key_of, recall, remember
 from ..evaluation.encoder import Encoder
@@ -35,7 +35,7 @@ def evaluate(
     checkpoints: Sequence[str | Path],
     images: str | Path,
     out: str | Path,
-    labels: str | Path = 'folders',
+    labels: str | Path | None = None,
     val: str | Path | None = None,
     seed: int = 0,
     workers: int | None = None,
@@ -49,12 +49,12 @@ def evaluate(
         checkpoints: Of any origin; a run's folder stands for its newest; ``'random'`` for random
             weights, of the architecture of the first other or of a ResNet-50. Differences are
             to the first.
-        images: Labelled images: a folder, text file with paths or COCO json file. A folder with
-            ``train`` and ``val`` in it is parted by these.
+        images: Labelled images: a folder, tar, text or COCO json file, or a csv with the columns
+            ``path`` and ``label``. A folder with ``train`` and ``val`` in it is parted by these.
         out: Folder to write into.
-        labels: ``'folders'``, where folder names are classes, or a csv file
-            with the columns ``path`` and ``label``.
-        val: Images to test on; by default a fifth of each class is drawn.
+        labels: ``'folders'``, where folder names are classes, ``'cls'``, where tars have
+            ``.cls`` files, or a csv file; by default those of a csv, or else folder names.
+        val: Images to validate on; by default a fifth of each class is drawn.
         seed: Seed of all that is drawn.
         workers: Processes that load images; by default one for each core, up to 8.
         image_root: Folder from which paths in text, json and csv files are meant;
@@ -70,14 +70,15 @@ def evaluate(
     names = [str(checkpoint) for checkpoint in checkpoints]
     if len(set(names)) < len(names):
         raise ValueError(f'checkpoints={names} name one twice: leave it out')
-    split = read_split(images, labels, val, image_root, seed)
+    classes, given = list_labelled(images, labels, val, image_root)
+    val = part(classes, given, seed)
     encoders = _read_encoders(names, seed)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     files = Evaluation({}, out / 'evaluation.md', out / 'evaluation.csv')
     first = None
     for name, encoder in encoders.items():
-        right, about = _probe(encoder, split, seed, workers)
+        right, about = _probe(encoder, classes, val, seed, workers)
         if first is None:
             first = right
         files.scores[name] = {
@@ -100,18 +101,17 @@ def _read_encoders(names: Sequence[str], seed: int) -> dict[str, Encoder]:
 
 
 def _probe(
-    encoder: Encoder, split: Split, seed: int, workers: int | None
+    encoder: Encoder, classes: dict[Path, str], val: set[Path], seed: int, workers: int | None
 ) -> tuple[dict[str, np.ndarray], str]:
     """Whether each classifier is right, as of :func:`~..evaluation.probes.probe`, and how told."""
-    features = features_key(encoder, split.paths)
-    key = key_of('probe', features, split.labels, split.tested.tolist(), seed)
+    paths, labels = list(classes), list(classes.values())
+    tested = np.array([path in val for path in paths])
+    key = key_of('probe', features_key(encoder, paths), labels, tested.tolist(), seed)
     kept = recall(key)
     if kept is None:
         say(f'{encoder.name}:', err=True)
-        found = represent_images(
-            encoder, split.paths, split.labels, parts=['features'], workers=workers
-        )
-        labels, tested = np.array(found.labels), split.tested[found.numbers]
+        found = represent_images(encoder, paths, labels, parts=['features'], workers=workers)
+        labels, tested = np.array(found.labels), tested[found.numbers]
         if len(set(labels[~tested])) < 2 or not tested.any():
             raise ValueError('the images that can be read are of one class, or of one part')
         kept = probe(found.features.numpy(), labels, tested, seed)

@@ -18,7 +18,7 @@ from ..console import say, track
 from ..datasets.coco import read_image_ids
 from ..datasets.coco_images import ImageFolder
 from ..datasets.listing import list_images
-from ..datasets.scan import write_csv
+from ..datasets.scan import tell_of_unreadable
 from ..parents import without_prints
 from ..requirements import check_detection_requirements
 from ..visualization.detections import draw_detections
@@ -35,7 +35,7 @@ def predict(
     out: str | Path,
     threshold: float = 0.3,
     image_root: str | Path | None = None,
-    batch: int = 1,
+    batch: int | None = None,
 ) -> list[dict]:
     """Find objects, and write them down and into pictures; or classify, by a classifier.
 
@@ -46,10 +46,11 @@ def predict(
         out: Folder that receives ``predictions.json``, in COCO's result format
             with file names from the folder that all images share, and
             ``pictures/``; and ``left_out.csv`` if images cannot be read.
-        threshold: Lowest score of what is kept, 0 to 1.
+        threshold: Lowest score of an object that is kept, 0 to 1.
         image_root: Folder from which paths in text and json files are meant;
             by default the folder of the file.
-        batch: Images that are looked at at once, as far as they are of a size.
+        batch: Images that are looked at at once, those of a detector as far as they are of a
+            size; by default 1 by a detector and 32 by a classifier.
 
     Returns:
         The predictions. ``image_id`` is that of the json files, if all images
@@ -58,20 +59,31 @@ def predict(
     Raises:
         FileNotFoundError: If the checkpoint or the images are not there.
         ImportError: If mmdet or mmcv's operators are missing.
-        ValueError: If the checkpoint is not a detector of ``detect``, a setting
-            is out of range, no image can be read, or ``out`` has predictions.
+        ValueError: If the checkpoint is neither of both, a setting is out of
+            range, no image can be read, or ``out`` has predictions.
     """
-    stored = Stored.read(checkpoint)
-    if read_classifier(stored) is not None:
-        return predict_classes(stored, images, out, image_root)
-    out = Path(out)
-    if (out / 'predictions.json').exists():
+    stored, out = Stored.read(checkpoint), Path(out)
+    if any((out / f'predictions.{kind}').exists() for kind in ('csv', 'json')):
         raise ValueError(f'out={str(out)!r} holds predictions already: choose another folder')
     if not 0 <= threshold <= 1:
         raise ValueError(f'threshold={threshold} must lie between 0 and 1')
-    if batch < 1:
+    if batch is not None and batch < 1:
         raise ValueError(f'batch={batch} must be at least 1')
+    if read_classifier(stored) is not None:
+        return predict_classes(stored, images, out, image_root, batch or 32)
     images = [images] if isinstance(images, str | Path) else images
+    return _predict_objects(stored, images, out, threshold, image_root, batch or 1)
+
+
+def _predict_objects(
+    stored: Stored,
+    images: Sequence[str | Path],
+    out: Path,
+    threshold: float,
+    image_root: str | Path | None,
+    batch: int,
+) -> list[dict]:
+    """Find objects by a detector, of arguments as :func:`predict` has them."""
     paths = list_images(images, image_root)
     ids = _image_ids(images, paths, image_root)
     check_detection_requirements()
@@ -101,35 +113,19 @@ def predict(
             continue
         large += max(result.ori_shape) > _LARGE * size
         predictions += found
-    if len(unreadable) == len(paths):
-        raise ValueError(f'none of the images in {", ".join(map(str, images))} can be read')
-    out.mkdir(parents=True, exist_ok=True)
+    tell_of_unreadable(out, unreadable, len(paths))
     (out / 'predictions.json').write_text(json.dumps(predictions), 'utf-8')
-    _tell_of(unreadable, large, len(paths), size, out)
+    if large:
+        say(
+            f'{large} images are more than {_LARGE} times as large as the {size} pixels to which '
+            'the detector scales them: cut them into pieces where it misses small objects'
+        )
     with_some = len({prediction['image_id'] for prediction in predictions})
     say(
         f'{len(predictions)} objects with a score of {threshold} or more, in {with_some} of '
         f'{len(paths)} images; they are in {out}'
     )
     return predictions
-
-
-def _tell_of(
-    unreadable: list[tuple[Path, str]], large: int, count: int, size: int, out: Path
-) -> None:
-    """Tell of images that cannot be read, which are listed, and of those that lose detail."""
-    if unreadable:
-        write_csv(out / 'left_out.csv', ('path', 'reason'), unreadable)
-        names = ', '.join(str(path) for path, _ in unreadable[:5])
-        say(
-            f'{len(unreadable)} of {count} images cannot be read and were left out, see '
-            f'{out / "left_out.csv"}: {names}'
-        )
-    if large:
-        say(
-            f'{large} images are more than {_LARGE} times as large as the {size} pixels to which '
-            'the detector scales them: cut them into pieces where it misses small objects'
-        )
 
 
 def _image_ids(
@@ -160,7 +156,9 @@ def _common_folder(images: Sequence[str | Path], paths: list[Path]) -> str:
 def _load(stored: Stored, threshold: float) -> torch.nn.Module:
     path, cfg = stored.path, stored.config
     if cfg is None or 'category_ids' not in stored.meta.get('dataset_meta', {}):
-        raise ValueError(f'checkpoint={str(path)!r} is not a detector that `detect` trained')
+        raise ValueError(
+            f'checkpoint={str(path)!r} is neither a detector that `detect` trained nor a classifier'
+        )
     from mmdet.apis import init_detector
 
     cfg.model.test_cfg.rcnn.score_thr = threshold

@@ -14,9 +14,8 @@ from torch import Tensor
 from ..checkpoints import Stored
 from ..console import say, track
 from ..datasets.listing import list_images
+from ..datasets.scan import tell_of_unreadable
 from ..evaluation.classification import Predictions, write_predictions
-
-_BATCH = 32
 
 
 def predict_classes(
@@ -24,6 +23,7 @@ def predict_classes(
     images: str | Path | Sequence[str | Path],
     out: str | Path,
     image_root: str | Path | None = None,
+    batch: int = 32,
 ) -> list[dict]:
     """Classify images, and write ``predictions.csv``.
 
@@ -32,42 +32,38 @@ def predict_classes(
             of mmpretrain's ``ImageClassifier``.
         images: Folders, text files with paths, COCO json files or image files.
         out: Folder that receives the csv: path, likeliest class, its probability, and a
-            column of probabilities for each class.
+            column of probabilities for each class; and ``left_out.csv`` if images cannot be read.
         image_root: Folder from which paths in text and json files are meant;
             by default the folder of the file.
+        batch: Images that are looked at at once.
 
     Returns:
         ``path``, ``class`` and ``score`` of each image.
 
     Raises:
         FileNotFoundError: If an image is not there.
-        ValueError: If no image can be read, or ``out`` has predictions.
+        ValueError: If no image can be read.
     """
-    path = Path(out) / 'predictions.csv'
-    if path.exists():
-        raise ValueError(f'out={str(out)!r} holds predictions already: choose another folder')
     paths = list_images(images, image_root)
     model, pipeline = _load(stored)
     classes = list(stored.meta['dataset_meta']['classes'])
     read, scores, unreadable = [], [], []
-    batches = [paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)]
-    for batch in track(batches, 'Classifying images'):
-        packed = {str(image): _pack(pipeline, image) for image in batch}
-        unreadable += [image for image, inputs in packed.items() if inputs is None]
-        packed = {image: inputs for image, inputs in packed.items() if inputs is not None}
+    chunks = [paths[start : start + batch] for start in range(0, len(paths), batch)]
+    for chunk in track(chunks, 'Classifying images'):
+        packed = {}
+        for image in chunk:
+            try:
+                packed[str(image)] = pipeline(dict(img_path=str(image)))
+            except (OSError, ValueError) as error:
+                unreadable.append((image, str(error)))
         read += packed
         if packed:
             scores.append(_score(model, list(packed.values())))
-    if not read:
-        raise ValueError(
-            f'none of the {len(paths)} images can be read, the first {unreadable[0]!r}'
-        )
-    found = Predictions(read, None, torch.cat(scores))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = write_predictions(found, classes, path)
-    if unreadable:
-        count = f'{len(unreadable)} of {len(paths)} images'
-        say(f'{count} cannot be read and were left out: {", ".join(unreadable[:5])}')
+    out = Path(out)
+    tell_of_unreadable(out, unreadable, len(paths))
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / 'predictions.csv'
+    rows = write_predictions(Predictions(read, None, torch.cat(scores)), classes, path)
     say(f'{len(read)} images classified; wrote {path}')
     return rows
 
@@ -85,14 +81,6 @@ def _load(stored: Stored) -> tuple[ImageClassifier, Compose]:
     model.to('cuda' if torch.cuda.is_available() else 'cpu')
     model.eval()  # returns nothing in mmpretrain
     return model, Compose(steps)
-
-
-def _pack(pipeline: Compose, path: Path) -> dict | None:
-    """An image as the classifier takes it, ``None`` if it cannot be read."""
-    try:
-        return pipeline(dict(img_path=str(path)))
-    except (OSError, ValueError):
-        return None
 
 
 @torch.no_grad()

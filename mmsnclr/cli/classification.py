@@ -7,14 +7,15 @@ import click
 
 from ..console import say
 from .group import main
-from .options import amp, gpus, image_root, seed
+from .options import amp, gpus, image_root, labels, seed, val
 
 
 @main.command(short_help='Train a classifier on labelled images.')
-@click.argument('labelled')
+@click.argument('images')
 @click.option('--backbone', metavar='CHECKPOINT', required=True, help='Any, or "random".')
 @click.option('--out', metavar='DIR', required=True, help='Where results go.')
-@click.option('--val', metavar='DIR|CSV', help='Validate on this, not on a fifth.')
+@labels
+@val
 @image_root
 @click.option(
     '--compare',
@@ -36,10 +37,10 @@ from .options import amp, gpus, image_root, seed
 def classify(**options: Any) -> None:
     """Train a classifier on labelled images, from a pretrained backbone.
 
-    LABELLED is a folder with a folder for each class, also below train/ and
-    val/, which are then the parts, or a csv (path,label). DIR/summary.md has
-    the result; tools/train.py DIR/config.py --work-dir ELSEWHERE trains it
-    again.
+    IMAGES are a folder with a folder for each class, also below train/ and
+    val/, which are then the parts, a csv (path,label), or others with
+    --labels. DIR/summary.md has the result; tools/train.py DIR/config.py
+    --work-dir ELSEWHERE trains it again.
 
     \b
     mmsnclr classify labelled/ --backbone epoch_100.pth --out classifier/

@@ -61,9 +61,15 @@ def detect(**options: Any) -> None:
 @click.option('--out', metavar='DIR', required=True, help='Where pictures and results go.')
 @image_root
 @click.option(
-    '--threshold', type=float, default=0.3, show_default=True, help='Lowest score to keep.'
+    '--threshold',
+    type=float,
+    default=0.3,
+    show_default=True,
+    help='Lowest score of an object to keep.',
 )
-@click.option('--batch', default=1, show_default=True, help='Images to look at at once.')
+@click.option(
+    '--batch', type=int, help='Images to look at at once. [default: 1; 32 by a classifier]'
+)
 def predict(**arguments: Any) -> None:
     """Find objects in IMAGES by the detector in CHECKPOINT, or classify them.
 

@@ -6,7 +6,7 @@ import click
 
 from ..console import say
 from .group import main
-from .options import image_root, labels, load_workers, max_images, projection, seed
+from .options import image_root, labels, load_workers, max_images, projection, seed, val
 
 
 @main.command(short_help='Draw images with their nearest neighbours.')
@@ -72,14 +72,8 @@ def embed(**arguments: Any) -> None:
 @click.argument('checkpoints', nargs=-1, required=True)
 @click.argument('images')
 @click.option('--out', required=True, metavar='DIR', help='Folder to write into.')
-@click.option(
-    '--labels',
-    metavar='folders|CSV',
-    default='folders',
-    show_default=True,
-    help='Classes of the images: the folder names, or a csv (path,label).',
-)
-@click.option('--val', metavar='IMAGES', help='Test on these, not on a fifth.')
+@labels
+@val
 @image_root
 @load_workers
 @seed
@@ -88,12 +82,13 @@ def evaluate(**arguments: Any) -> None:
 
     Writes evaluation.md and evaluation.csv: accuracy of k-NN, linear and
     few-shot classifiers, with confidence intervals, and the differences to the
-    first. CHECKPOINTS may be of any origin, or "random". IMAGES are one folder
-    or list; train/ and val/ in it are the parts that are learned from and
-    tested on. What was computed before is not computed again.
+    first. CHECKPOINTS may be of any origin, or "random". IMAGES are a folder
+    with a folder for each class, also below train/ and val/, which are then
+    the parts, a csv (path,label), or others with --labels. What was computed
+    before is not computed again.
 
     \b
-    mmsnclr evaluate run/backbone.pth random photos/ --out compared/
+    mmsnclr evaluate run/backbone.pth random labelled/ --out compared/
     mmsnclr evaluate a.pth b.pth list.txt --labels labels.csv --out compared/
     """  # noqa: D301
     from ..api.evaluate import evaluate

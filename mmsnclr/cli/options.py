@@ -11,6 +11,7 @@ labels = click.option(
     metavar='folders|cls|CSV',
     help='Classes of the images: the folder names, .cls files in tars, or a csv (path,label).',
 )
+val = click.option('--val', metavar='IMAGES', help='Validate on these, not on a fifth.')
 image_root = click.option(
     '--image-root', metavar='DIR', help='Where paths in files start, if not beside them.'
 )

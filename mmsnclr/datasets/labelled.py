@@ -1,17 +1,17 @@
-"""A labelled set of images: read, scanned, and parted into what is learned and what validates."""
+"""Labelled images, parted into those that are learned from and those that are validated on."""
 
 import os
-from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sklearn.model_selection import train_test_split
+import numpy as np
 
 from ..console import say
 from .listing import list_images, read_labels
 from .scan import DUPLICATE, Scan, scan_listed
 
-VAL_SHARE = 0.2
+_VAL_SHARE = 0.2
 _TRAIN, _VAL, _TEST = {'train', 'training'}, {'val', 'valid', 'validation'}, {'test'}
 
 
@@ -34,87 +34,170 @@ class LabelledImages(NamedTuple):
         return sorted(set(self.train.values()))
 
 
-def read_labelled(
-    labelled: str | Path,
-    out: Path,
+def list_labelled(
+    images: str | Path,
+    labels: str | Path | None = None,
     val: str | Path | None = None,
     image_root: str | Path | None = None,
-    seed: int = 0,
+) -> tuple[dict[Path, str], set[Path] | None]:
+    """List labelled images, and which of them are to validate on.
+
+    Args:
+        images: Folder, tar, text or COCO json file, or a csv with the columns ``path`` and
+            ``label``. A folder with ``train`` and ``val`` (or ``test``) in it is parted by these.
+        labels: As for :func:`~.listing.read_labels`; by default those of a csv, or else the
+            names of folders.
+        val: The images to validate on, likewise, if they are elsewhere or a part of ``images``.
+        image_root: Folder from which paths in text, json and csv files are meant.
+
+    Returns:
+        The class of each image, and those to validate on; ``None`` if nothing tells.
+
+    Raises:
+        FileNotFoundError: If images or labels are not there.
+        ValueError: If labels are missing.
+    """
+    paths = list_images(images, image_root)
+    source = labels or _own_labels(images) or 'folders'
+    if val is None:
+        classes = dict(zip(paths, read_labels(source, paths, image_root)))
+        return _part_by_folder(Path(images), classes)
+    held_out = dict.fromkeys(list_images(val, image_root))
+    learned = [path for path in paths if path not in held_out]
+    if len(learned) < len(paths):
+        count = len(paths) - len(learned)
+        say(f'{count:,} images of {images} are those of --val: they are not learned from')
+    classes = dict(zip(learned, read_labels(source, learned, image_root))) if learned else {}
+    source = labels or _own_labels(val) or source
+    classes |= zip(held_out, read_labels(source, list(held_out), image_root))
+    return classes, set(held_out)
+
+
+def _own_labels(images: str | Path) -> str | Path | None:
+    """Where the labels of images are if nothing else is said; ``None`` if they have none."""
+    if Path(images).is_dir():
+        return 'folders'
+    return images if Path(images).suffix.lower() == '.csv' else None
+
+
+def _part_by_folder(
+    folder: Path, classes: dict[Path, str]
+) -> tuple[dict[Path, str], set[Path] | None]:
+    """Part images by the folders in one; without those that are in neither part."""
+    if not folder.is_dir():
+        return classes, None
+    root = os.path.abspath(folder)
+    first = {path: os.path.relpath(path, root).split(os.sep)[0].lower() for path in classes}
+    there = set(first.values())
+    held_out = next((names for names in (_VAL, _TEST) if names & there), set())
+    if not (_TRAIN & there and held_out and there <= _TRAIN | _VAL | _TEST):
+        return classes, None
+    parted = {path: name for path, name in classes.items() if first[path] in _TRAIN | held_out}
+    if len(parted) < len(classes):
+        aside = len(classes) - len(parted)
+        say(f'{aside:,} images of {folder / "test"} are not looked at: val is there')
+    return parted, {path for path in parted if first[path] in held_out}
+
+
+def part(classes: dict[Path, str], val: Collection[Path] | None = None, seed: int = 0) -> set[Path]:
+    """Choose the images to validate on, and say how many there are.
+
+    Args:
+        classes: The class of each image.
+        val: Those to validate on, if they are given; by default a fifth of each class is drawn.
+        seed: Seed of the draw.
+
+    Raises:
+        ValueError: If the images are of one class, or a part is empty or has a class that the
+            other has not.
+    """
+    how, drawn = '', val is None
+    if drawn:
+        paths, names = list(classes), list(classes.values())
+        val = {paths[number] for number in draw_part(names, _VAL_SHARE, seed).nonzero()[0]}
+        how = f'; no --val: these were drawn (seed {seed})'
+    val = {path for path in classes if path in val}
+    learned = {name for path, name in classes.items() if path not in val}
+    seen = {classes[path] for path in val}
+    if len(learned | seen) < 2:
+        raise ValueError(
+            f'all images are of one class, {_listed(learned | seen)}: there is nothing to tell '
+            'apart'
+        )
+    if not learned or not seen:
+        which = 'validate on' if learned else 'learn from'
+        raise ValueError(f'no image is left to {which}: pass other images, or another --val')
+    if seen - learned:
+        raise ValueError(
+            f'class {_listed(seen - learned)} of the images to validate on is not among those to '
+            'learn from: name the classes alike'
+        )
+    say(f'{len(val):,} images to validate on, {len(classes) - len(val):,} to learn from{how}')
+    if drawn and learned - seen:
+        say(f'class {_listed(learned - seen)} has a single image, which is learned from only')
+    return val
+
+
+def draw_part(labels: Sequence[object], share: float, seed: int) -> np.ndarray:
+    """Draw a share of each class, at least one and not all of its images.
+
+    Args:
+        labels: The class of each image; one alone of its class is not drawn.
+        share: What is drawn.
+        seed: Seed of the draw.
+
+    Returns:
+        Whether each is drawn, ``(N,)`` bool.
+    """
+    classes, numbers = np.unique(np.asarray(labels), return_inverse=True)
+    drawn, random = np.zeros(len(numbers), bool), np.random.default_rng(seed)
+    for number in range(len(classes)):
+        members = random.permutation((numbers == number).nonzero()[0])
+        count = max(1, round(share * len(members)))
+        drawn[members[: min(count, len(members) - 1)]] = True
+    return drawn
+
+
+def scan_labelled(
+    out: Path, classes: dict[Path, str], val: Collection[Path] | None = None, seed: int = 0
 ) -> LabelledImages:
-    """Read a labelled set, leave out what is unusable, and part it.
+    """Leave out what is unusable of labelled images, and part the others.
 
     Writes ``labels.csv``, ``left_out.csv``, and the lists ``train.txt`` and ``val.txt``.
 
     Args:
-        labelled: Folder with a folder for each class, also below ``train`` and ``val``, which
-            are then the parts; or a csv with the columns ``path`` and ``label``.
         out: Folder to write into.
-        val: Such a folder or csv of the images to validate on. By default, and if ``labelled``
-            is not parted, a fifth of each class is drawn.
-        image_root: Folder from which the paths in a csv are meant; by default its own.
-        seed: Seed of the draw.
+        classes: The class of each image.
+        val: As for :func:`part`.
+        seed: Likewise.
 
     Raises:
-        FileNotFoundError: If an image is not there.
-        ValueError: If labels are missing, or the classes are too few, or too small to be parted.
+        ValueError: If a class has no usable image, or as for :func:`part`.
     """
-    classes = _read(labelled, image_root)
-    parts = _parts(Path(labelled), classes)
-    if val is not None and parts is not None:
-        raise ValueError(f'{labelled} has a validation part of its own: leave val={str(val)!r} out')
-    if val is not None:
-        parts = classes, _read(val, image_root)
-        both = [path for path in classes if path in parts[1]]
-        if both:
-            raise ValueError(
-                f'{len(both)} images, such as {str(both[0])!r}, are in {labelled} and in {val}: an '
-                'image to validate on must not be learned from'
-            )
-    together = classes if parts is None else parts[0] | parts[1]
     out.mkdir(parents=True, exist_ok=True)
-    scan = scan_listed(out, list(together), together, min_edge=1)
-    _tell_of_conflicts(scan, together)
-    used = set(scan.accepted)
-    if parts is None:
-        usable = {path: name for path, name in together.items() if path in used}
-        _check_classes(together, usable)
-        parts = _draw(usable, seed)
-    else:
-        parts = tuple({p: name for p, name in part.items() if p in used} for part in parts)
-        _check_classes({p: name for p, name in together.items() if p not in parts[1]}, parts[0])
-        _check_val(*parts)
-    for name, part in zip(('train', 'val'), parts):
-        (out / f'{name}.txt').write_text(''.join(f'{path}\n' for path in part), 'utf-8')
-    return LabelledImages(*parts, scan)
-
-
-def _read(source: str | Path, image_root: str | Path | None) -> dict[Path, str]:
-    """Class of each image of a folder or csv."""
-    paths = list_images(source, image_root)
-    labels = 'folders' if Path(source).is_dir() else source
-    return dict(zip(paths, read_labels(labels, paths, image_root)))
-
-
-def _parts(
-    folder: Path, classes: dict[Path, str]
-) -> tuple[dict[Path, str], dict[Path, str]] | None:
-    """What lies in ``train`` and what in ``val`` of a folder; ``None`` if it has not both."""
-    if not folder.is_dir():
-        return None
-    root = os.path.abspath(folder)
-    first = {path: path.relative_to(root).parts[0].lower() for path in classes}
-    there = set(first.values())
-    held_out = next((names for names in (_VAL, _TEST) if names & there), set())
-    if not (_TRAIN & there and held_out and there <= _TRAIN | _VAL | _TEST):
-        return None
-    parts = tuple(
-        {path: name for path, name in classes.items() if first[path] in names}
-        for names in (_TRAIN, held_out)
+    # Of equal images in both parts the one to learn from is kept.
+    paths = sorted(classes, key=set(val or ()).__contains__)
+    scan = scan_listed(out, paths, classes, min_edge=1)
+    _tell_of_conflicts(scan, classes)
+    usable = {path: classes[path] for path in scan.accepted}
+    to_learn, left = (
+        {name for path, name in some.items() if path not in (val or ())}
+        for some in (classes, usable)
     )
-    aside = len(classes) - sum(map(len, parts))
-    if aside:
-        say(f'{aside:,} images of {folder / "test"} are not looked at: val is there')
-    return parts
+    if to_learn - left:
+        raise ValueError(
+            f'no image of class {_listed(to_learn - left)} is usable: see left_out.csv'
+        )
+    val = part(usable, val, seed)
+    images = LabelledImages(
+        {path: name for path, name in usable.items() if path not in val},
+        {path: name for path, name in usable.items() if path in val},
+        scan,
+    )
+    for name in ('train', 'val'):
+        lines = ''.join(f'{path}\n' for path in getattr(images, name))
+        (out / f'{name}.txt').write_text(lines, 'utf-8')
+    return images
 
 
 def _tell_of_conflicts(scan: Scan, classes: dict[Path, str]) -> None:
@@ -130,46 +213,6 @@ def _tell_of_conflicts(scan: Scan, classes: dict[Path, str]) -> None:
         )
 
 
-def _check_classes(given: dict[Path, str], usable: dict[Path, str]) -> None:
-    """Refuse what cannot be learned: fewer than two classes, or one without a usable image."""
-    gone = sorted(set(given.values()) - set(usable.values()))
-    if gone:
-        raise ValueError(f'no image of class {_listed(gone)} is usable: see left_out.csv')
-    classes = set(usable.values())
-    if len(classes) < 2:
-        raise ValueError(
-            f'all images are of one class, {_listed(sorted(classes))}: there is nothing to tell '
-            'apart'
-        )
-
-
-def _check_val(train: dict[Path, str], val: dict[Path, str]) -> None:
-    if not val:
-        raise ValueError('no image to validate on is usable: see left_out.csv')
-    unknown = sorted(set(val.values()) - set(train.values()))
-    if unknown:
-        raise ValueError(
-            f'class {_listed(unknown)} of the images to validate on is not among those to learn '
-            'from: name the classes alike'
-        )
-
-
-def _draw(usable: dict[Path, str], seed: int) -> tuple[dict[Path, str], dict[Path, str]]:
-    """Part the images, each class alike."""
-    counts = Counter(usable.values())
-    single = sorted(name for name, count in counts.items() if count < 2)
-    if single:
-        raise ValueError(
-            f'class {_listed(single)} has a single usable image, which cannot be both learned '
-            'from and validated on: add images, or pass --val'
-        )
-    count = max(len(counts), round(VAL_SHARE * len(usable)))
-    drawn = train_test_split(
-        list(usable), test_size=count, random_state=seed, stratify=list(usable.values())
-    )
-    say(f'No --val: {count:,} of the images were drawn to validate on (seed {seed})')
-    return tuple({path: usable[path] for path in sorted(part)} for part in drawn)
-
-
-def _listed(names: list[str]) -> str:
-    return ', '.join(names[:5]) + (f' and {len(names) - 5} more' if len(names) > 5 else '')
+def _listed(names: Collection[str]) -> str:
+    shown = ', '.join(sorted(names)[:5])
+    return shown + (f' and {len(names) - 5} more' if len(names) > 5 else '')

@@ -298,7 +298,8 @@ def read_labels(
 
     Raises:
         FileNotFoundError: If there is no such csv file.
-        ValueError: If the csv lacks a column, an image a label, or the folders are one class.
+        ValueError: If the csv lacks a column, an image a label or has several, or the folders are
+            one class.
     """
     if source is None:
         return None
@@ -311,10 +312,13 @@ def read_labels(
             f"labels={str(source)!r} is neither a csv file nor 'folders' nor 'cls'"
         )
     root = os.path.abspath(root or Path(source).parent)
-    rows = csv.DictReader(StringIO(read_text(source), newline=''))
-    if not {'path', 'label'} <= set(rows.fieldnames or ()):
-        raise ValueError(f"{source} must have the columns 'path' and 'label' in its first line")
-    labels = {_key(os.path.join(root, row['path'] or '')): row['label'] for row in rows}
+    labels: dict[str, str] = {}
+    for path, label in _read_table(source):
+        key = _key(os.path.join(root, path))
+        if labels.setdefault(key, label) != label:
+            raise ValueError(
+                f'{source} has several labels for {path!r}, {labels[key]!r} and {label!r}: keep one'
+            )
     found = [labels.get(_key(path)) for path in images]
     missing = [path for path, label in zip(images, found) if not label]
     if missing:
@@ -323,6 +327,21 @@ def read_labels(
             f'{str(missing[0])!r}; its paths are meant from {root}'
         )
     return found
+
+
+def _read_table(source: str | Path) -> Iterator[tuple[str, str]]:
+    """Paths and labels of a csv, whose columns are parted by comma, semicolon or tab."""
+    text = read_text(source)
+    heading = text.partition('\n')[0]
+    delimiter = max(',;\t', key=heading.count)
+    lines = csv.reader(StringIO(text, newline=''), delimiter=delimiter, skipinitialspace=True)
+    columns = [name.strip() for name in next(lines, ())]
+    if not {'path', 'label'} <= set(columns):
+        raise ValueError(f"{source} must have the columns 'path' and 'label' in its first line")
+    for line in lines:
+        row = dict(zip(columns, line))
+        if row:
+            yield row.get('path', '').strip(), row.get('label', '').strip()
 
 
 def _key(path: str | Path) -> str:
@@ -352,7 +371,7 @@ def _folder_labels(images: Sequence[str | Path]) -> list[str]:
             shown = ', '.join(classes[:5]) + (', ...' if len(classes) > 5 else '')
             say(f'labels: {len(classes):,} classes by the names of folders: {shown}', err=True)
             name_of = dict(zip(parts, names))
-            return [name_of[folder] for folder in folders]
+            return [name_of[folder].strip() for folder in folders]  # as those of a csv
     raise ValueError(
         f"labels='folders': all {len(images):,} images are of one class, such as "
         f'{str(images[0])!r}; classes need a folder each'

@@ -246,7 +246,34 @@ def scan_listed(
     return scan
 
 
-def write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
+def tell_of_unreadable(out: Path, unreadable: Sequence[tuple[Path, str]], count: int) -> None:
+    """List the images that a prediction has left out, in ``left_out.csv``, and say so.
+
+    Args:
+        out: Folder of the list.
+        unreadable: Images that could not be read, each with its reason.
+        count: Number of all images.
+
+    Raises:
+        ValueError: If none could be read.
+    """
+    if not unreadable:
+        return
+    if len(unreadable) == count:
+        raise ValueError(
+            f'none of the {count} images can be read, the first {str(unreadable[0][0])!r}: '
+            f'{unreadable[0][1]}'
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    write_csv(out / 'left_out.csv', ('path', 'reason'), unreadable)
+    names = ', '.join(str(path) for path, _ in unreadable[:5])
+    say(
+        f'{len(unreadable)} of {count} images cannot be read and were left out, see '
+        f'{out / "left_out.csv"}: {names}'
+    )
+
+
+def write_csv(path: Path, header: tuple[str, ...], rows: Sequence[tuple]) -> None:
     """Write a table in UTF-8 with a heading."""
     # Names of files need not be UTF-8.
     with open(path, 'w', newline='', encoding='utf-8', errors='backslashreplace') as file:

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import numpy as np
 import torch
 from torch import nn
 
-from ..checkpoints import replacing
 from ..console import say
 from ..version import __version__
 
@@ -60,21 +60,26 @@ def recall(key: str) -> dict[str, np.ndarray] | None:
     try:
         with np.load(path) as file:
             content = dict(file)
-        os.utime(path)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None
+    with suppress(OSError):  # another's, or removed meanwhile
+        os.utime(path)
     return content
 
 
 def remember(key: str, content: Mapping[str, np.ndarray]) -> None:
     """Keep arrays under a name, if the disk has room, and remove what was not used for long."""
-    folder = cache_folder()
+    folder, draft = cache_folder(), None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(str(folder / f'{key}.npz')) as temporary, open(temporary, 'wb') as file:
-            np.savez(file, **content)
-        _forget(folder.iterdir())
+        # Of a name of its own: another process may write the same.
+        with NamedTemporaryFile(dir=folder, suffix='.npz', delete=False) as draft:
+            np.savez(draft, **content)
+        os.replace(draft.name, folder / f'{key}.npz')
+        _forget(folder.glob('*.npz'))
     except OSError as error:
+        if draft is not None:
+            Path(draft.name).unlink(missing_ok=True)
         say(f'results are not kept for the next time: {error}', err=True)
 
 

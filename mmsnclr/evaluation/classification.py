@@ -52,6 +52,7 @@ class Accuracies(NamedTuple):
         balanced: Mean recall of the classes that have images.
         classes: Each class.
         confusion: Number of images by true (row) and likeliest class, ``(C, C)``.
+        right: Whether the likeliest class is the true one, for each image, ``(N,)`` bool.
     """
 
     top1: float
@@ -59,6 +60,7 @@ class Accuracies(NamedTuple):
     balanced: float
     classes: list[ClassAccuracy]
     confusion: Tensor
+    right: Tensor
 
 
 def read_predictions(path: str | Path) -> Predictions:
@@ -97,6 +99,7 @@ def rate(predictions: Predictions, classes: list[str]) -> Accuracies:
         sum(known) / len(known),
         by_class,
         ConfusionMatrix.calculate(scores, labels, num_classes=len(classes)),
+        scores.argmax(dim=1) == labels,
     )
 
 

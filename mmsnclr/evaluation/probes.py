@@ -1,5 +1,6 @@
 """What features tell of labelled images: k-NN, linear and few-shot classification."""
 
+import math
 import warnings
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler, normalize
 
-from ..datasets.splits import draw_part
+from ..datasets.labelled import draw_part
 from .knn import knn_classes
 
 NEIGHBORS, SHOTS, DRAWS = (20, 200), (1, 5, 10), 10
@@ -183,15 +184,21 @@ def score(right: np.ndarray, other: np.ndarray | None = None) -> Score:
     Returns:
         The score.
     """
-    count, accuracy = right.shape[1], right.mean()
-    centre = (accuracy + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
-    spread = accuracy * (1 - accuracy) / count + (_Z / (2 * count)) ** 2
-    half = _Z * np.sqrt(spread) / (1 + _Z**2 / count)
+    count, accuracy = right.shape[1], float(100 * right.mean())
     deviation = float(100 * right.mean(axis=1).std(ddof=1)) if len(right) > 1 else None
     difference = None
     if other is not None:
         each = 100 * (right.mean(axis=0) - other.mean(axis=0))
         error = _Z * each.std(ddof=1) / np.sqrt(count) if count > 1 else np.inf
-        difference = tuple(float(each.mean() + sign * error) for sign in (0, -1, 1))
-    low, high = (float(100 * np.clip(centre + sign * half, 0, 1)) for sign in (-1, 1))
-    return Score(float(100 * accuracy), low, high, deviation, difference)
+        mean = float(each.mean())
+        difference = mean, float(mean - error), float(mean + error)
+    return Score(accuracy, *interval(accuracy, count), deviation, difference)
+
+
+def interval(accuracy: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of an accuracy on a number of images, in percent."""
+    share, scale = accuracy / 100, 1 + _Z**2 / count
+    centre = share + _Z**2 / (2 * count)
+    half = _Z * math.sqrt(share * (1 - share) / count + (_Z / (2 * count)) ** 2)
+    low, high = (100 * (centre + sign * half) / scale for sign in (-1, 1))
+    return max(low, 0.0), min(high, 100.0)

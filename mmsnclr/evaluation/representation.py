@@ -98,10 +98,12 @@ def represent_images(
         Representations and labels of those that can be read; the console names the others.
 
     Raises:
-        ValueError: If none can be read or is to be, or the values are not finite.
+        ValueError: If a number is too small, no image can be read, or the values are not finite.
     """
     if max_images is not None and max_images < 1:
         raise ValueError(f'max_images={max_images} must be at least 1')
+    if workers is not None and workers < 0:
+        raise ValueError(f'workers={workers} must be at least 0')
     if max_images is not None and len(paths) > max_images:
         chosen = sorted(random.Random(seed).sample(range(len(paths)), max_images))
         paths = [paths[number] for number in chosen]

@@ -180,7 +180,7 @@ def fit_to_epochs(
         What was chosen.
 
     Raises:
-        ValueError: If an argument is too small, or the batch too large.
+        ValueError: If the batch is too small or too large.
     """
     why_epochs = why_batch = _GIVEN
     if epochs is None:
@@ -194,8 +194,6 @@ def fit_to_epochs(
         batch = min(_BATCH * processes, max(8, 2 ** int(math.log2(max(1, images / 8)))), images)
         batch = max(batch // processes, 2) * processes
         why_batch = f'images in a step: an eighth of all, at most {_BATCH} a process'
-    if epochs < 1:
-        raise ValueError(f'epochs={epochs} must be at least 1')
     if not 2 * processes <= batch <= images:
         raise ValueError(
             f'batch={batch} must lie between {2 * processes}, 2 for each process (--gpus), and the '

@@ -6,13 +6,16 @@ from pathlib import Path
 
 from ..console import Setting
 from ..evaluation.classification import Accuracies
-from .tables import row
+from ..evaluation.probes import interval, score
+from .tables import points, row
 
 _CLASSES = 200  # of which the summary has a row each; all are in predictions.csv
 
 
 def accuracy_table(results: dict[str, Accuracies]) -> str:
     """Accuracy of each run, and how its top-1 differs from the first's, as a markdown table.
+
+    Differences are taken image by image, and have their 95 % interval over the images.
 
     Args:
         results: For each run, by name, how good its classifier is.
@@ -24,12 +27,10 @@ def accuracy_table(results: dict[str, Accuracies]) -> str:
     table = row('accuracy, %', *(kinds[field] for field in fields), *difference)
     table += row('---', *['---:'] * (len(fields) + len(difference)))
     for name, result in results.items():
-        change = (
-            [f'{result.top1 - first.top1:+.1f}' if result is not first else '']
-            if difference
-            else []
-        )
-        table += row(name, *(getattr(result, field) for field in fields), *change)
+        change = ''
+        if result is not first:
+            change = points(score(*(x.right.numpy()[None] for x in (result, first))).difference)
+        table += row(name, *(getattr(result, field) for field in fields), *difference and [change])
     return table
 
 
@@ -39,13 +40,6 @@ def _class_table(result: Accuracies) -> str:
     for one in worst[:_CLASSES]:
         table += row(one.name, one.images, one.precision, one.recall, one.f1)
     return table
-
-
-def _margin(percent: float, images: int) -> float:
-    """Half of Wilson's 95 % interval of a share of images, in percent."""
-    share, z = percent / 100, 1.96
-    root = math.sqrt(share * (1 - share) / images + (z / images) ** 2 / 4)
-    return 100 * z * root / (1 + z**2 / images)
 
 
 def classification_summary(
@@ -72,9 +66,10 @@ def classification_summary(
         row(name, source, path.relative_to(out)) for name, (source, path) in classifiers.items()
     )
     images = sum(one.images for one in result.classes)
-    margin = _margin(result.top1, images)
+    low, high = interval(result.top1, images)
     chance = (
-        'Each was trained once, with the same seed; differences within that margin may be chance.\n'
+        'Each was trained once, with the same seed. In brackets: 95 % interval over the images,\n'
+        'which knows nothing of other seeds.\n'
         if others
         else ''
     )
@@ -82,8 +77,8 @@ def classification_summary(
     config = shlex.quote(str(out / 'config.py'))
     return f"""# Classifier of {len(result.classes)} classes
 
-Measured on {images} images, by which top-1 is known to about ± {margin:.1f} (95 %). Balanced is the
-mean recall of the classes.
+Measured on {images} images, by which top-1 lies between {low:.1f} and {high:.1f} (Wilson's 95 %
+interval). Balanced is the mean recall of the classes.
 {chance}
 {accuracy_table(results)}
 [The worst mistakes](mistakes.html); [all predictions](predictions.csv).

@@ -7,7 +7,7 @@ from io import StringIO
 import numpy as np
 
 from ..evaluation.probes import DRAWS, Score, left_out
-from .tables import row
+from .tables import points, row
 
 _COLUMNS = ('checkpoint', 'classifier', 'accuracy', 'low', 'high', 'deviation', 'difference')
 
@@ -27,7 +27,7 @@ def accuracy_table(scores: Mapping[str, Mapping[str, Score]]) -> str:
     )
     if others:
         text += f'\nDifference to {first}, in points:\n\n{head}' + ''.join(
-            row(name, *(_difference(scores[name][classifier]) for classifier in classifiers))
+            row(name, *(points(scores[name][classifier].difference) for classifier in classifiers))
             for name in others
         )
     return text
@@ -76,8 +76,3 @@ def scores_csv(scores: Mapping[str, Mapping[str, Score]]) -> str:
 def _accuracy(score: Score) -> str:
     deviation = '' if score.deviation is None else f' ± {score.deviation:.1f}'
     return f'{score.accuracy:.1f}{deviation} [{score.low:.1f}, {score.high:.1f}]'
-
-
-def _difference(score: Score) -> str:
-    difference, low, high = score.difference
-    return f'{difference:+.1f} [{low:+.1f}, {high:+.1f}]'

@@ -9,6 +9,11 @@ def row(*cells: object) -> str:
     return f'| {" | ".join("" if isinstance(c, float) else _cell(c) for c in shown)} |\n'
 
 
+def points(difference: tuple[float, float, float]) -> str:
+    """A difference of accuracies, and its interval."""
+    return '{:+.1f} [{:+.1f}, {:+.1f}]'.format(*difference)
+
+
 def _cell(value: object) -> str:
     """A value as a table of markdown can hold it."""
     return ' '.join(str(value).split()).replace('|', '\\|')

@@ -1,6 +1,7 @@
 """`mmsnclr evaluate`: checkpoints of any origin in one table."""
 
 import csv
+import os
 import shutil
 import sys
 
@@ -24,8 +25,8 @@ from mmsnclr.api.embed import embed
 from mmsnclr.api.evaluate import evaluate
 from mmsnclr.api.neighbors import neighbors
 from mmsnclr.cli import main
+from mmsnclr.datasets.labelled import draw_part
 from mmsnclr.datasets.listing import list_images
-from mmsnclr.datasets.splits import draw_part
 from mmsnclr.engine.run import read_encoder
 from mmsnclr.evaluation import cache, representation
 from mmsnclr.evaluation.representation import represent_images
@@ -198,6 +199,41 @@ def test_the_cache_is_bounded_and_a_full_disk_is_said(decoded, monkeypatch, caps
     monkeypatch.setenv('XDG_CACHE_HOME', '/dev/null')
     cache.remember('d', dict(rows=np.zeros(2)))
     assert 'results are not kept for the next time' in capsys.readouterr().err
+
+
+def test_the_cache_is_shared_with_other_processes_and_the_index_of_tars(
+    decoded, monkeypatch, capsys
+):
+    save, content, folder = np.savez, dict(rows=np.ones(250)), cache.cache_folder()
+
+    def save_while_another_does(file, **content):
+        monkeypatch.setattr(np, 'savez', save)
+        cache.remember('a', content)
+        save(file, **content)
+
+    monkeypatch.setattr(np, 'savez', save_while_another_does)
+    cache.remember('a', content)
+    assert [path.name for path in folder.iterdir()] == ['a.npz']
+    (folder / 'shards').mkdir()
+    for path in folder.iterdir():
+        os.utime(path, (0, 0))
+    monkeypatch.setattr(cache, 'MOST', 3000)
+    cache.remember('b', content)
+    assert sorted(path.name for path in folder.iterdir()) == ['b.npz', 'shards']
+    assert not capsys.readouterr().err
+
+    def refuse(*args):
+        raise PermissionError
+
+    monkeypatch.setattr(os, 'utime', refuse)
+    assert cache.recall('b') is not None  # in another's folder, too
+
+
+def test_a_number_that_is_too_small_is_named(trained, digits):
+    encoder, paths = read_encoder(trained / 'backbone.pth'), list_images(digits / 'unlabelled')
+    for setting in ('max_images', 'workers'):
+        with pytest.raises(ValueError, match=rf'{setting}=-1 must be at least'):
+            represent_images(encoder, paths, **{setting: -1})
 
 
 def test_a_foreign_backbone_is_compared_embedded_and_shown(digits, tmp_path):

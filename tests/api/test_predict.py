@@ -136,7 +136,11 @@ def test_what_cannot_be_predicted_is_named(run, scenes, tmp_path):
     used.mkdir()
     (used / 'predictions.json').touch()
     for arguments, error, message in (
-        ((out.parent / 'snclr.pth', [scenes / 'val'], tmp_path), ValueError, 'is not a detector'),
+        (
+            (out.parent / 'snclr.pth', [scenes / 'val'], tmp_path),
+            ValueError,
+            'is neither a detector',
+        ),
         ((tmp_path / 'none.pth', [scenes / 'val'], tmp_path), FileNotFoundError, 'none.pth'),
         ((detection.checkpoint, [tmp_path / 'none'], tmp_path), FileNotFoundError, 'no folder'),
         ((detection.checkpoint, [scenes / 'val'], tmp_path, 30), ValueError, 'threshold=30'),

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mmsnclr.datasets.labelled import read_labelled
+from mmsnclr.datasets.labelled import draw_part, list_labelled, part, scan_labelled
 
 
 def write(folder, names, seed=0):
@@ -19,46 +19,110 @@ def write(folder, names, seed=0):
     return folder
 
 
-def test_a_fifth_of_each_class_is_drawn_by_the_seed(tmp_path):
-    names = [f'{name}/{n}.png' for name, count in (('a', 30), ('b', 10)) for n in range(count)]
-    folder = write(tmp_path / 'set', names)
-    drawn = [read_labelled(folder, tmp_path / 'out', seed=seed) for seed in (0, 0, 1)]
-    assert Counter(drawn[0].val.values()) == dict(a=6, b=2)
+def in_parts(*parts, classes='ab'):
+    return [f'{part}/{name}/{n}.png' for part in parts for name in classes for n in '01']
+
+
+def table(path, rows):
+    path.write_text('\n'.join(['path,label', *(','.join(row) for row in rows)]))
+    return path
+
+
+def scanned(folder, out, **options):
+    return scan_labelled(out, *list_labelled(folder), **options)
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Six pictures in each of two class folders."""
+    return write(tmp_path / 'all', [f'{name}/{n}.png' for name in 'ab' for n in range(6)])
+
+
+def test_a_share_of_each_class_is_drawn_by_the_seed():
+    labels = ['a'] * 50 + ['b'] * 4 + ['c']
+    drawn = draw_part(labels, 0.2, 0)
+    assert Counter(np.array(labels)[drawn].tolist()) == dict(a=10, b=1)
+    assert (drawn == draw_part(labels, 0.2, 0)).all() and (drawn != draw_part(labels, 0.2, 1)).any()
+    assert draw_part(['a', 'a', 'b', 'b'], 0.9, 0).sum() == 2  # one of each stays
+
+
+def test_what_is_validated_on_is_drawn_of_usable_images_and_listed(labelled, tmp_path, capsys):
+    (labelled / 'a/5.png').write_bytes(b'')
+    drawn = [scanned(labelled, tmp_path / 'out', seed=seed) for seed in (0, 0, 1)]
+    assert sorted(drawn[0].val.values()) == ['a', 'b'] and len(drawn[0].train) == 9
     assert drawn[0].val == drawn[1].val != drawn[2].val
     assert not drawn[0].val.keys() & drawn[0].train.keys()
     assert drawn[0].classes == ['a', 'b'] and drawn[0].scan.median_edge == 20
     listed = (tmp_path / 'out/val.txt').read_text().splitlines()
     assert listed == [str(path) for path in drawn[2].val]
+    assert '2 images to validate on, 9 to learn from; no --val' in capsys.readouterr().out
 
 
-def test_each_of_many_small_classes_can_be_drawn_from(tmp_path):
-    folder = write(tmp_path / 'set', [f'{name}/{n}.png' for name in 'abcdefgh' for n in (0, 1)])
-    images = read_labelled(folder, tmp_path / 'out')
-    assert set(images.val.values()) == set(images.train.values()) == set('abcdefgh')
+def test_a_class_of_one_image_is_learned_from_and_said(labelled, capsys):
+    write(labelled, ['c/0.png'], seed=1)
+    classes, _ = list_labelled(labelled)
+    assert {classes[path] for path in part(classes)} == {'a', 'b'}
+    assert 'class c has a single image, which is learned from only' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name', ['val', 'test', 'Validation'])
+def test_train_and_val_in_a_folder_are_the_parts(tmp_path, name):
+    classes, val = list_labelled(write(tmp_path, in_parts('train', name)))
+    assert {path.parts[-3] for path in val} == {name} and len(val) == 4
+    assert {path.parts[-3] for path in classes.keys() - val} == {'train'}
+    assert all(classes[path] == path.parent.name for path in classes)
 
 
 def test_an_image_of_both_parts_is_learned_from_only(tmp_path, capsys):
-    names = [f'{part}/{name}/{n}.png' for part in ('train', 'VAL') for name in 'ab' for n in '01']
-    folder = write(tmp_path / 'set', names)
+    folder = write(tmp_path / 'set', in_parts('train', 'VAL'))
     write(folder, ['test/a/0.png', 'test/b/0.png'], seed=1)
+    shutil.copy(folder / 'VAL/b/0.png', folder / 'VAL/a/2.png')
     shutil.copy(folder / 'train/b/0.png', folder / 'VAL/a/0.png')
-    images = read_labelled(folder, tmp_path / 'out')
+    images = scanned(folder, tmp_path / 'out')
     assert len(images.train) == 4 and folder / 'VAL/a/0.png' not in images.val
-    assert Counter(images.val.values()) == dict(a=1, b=2)
+    assert Counter(images.val.values()) == dict(a=2, b=1)
     assert 'duplicate of' in (tmp_path / 'out/left_out.csv').read_text()
     told = capsys.readouterr()
-    assert '2 images of ' in told.out and '1 images have equals of another class' in told.err
+    assert '2 images of ' in told.out and '2 images have equals of another class' in told.err
 
 
-def test_a_test_part_validates_where_there_is_no_other(tmp_path):
-    names = [f'{part}/{name}/{n}.png' for part in ('train', 'test') for name in 'ab' for n in '01']
-    images = read_labelled(write(tmp_path / 'set', names), tmp_path / 'out')
-    assert {path.parts[-3] for path in images.val} == {'test'} and len(images.train) == 4
+def test_what_is_validated_on_is_not_learned_from(labelled, capsys):
+    rows = [(f'{p.parent.name}/{p.name}', p.parent.name.upper()) for p in labelled.rglob('*.png')]
+    csv = table(labelled / 'all.csv', rows)
+    (labelled / 'val.txt').write_text('a/0.png')
+    for images, labels in ((labelled, csv), (csv, None)):
+        classes, val = list_labelled(images, labels, labelled / 'val.txt')
+        assert val == part(classes, val) == {labelled / 'a/0.png'} and len(classes) == 12
+        assert set(classes.values()) == {'A', 'B'}
+        told = capsys.readouterr().out
+        assert f'1 images of {images} are those of --val: they are not learned from' in told
+        assert '1 images to validate on, 11 to learn from\n' in told
+
+
+def test_images_elsewhere_have_labels_of_their_own(labelled, tmp_path):
+    other = write(tmp_path / 'other', in_parts('place'), seed=1)
+    csv = table(tmp_path / 'val.csv', [('other/place/a/0.png', 'b'), ('other/place/b/0.png', 'a')])
+    for source, expected in ((other, dict(a=2, b=2)), (csv, dict(a=1, b=1))):
+        classes, val = list_labelled(labelled, val=source)
+        assert len(classes.keys() - val) == 12
+        assert Counter(classes[path] for path in val) == expected
+    assert classes[other / 'place/a/0.png'] == 'b'
+
+
+def test_a_split_that_measures_nothing_is_refused(labelled, tmp_path):
+    csv = table(tmp_path / 'labels.csv', [(str(path), 'same') for path in labelled.rglob('*.png')])
+    with pytest.raises(ValueError, match='all images are of one class, same'):
+        part(*list_labelled(labelled, csv))
+    with pytest.raises(ValueError, match='no image is left to learn from'):
+        part(*list_labelled(labelled, val=labelled))
+    other = write(tmp_path / 'other', in_parts('.', classes='bcdefghij'), seed=1)
+    with pytest.raises(ValueError, match='class c, d, e, f, g and 3 more of the images to val'):
+        part(*list_labelled(labelled, val=other))
 
 
 def test_a_part_without_usable_images_is_refused(tmp_path):
-    folder = write(tmp_path / 'set', [f'train/{name}/{n}.png' for name in 'ab' for n in '01'])
+    folder = write(tmp_path / 'set', in_parts('train'))
     (folder / 'val/a').mkdir(parents=True)
     (folder / 'val/a/0.png').write_bytes(b'')
-    with pytest.raises(ValueError, match='no image to validate on is usable'):
-        read_labelled(folder, tmp_path / 'out')
+    with pytest.raises(ValueError, match='no image is left to validate on'):
+        scanned(folder, tmp_path / 'out')

@@ -179,6 +179,20 @@ def test_labels_come_from_a_csv(digits, tmp_path):
     (tmp_path / 'labels.csv').write_text('file,class\n')
     with pytest.raises(ValueError, match="must have the columns 'path' and 'label'"):
         read_labels(tmp_path / 'labels.csv', images)
+    text = f'path,label\n{images[0]},a\n{images[1]},b\n{images[0]},'
+    (tmp_path / 'labels.csv').write_text(f'{text}a\n')
+    assert read_labels(tmp_path / 'labels.csv', images) == ['a', 'b']
+    (tmp_path / 'labels.csv').write_text(f'{text}b\n')
+    with pytest.raises(ValueError, match=r"several labels for .*\.png', 'a' and 'b': keep one"):
+        read_labels(tmp_path / 'labels.csv', images)
+
+
+@pytest.mark.parametrize(
+    'text', ['path, label\na.png, 1 ', 'label;path\n1;a.png', '\ufeffpath\tlabel\r\n"a.png"\t1\r\n']
+)
+def test_a_csv_may_be_parted_as_spreadsheets_do(tmp_path, text):
+    (tmp_path / 'labels.csv').write_bytes(text.encode())
+    assert read_labels(tmp_path / 'labels.csv', [tmp_path / 'a.png']) == ['1']
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mmsnclr.datasets.splits import draw_part
+from mmsnclr.datasets.labelled import draw_part
 from mmsnclr.evaluation.probes import draw_shots, few_shot_classes, left_out, probe, score
 
 
@@ -120,3 +120,4 @@ def test_draws_have_a_deviation_and_differences_are_taken_image_by_image(found):
     each = 100 * (one.mean(axis=0) - other.mean(axis=0))
     interval = stats.norm.interval(0.95, each.mean(), stats.sem(each))
     assert measured.difference == pytest.approx((each.mean(), *interval), rel=1e-5)
+    assert score(np.array([[True]]), np.array([[False]])).difference == (100, -np.inf, np.inf)
