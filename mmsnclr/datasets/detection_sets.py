@@ -130,7 +130,8 @@ def _read(
 
 def _check(part: LabelFiles, source: Path) -> tuple[dict, list[Mistake]]:
     """The content without what is wrong, and the mistakes by the files that they are in."""
-    part.content['categories'] = distinct_categories(part.content, source)
+    if part.content['categories'] or not part.mistakes:  # which may be why there is none
+        part.content['categories'] = distinct_categories(part.content, source)
     content, found = check_content(part.content, source, part.images)
     found = [
         mistake._replace(file=part.origins.get(mistake.image, mistake.file)) for mistake in found
