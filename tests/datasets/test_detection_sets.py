@@ -60,7 +60,7 @@ def test_yolo_is_read_with_its_validation_set(yolo, capsys):
     assert (box['category_id'], polygon['category_id']) == (1, 0)
     assert val.images == yolo / 'images/val' and len(val.content['annotations']) == 1
     said = capsys.readouterr().out
-    assert '4 images, 2 objects: 7 1, cat 1' in said
+    assert '4 images (2 without objects), 2 objects: 7 1, cat 1' in said and 'too good' not in said
     assert f"In COCO's format they are written to {yolo / 'out/train.json'}" in said
     assert read(yolo)[1] == val._replace(file=yolo.parent / 'out/val.json')
 
@@ -90,6 +90,14 @@ def test_yolo_lies_as_tools_write_it(yolo):
     assert sum(len(part.content['annotations']) for part in read(yolo)) == 3
     (yolo / 'labels/train/a.txt').rename(yolo / 'images/train/a.txt')
     assert sum(len(part.content['annotations']) for part in read(yolo)) == 3
+
+
+def test_images_that_are_learned_and_validated_on_are_told_of(yolo, capsys):
+    (yolo / 'data.yaml').write_text('train: images\nval: images/val\nnames: [cat, 7]\n')
+    read(yolo)
+    said = capsys.readouterr().out
+    assert '1 of 1 images to validate on are learned, too' in said
+    assert f'such as {yolo / "images/val/a.jpg"}' in said
 
 
 def test_boxes_are_meant_on_the_upright_image(yolo):
