@@ -42,7 +42,7 @@ def predict(
     Args:
         checkpoint: A detector that :func:`mmsnclr.api.detect.detect` trained, or a classifier,
             for which see :func:`~mmsnclr.api.predict_classes.predict_classes`.
-        images: Folders, text files with paths, COCO json files or image files.
+        images: As for :func:`~mmsnclr.datasets.listing.list_images`.
         out: Folder that receives ``predictions.json``, in COCO's result format
             with file names from the folder that all images share, and
             ``pictures/``; and ``left_out.csv`` if images cannot be read.
@@ -65,12 +65,7 @@ def predict(
     if read_classifier(stored) is not None:
         return predict_classes(stored, images, out, image_root)
     out = Path(out)
-    if (out / 'predictions.json').exists():
-        raise ValueError(f'out={str(out)!r} holds predictions already: choose another folder')
-    if not 0 <= threshold <= 1:
-        raise ValueError(f'threshold={threshold} must lie between 0 and 1')
-    if batch < 1:
-        raise ValueError(f'batch={batch} must be at least 1')
+    _check_settings(out, threshold, batch)
     images = [images] if isinstance(images, str | Path) else images
     paths = list_images(images, image_root)
     ids = _image_ids(images, paths, image_root)
@@ -112,6 +107,15 @@ def predict(
         f'{len(paths)} images; they are in {out}'
     )
     return predictions
+
+
+def _check_settings(out: Path, threshold: float, batch: int) -> None:
+    if (out / 'predictions.json').exists():
+        raise ValueError(f'out={str(out)!r} holds predictions already: choose another folder')
+    if not 0 <= threshold <= 1:
+        raise ValueError(f'threshold={threshold} must lie between 0 and 1')
+    if batch < 1:
+        raise ValueError(f'batch={batch} must be at least 1')
 
 
 def _tell_of(
