@@ -186,21 +186,24 @@ class _Remaining:
         return getattr(self._batches, name)
 
 
+# What workers of loaders do on signals, by their numbers.
+worker_handlers: dict[int, Callable[..., None]] = {}
+
+
 def detach_loader(loader: DataLoader) -> None:
-    """Give a loader a generator of its own, and its workers this process's handler of SIGTERM.
+    """Give a loader a generator of its own, and its workers :data:`worker_handlers`.
 
     torch seeds workers from the generator that models draw from, so that a
     resumed run would draw other numbers; mmengine 0.10 passes no generator on.
-    torch also sets a handler that ends workers, which Python does not know of.
+    torch also sets a handler of SIGTERM that ends workers, which Python does not know of.
     """
     loader.generator = torch.Generator()
     loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn)
 
 
 def _start_worker(start: Callable[[int], None] | None, number: int) -> None:
-    handler = signal.getsignal(signal.SIGTERM)
-    if callable(handler):
-        signal.signal(signal.SIGTERM, handler)
+    for signalled, handler in worker_handlers.items():
+        signal.signal(signalled, handler)
     if start is not None:
         start(number)
 

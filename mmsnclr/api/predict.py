@@ -42,7 +42,7 @@ def predict(
     Args:
         checkpoint: A detector that :func:`mmsnclr.api.detect.detect` trained, or a classifier,
             for which see :func:`~mmsnclr.api.predict_classes.predict_classes`.
-        images: Folders, text files with paths, COCO json files or image files.
+        images: As for :func:`~mmsnclr.datasets.listing.list_images`.
         out: Folder that receives ``predictions.json``, in COCO's result format
             with file names from the folder that all images share, and
             ``pictures/``; and ``left_out.csv`` if images cannot be read.

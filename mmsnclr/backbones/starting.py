@@ -29,12 +29,12 @@ def initialize_backbone(backbone: nn.Module, stored: Stored) -> None:
         stored: The checkpoint.
 
     Raises:
-        ValueError: If it fills fewer than all weights of the backbone, or its
-            attention has another number of heads.
+        ValueError: If it fills fewer than all weights of the backbone, has several
+            backbones that would, or its attention has another number of heads.
     """
     given = f'init={str(stored.path)!r}'
     _check_heads(backbone, stored, given)
-    wanted, best, prefix_of_best = backbone.state_dict(), {}, ''
+    wanted, best, prefix_of_best, others = backbone.state_dict(), {}, '', []
     origin, weights = take_apart(stored)
     sources = (
         (origin.prefix, weights),
@@ -48,11 +48,19 @@ def initialize_backbone(backbone: nn.Module, stored: Stored) -> None:
             value = _resampled(keys[name], value, wanted[keys[name]], backbone)
             return value if value.shape == wanted[keys[name]].shape else None
 
-        prefix, count = _most_common_prefix(keys, weights, lambda *x: fitted(*x) is not None)
+        prefixes = _prefixes(keys, weights, lambda *x: fitted(*x) is not None)
+        prefix, count = prefixes[0]
         if count > len(best):
             found = {keys[n]: fitted(n, v) for n, v in _below(prefix, keys, weights)}
             best = {key: value for key, value in found.items() if value is not None}
             prefix_of_best = start + prefix
+            of_it = dict(_below(prefix, keys, weights))
+            others = [
+                start + other
+                for other, its_count in prefixes[1:]
+                if its_count == count
+                and any(not v.equal(of_it[n]) for n, v in _below(other, keys, weights))
+            ]
     # Counters, which are integers, may be missing: old checkpoints have none.
     missing = [key for key in wanted if key not in best and wanted[key].is_floating_point()]
     if missing:
@@ -61,20 +69,25 @@ def initialize_backbone(backbone: nn.Module, stored: Stored) -> None:
             f'under prefix {prefix_of_best!r}; missing, or of another shape: '
             f'{", ".join(missing[:3])}. Pass a checkpoint of the same architecture'
         )
+    if others:
+        raise ValueError(
+            f'{given} has several backbones, under the prefixes {[prefix_of_best, *others]}: save '
+            'the one to start from alone'
+        )
     backbone.load_state_dict(best, strict=False)
 
 
-def _most_common_prefix(
+def _prefixes(
     names: Iterable[str], weights: Mapping[str, Tensor], fits: Callable[[str, Tensor], bool]
-) -> tuple[str, int]:
-    """The prefix, dot included, under which most of the names are, and how many are."""
+) -> list[tuple[str, int]]:
+    """Prefixes, dot included, and how many of the names are under each, the most common first."""
     hits = Counter(
         key.removesuffix(name)
         for name in names
         for key, value in weights.items()
         if (key == name or key.endswith(f'.{name}')) and fits(name, value)
     )
-    return hits.most_common(1)[0] if hits else ('', 0)
+    return hits.most_common() or [('', 0)]
 
 
 def _below(
@@ -163,7 +176,7 @@ def _check_filled(
     missing = [key for key, shape in wanted.items() if there.get(key) != shape]
     if not missing:
         return
-    best, count = _most_common_prefix(wanted, stored.weights, lambda key, x: x.shape == wanted[key])
+    best, count = _prefixes(wanted, stored.weights, lambda key, x: x.shape == wanted[key])[0]
     if not count:
         advice = 'None of its keys fits: the checkpoint is of another network.'
     elif best == start:
@@ -180,10 +193,11 @@ def _check_filled(
 
 
 def _check_heads(backbone: nn.Module, stored: Stored, source: str) -> None:
-    """Compare a ViT's number of attention heads with what a checkpoint says, if it does."""
+    """Compare a ViT's number of attention heads with a checkpoint's, if it or its origin tells."""
     if not isinstance(backbone, VisionTransformer):
         return
-    theirs, ours = stated_heads(stored), backbone.arch_settings['num_heads']
+    ours, width = backbone.arch_settings['num_heads'], backbone.embed_dims
+    theirs = stated_heads(stored) or (take_apart(stored)[0].heads or {}).get(width)
     if theirs not in (None, ours):
         raise ValueError(
             f'{source} is a ViT with {theirs} heads, the backbone has {ours}: its weights would '

@@ -1,6 +1,5 @@
 """A COCO-format set is checked before anything is trained on it."""
 
-import csv
 import math
 import os
 from collections import defaultdict
@@ -25,6 +24,7 @@ from .coco_shapes import (
     overlap,
     short,
 )
+from .scan import write_csv
 
 _SHOWN = 20  # mistakes that are not many yet
 _SAME, _DIFFERENT = 0.8, 0.5  # IoU of two people's boxes of one object, and of two objects' boxes
@@ -128,9 +128,7 @@ def describe_mistakes(mistakes: list[Mistake], path: str | Path) -> str:
         lines.append(f'  {file}: {kind}, {place}: {detail}')
     if len(mistakes) > _SHOWN:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        # Names of files need not be UTF-8.
-        with open(path, 'w', newline='', encoding='utf-8', errors='backslashreplace') as file:
-            csv.writer(file).writerows([Mistake._fields, *mistakes])
+        write_csv(Path(path), Mistake._fields, mistakes)
         lines.append(f'  ... all {len(mistakes)} are in {path}')
     return '\n'.join(lines)
 

@@ -1,5 +1,6 @@
 """The sets that a detector learns from and is measured on: read, checked, split."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -88,6 +89,7 @@ def read_sets(
         CocoSet(contents[0], out / 'train.json', read[0].images),
         CocoSet(contents[1], out / 'val.json', read[-1].images),
     )
+    _tell_shared(*sets)
     if any(part.origins for part in read):
         say(f"In COCO's format they are written to {sets[0].file} and {sets[1].file}")
     return sets
@@ -130,7 +132,8 @@ def _read(
 
 def _check(part: LabelFiles, source: Path) -> tuple[dict, list[Mistake]]:
     """The content without what is wrong, and the mistakes by the files that they are in."""
-    part.content['categories'] = distinct_categories(part.content, source)
+    if part.content['categories'] or not part.mistakes:  # which may be why there is none
+        part.content['categories'] = distinct_categories(part.content, source)
     content, found = check_content(part.content, source, part.images)
     found = [
         mistake._replace(file=part.origins.get(mistake.image, mistake.file)) for mistake in found
@@ -140,10 +143,25 @@ def _check(part: LabelFiles, source: Path) -> tuple[dict, list[Mistake]]:
 
 def _tell(content: dict, source: Path) -> None:
     """Tell what was read from label files, so that classes that are spelt wrong are seen."""
-    names, (_, objects) = category_names(content), objects_of(content)
+    names, (having, objects) = category_names(content), objects_of(content)
     counts = Counter(names[one['category_id']] for one in objects)
     listed = ', '.join(f'{name} {count}' for name, count in counts.most_common(20))
-    say(f'{source}: {len(content["images"])} images, {len(objects)} objects: {listed}')
+    count = len(content['images'])
+    without = f' ({count - len(having)} without objects)' if len(having) < count else ''
+    say(f'{source}: {count} images{without}, {len(objects)} objects: {listed}')
+
+
+def _tell_shared(train: CocoSet, val: CocoSet) -> None:
+    """Tell of images that are both learned and validated on."""
+    learned, measured = (
+        {os.path.abspath(part.images / image['file_name']) for image in part.content['images']}
+        for part in (train, val)
+    )
+    if shared := learned & measured:
+        say(
+            f'{len(shared)} of {len(measured)} images to validate on are learned, too, so that '
+            f'measures will be too good, such as {min(shared)}'
+        )
 
 
 def _check_objects(content: dict, mistakes: list[Mistake], file: str | Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Container
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,12 +29,12 @@ class LabelFiles(NamedTuple):
 
 def find_images(folder: Path) -> list[Path]:
     """Image files in a folder and below it, sorted."""
-    return [path for path in find_files(folder, '*') if path.suffix.lower() in SUFFIXES]
+    return find_files(folder, SUFFIXES)
 
 
-def find_files(folder: Path, pattern: str) -> list[Path]:
-    """Files of a name in a folder and below it, sorted, without hidden ones such as macOS's."""
-    found = sorted(folder.rglob(pattern))
+def find_files(folder: Path, suffixes: Container[str]) -> list[Path]:
+    """Files of these suffixes in a folder and below it, sorted, without hidden ones as macOS's."""
+    found = sorted(path for path in folder.rglob('*') if path.suffix.lower() in suffixes)
     hidden = re.compile(rf'(^|{re.escape(os.sep)})\.')
     return [path for path in found if not hidden.search(str(path.relative_to(folder)))]
 

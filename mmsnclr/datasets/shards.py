@@ -132,8 +132,7 @@ def load_shard(path: str) -> Shard:
         ValueError: If it is damaged or compressed.
     """
     path = os.path.abspath(path)
-    status = os.stat(path)
-    state = status.st_size, status.st_mtime_ns
+    state = _state(path)
     shard = _shards.get(path)
     if shard is None or shard.state != state:
         kept = _index_file(path)
@@ -147,6 +146,11 @@ def load_shard(path: str) -> Shard:
 
 def _shard(path: str) -> Shard:
     return _shards.get(path) or load_shard(path)
+
+
+def _state(file: str | int) -> tuple[int, int]:
+    status = os.stat(file)
+    return status.st_size, status.st_mtime_ns
 
 
 def _index_file(path: str) -> Path:
@@ -187,6 +191,8 @@ def _index(path: str) -> np.ndarray:
                     if not member.isreg() or any(part[0] == '.' for part in name.split('/')):
                         continue
                     if os.path.splitext(name)[1].lower() in SUFFIXES:
+                        if member.issparse():
+                            raise ValueError(f'{member.name} has holes (tar --sparse)')
                         images[name] = member.offset_data, member.size
                     elif _sample(name) + '.cls' == name and member.size <= _LONGEST_LABEL:
                         labels[_sample(name)] = tar.extractfile(member).read().strip()
@@ -262,10 +268,13 @@ class FilesAndShards(LocalBackend):
         if place is None:
             return super().get(filepath)
         shard = _shard(place[0])
+        file = _opened(shard.path, shard.state)
+        if _state(file.descriptor) != shard.state:  # another than was indexed
+            shard = load_shard(shard.path)
+            file = _opened(shard.path, shard.state)
         image = shard.find(place[1])
         if image is None:
             raise FileNotFoundError(f'{place[0]} holds no image {place[1]!r}')
-        file = _opened(shard.path, shard.state)
         data = os.pread(file.descriptor, int(image['size']), int(image['offset']))
         if len(data) < image['size']:
             raise OSError(f'{filepath} cannot be read to its end: {place[0]} has changed')

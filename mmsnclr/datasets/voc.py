@@ -4,8 +4,9 @@ mmdet's ``XMLDataset`` and supervision do not name the file that is wrong, and l
 word what they do not know, so that they are read here.
 """
 
+import os
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,16 +44,15 @@ def read_voc(folder: Path, images: Path | None = None) -> dict[str, LabelFiles]:
 
     Returns:
         The parts ``'train'`` and, if there are ``ImageSets/Main/train.txt`` and ``val.txt``,
-        ``'val'``, both with the classes of the former.
+        ``'val'``, both with the classes of the former; of ``trainval.txt`` alone ``'train'``.
 
     Raises:
         FileNotFoundError: If there are no xml files or images.
+        ValueError: If a list of images is empty.
     """
     inner = (path for path in sorted(folder.iterdir()) if path.name.lower() == 'annotations')
     labels = next(filter(Path.is_dir, inner), folder)
-    xmls = {
-        str(path.relative_to(labels).with_suffix('')): path for path in find_files(labels, '*.xml')
-    }
+    xmls = {_stem(path.relative_to(labels)): path for path in find_files(labels, ('.xml',))}
     if not xmls:
         raise FileNotFoundError(
             f'{folder} holds neither xml files (Pascal VOC) nor data.yaml (YOLO)'
@@ -68,18 +68,16 @@ def read_voc(folder: Path, images: Path | None = None) -> dict[str, LabelFiles]:
         raise FileNotFoundError(
             f'no images in {", ".join(map(str, places))}: pass the folder of the images (IMAGES)'
         )
-    names = [str(path.relative_to(images)) for path in found]
-    reader = _Reader(labels, xmls, {str(Path(name).with_suffix('')): name for name in names})
+    reader = _Reader(labels, xmls, [str(path.relative_to(images)) for path in found])
     lists = labels.parent / 'ImageSets' / 'Main'
-    parts = {part: lists / f'{part}.txt' for part in ('train', 'val')}
+    parts = dict(train=lists / 'train.txt', val=lists / 'val.txt')
     if not parts['train'].is_file():
-        read = dict(train=reader.read(sorted(xmls), folder.name))
-    else:
-        read = {
-            part: reader.read(_listed(file), file.name)
-            for part, file in parts.items()
-            if file.is_file()
-        }
+        parts = dict(train=lists / 'trainval.txt')  # beside it are those to test on
+    read = {
+        part: reader.read(_listed(file, xmls), file.name)
+        for part, file in parts.items()
+        if file.is_file()
+    } or dict(train=reader.read(sorted(xmls), folder.name))
     classes = sorted({name for file in read['train'][0] for name, *_ in file.objects.values()})
     return {
         part: LabelFiles(
@@ -92,18 +90,31 @@ def read_voc(folder: Path, images: Path | None = None) -> dict[str, LabelFiles]:
     }
 
 
-def _listed(file: Path) -> list[str]:
-    """Names in a list of VOC, which may say more after each."""
-    return [line.split()[0] for line in read_text(file).splitlines() if line.strip()]
+def _listed(file: Path, xmls: Container[str]) -> list[str]:
+    """Images in a list of VOC, which may have suffixes, and say more after each."""
+    names = []
+    for line in filter(None, map(str.strip, read_text(file).splitlines())):
+        first = line.split()[0]
+        readings = line, _stem(line), first, _stem(first)
+        names.append(next((name for name in readings if name in xmls), first))
+    if not names:
+        raise ValueError(f'{file} lists no images: remove it, or write their names into it')
+    return names
+
+
+def _stem(name: str | Path) -> str:
+    return os.path.splitext(name)[0]
 
 
 class _Reader:
     """Reads the xml files in a folder."""
 
-    def __init__(self, folder: Path, xmls: dict[str, Path], images: dict[str, str]) -> None:
+    def __init__(self, folder: Path, xmls: dict[str, Path], images: list[str]) -> None:
         self.folder = folder
         self.xmls = xmls
-        self.images = images  # file names by what they are without suffix
+        self.images: dict[str, list[str]] = {}  # file names by what they are without suffix
+        for name in images:
+            self.images.setdefault(_stem(name), []).append(name)
 
     def read(self, stems: list[str], source: str) -> tuple[list[_File], list[Mistake]]:
         """The files of these images, and what is wrong in them."""
@@ -115,11 +126,12 @@ class _Reader:
                 continue
             origin = from_here(self.xmls[stem], self.folder.parent)
             try:
-                root = ElementTree.parse(self.xmls[stem]).getroot()
-            except (OSError, ElementTree.ParseError, ValueError) as error:
+                root = _parse(self.xmls[stem])
+            # Of unknown encodings, too.
+            except (LookupError, OSError, ElementTree.ParseError, ValueError) as error:
                 mistakes.append(Mistake(origin, 'xml', None, stem, f'{error}'))
                 continue
-            name = self.images.get(stem) or self._stated(root) or stem
+            name = self._image(stem, (root.findtext('filename') or '').strip())
             size = {key: _number(root.findtext(f'size/{key}')) for key in ('width', 'height')}
             objects = {}
             for number, element in enumerate(root.findall('object'), start=1):
@@ -133,10 +145,22 @@ class _Reader:
             files.append(_File(origin, dict(file_name=name) | size, objects))
         return files, mistakes
 
-    def _stated(self, root: ElementTree.Element) -> str:
-        """The image that an xml file names, which need not have its name."""
-        name = (root.findtext('filename') or '').strip()
-        return self.images.get(str(Path(name).with_suffix('')), name)
+    def _image(self, stem: str, stated: str) -> str:
+        """The image of an xml file: of its name, or else that which it states."""
+        names = self.images.get(stem) or self.images.get(_stem(stated)) or [stated or stem]
+        same = (name for name in names if os.path.basename(name) == os.path.basename(stated))
+        return next(same, names[0])
+
+
+def _parse(path: Path) -> ElementTree.Element:
+    """The root of an xml file, without namespaces."""
+    root = ElementTree.parse(path).getroot()
+    for element in root.iter():
+        if isinstance(element.tag, str):  # no comment
+            element.tag = element.tag.rpartition('}')[2]
+    if root.tag != 'annotation':
+        raise ValueError(f'it is <{root.tag}>, not <annotation> as of Pascal VOC')
+    return root
 
 
 def _number(text: str | None) -> float | None:

@@ -52,7 +52,7 @@ def read_yolo(description: Path, root: Path | None = None) -> dict[str, LabelFil
     else:
         data = _read_yaml(description)
     names = _names(data, description)
-    root = root or description.parent / str(data.get('path') or '')
+    root = root or description.parent / _slashed(data.get('path') or '')
     roots = [root, description.parent]
     parts = {
         part: _list_part(data[part], roots, f'{description}: {part}')
@@ -75,6 +75,11 @@ def _read_yaml(description: Path) -> dict:
         raise ValueError(f'{description} is no yaml file: {error}') from error
     if not isinstance(data, dict):
         raise ValueError(f"{description} is not YOLO's data.yaml: it has no names")
+    if data.get('kpt_shape'):
+        raise ValueError(
+            f"{description} is of keypoints ('kpt_shape'), which could be taken for polygons: take "
+            'this line out of it, and the keypoints out of the label files'
+        )
     return data
 
 
@@ -87,15 +92,20 @@ def _names(data: dict, description: Path) -> dict[int, str]:
         raise ValueError(
             f"{description}: 'names' must be the list of classes, or a number and name of each"
         )
-    if isinstance(data.get('nc'), int) and data['nc'] != len(names):
+    if str(data.get('nc') or len(names)) != str(len(names)):
         raise ValueError(f"{description}: 'nc' is {data['nc']}, and there are {len(names)} names")
+    for name in names.values():
+        if not isinstance(name, str | int | float) or isinstance(name, bool):
+            raise ValueError(
+                f"{description}: 'names' has {name!r}, as yaml reads some words: write it in quotes"
+            )
     return {int(key): str(name) for key, name in names.items()}
 
 
 def _list_part(value: Any, roots: list[Path], place: str) -> list[Path]:
     """Images of a part: of folders, or listed in text files; listed ones need not be there."""
     found: list[Path] = []
-    for entry in map(str, value if isinstance(value, list) else [value]):
+    for entry in map(_slashed, value if isinstance(value, list) else [value]):
         # Roboflow writes paths as from a folder beside its data.yaml.
         entries = (entry, entry.removeprefix('../'))
         paths = [Path(root, name) for root in roots for name in entries]
@@ -107,11 +117,16 @@ def _list_part(value: Any, roots: list[Path], place: str) -> list[Path]:
             if not images:
                 raise ValueError(f'{place}: there are no images in {str(path)!r}')
         else:
-            lines = filter(None, map(str.strip, read_text(path).splitlines()))
+            lines = filter(None, map(_slashed, read_text(path).splitlines()))
             folders = (path.parent, roots[0])
             images = [_first_there([folder / line for folder in folders]) for line in lines]
         found += images
     return list(dict.fromkeys(Path(os.path.abspath(path)) for path in found))
+
+
+def _slashed(path: Any) -> str:
+    """A path that may have been written on Windows."""
+    return str(path).strip().replace('\\', '/')
 
 
 def _first_there(paths: list[Path]) -> Path:

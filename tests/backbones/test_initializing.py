@@ -49,6 +49,22 @@ def test_a_vit_of_another_library_becomes_the_initialisation(tmp_path, library):
     torch.testing.assert_close(backbone(images)[-1], source(images), rtol=1e-4, atol=1e-4)
 
 
+def test_of_several_backbones_none_is_picked(tmp_path):
+    backbone = MODELS.build(dict(type='ResNet', depth=18))
+    two = {
+        f'{net}.{key}': value + number
+        for number, net in enumerate(('online', 'target'))
+        for key, value in backbone.state_dict().items()
+    }
+    torch.save(two, tmp_path / 'two.pth')
+    with pytest.raises(ValueError, match=r"several backbones.*\['online\.', 'target\.'\]"):
+        initialize_backbone(backbone, Stored.read(tmp_path / 'two.pth'))
+    same = {key.replace('target', 'copy'): v for key, v in two.items() if key[0] == 't'}
+    torch.save(same | {k: v for k, v in two.items() if k[0] == 't'}, tmp_path / 'same.pth')
+    initialize_backbone(backbone, Stored.read(tmp_path / 'same.pth'))
+    assert backbone.conv1.weight.equal(two['target.conv1.weight'])
+
+
 def test_positions_of_another_size_are_resampled(tmp_path):
     source = timm.create_model('vit_tiny_patch16_224', img_size=64)
     torch.save(source.state_dict(), tmp_path / 'vit.pth')
@@ -74,6 +90,14 @@ def test_a_vit_with_other_heads_is_refused(tmp_path):
     torch.save(checkpoint, tmp_path / 'released.pth')
     with pytest.raises(ValueError, match='a ViT with 12 heads, the backbone has 6'):
         initialize_backbone(backbone, Stored.read(tmp_path / 'released.pth'))
+
+
+def test_heads_of_an_origin_are_compared_without_its_config(tmp_path):
+    backbone = MODELS.build(load_recipe('vit-s').model.backbone)
+    weights = {f'base_encoder.{key}': value for key, value in backbone.state_dict().items()}
+    torch.save(weights, tmp_path / 'moco.pth')
+    with pytest.raises(ValueError, match='a ViT with 12 heads, the backbone has 6'):
+        initialize_backbone(backbone, Stored.read(tmp_path / 'moco.pth'))
 
 
 class Harmful:

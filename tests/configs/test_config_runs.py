@@ -93,7 +93,7 @@ def detection(tmp_path_factory):
         images(f'VOC{year}/JPEGImages')
         for folder in ('ImageSets/Main', 'Annotations'):
             (root / f'VOC{year}' / folder).mkdir(parents=True, exist_ok=True)
-        names = '1\n' if split == 'test' else '1\n2\n3\n4\n'  # of two, mmdet's measure forks
+        names = '1\n2\n3\n4\n'
         (root / f'VOC{year}/ImageSets/Main/{split}.txt').write_text(names)
         for number in range(1, 5):
             (root / f'VOC{year}/Annotations/{number}.xml').write_text(VOC_OBJECT)

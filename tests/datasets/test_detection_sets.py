@@ -60,7 +60,7 @@ def test_yolo_is_read_with_its_validation_set(yolo, capsys):
     assert (box['category_id'], polygon['category_id']) == (1, 0)
     assert val.images == yolo / 'images/val' and len(val.content['annotations']) == 1
     said = capsys.readouterr().out
-    assert '4 images, 2 objects: 7 1, cat 1' in said
+    assert '4 images (2 without objects), 2 objects: 7 1, cat 1' in said and 'too good' not in said
     assert f"In COCO's format they are written to {yolo / 'out/train.json'}" in said
     assert read(yolo)[1] == val._replace(file=yolo.parent / 'out/val.json')
 
@@ -71,9 +71,11 @@ def test_yolo_lies_as_tools_write_it(yolo):
         'train: ../images/train\nval: ../images/val\nnames: {0: cat, 1: "7"}\n',
         'train: train.txt\nval: images/val\nnames: [cat, 7]\n',
         f'path: {yolo}\ntrain: [images/train]\nval: [images/val]\nnames: [cat, 7]\n',
+        'path: .\\\ntrain: .\\windows.txt\nval: images\\val\nnames: [cat, 7]\n',
     ]
     names = [i['file_name'] for i in train.content['images']]
     (yolo / 'train.txt').write_text(''.join(f'./images/train/{name}\n' for name in names))
+    (yolo / 'windows.txt').write_text(''.join(f'images\\train\\{name}\r\n' for name in names))
     for text in texts:
         (yolo / 'data.yaml').write_text(text)
         assert [part.content for part in read(yolo)] == [train.content, val.content]
@@ -88,6 +90,14 @@ def test_yolo_lies_as_tools_write_it(yolo):
     assert sum(len(part.content['annotations']) for part in read(yolo)) == 3
     (yolo / 'labels/train/a.txt').rename(yolo / 'images/train/a.txt')
     assert sum(len(part.content['annotations']) for part in read(yolo)) == 3
+
+
+def test_images_that_are_learned_and_validated_on_are_told_of(yolo, capsys):
+    (yolo / 'data.yaml').write_text('train: images\nval: images/val\nnames: [cat, 7]\n')
+    read(yolo)
+    said = capsys.readouterr().out
+    assert '1 of 1 images to validate on are learned, too' in said
+    assert f'such as {yolo / "images/val/a.jpg"}' in said
 
 
 def test_boxes_are_meant_on_the_upright_image(yolo):
@@ -146,6 +156,9 @@ def test_a_listed_image_that_is_missing_is_a_mistake(yolo):
         ('names: [cat, 7]', "'train'"),
         ('train: images/train', "'names' must be"),
         ('train: images/train\nnames: [cat]\nnc: 2', "'nc' is 2, and there are 1"),
+        ("train: images/train\nnames: [cat]\nnc: '2'", "'nc' is 2, and there are 1"),
+        ('train: images/train\nnames: [cat, no]', "'names' has False.*quotes"),
+        ('train: images/train\nnames: [cat]\nkpt_shape: [3, 2]', 'is of keypoints'),
         ('train: images/other\nnames: [cat, 7]', 'no folder or list .*images/other'),
         ('train: labels/train\nnames: [cat, 7]', 'no images in'),
         ('train: images/val/\nnames: [cat, 7]', 'none of its 1 images .*labels/val/a.txt'),
@@ -204,6 +217,36 @@ def test_voc_lies_as_tools_write_it(devkit, tmp_path_factory):
     (devkit / 'JPEGImages/a.jpg').rename(devkit / 'JPEGImages/other.jpg')
     voc(devkit / 'Annotations/a.xml', {}, name='other.jpg')
     assert 'other.jpg' in {i['file_name'] for p in read(devkit) for i in p.content['images']}
+
+
+def test_voc_is_written_in_many_ways(devkit):
+    xmls, lists = devkit / 'Annotations', devkit / 'ImageSets/Main'
+    (xmls / 'a.xml').write_text(
+        (xmls / 'a.xml').read_text().replace('<annotation>', '<annotation xmlns="http://of.it">')
+    )
+    (xmls / 'b.xml').rename(xmls / 'my b.XML')
+    (devkit / 'JPEGImages/b.jpg').rename(devkit / 'JPEGImages/my b.jpg')
+    image(devkit / 'JPEGImages/c.png', size=(10, 10))
+    voc(xmls / 'c.xml', {}, name='c.jpg')
+    (lists / 'train.txt').unlink()
+    (lists / 'trainval.txt').write_text('a.jpg\nmy b\nc -1\n')
+    voc(xmls / 'of_test.xml', dict(name='unknown'), name='unlisted.jpg')
+    train, val = read(devkit)
+    images = {i['file_name'] for part in (train, val) for i in part.content['images']}
+    assert images == {'a.jpg', 'my b.jpg', 'c.jpg'}
+    assert sum(len(part.content['annotations']) for part in (train, val)) == 4
+    assert [c['name'] for c in train.content['categories']] == ['cat', 'dog']
+    (lists / 'trainval.txt').write_text('\n')
+    with pytest.raises(ValueError, match=r'trainval\.txt lists no images'):
+        read(devkit)
+
+
+def test_mistakes_are_told_of_a_set_that_has_nothing_else(devkit):
+    (devkit / 'Annotations/a.xml').write_text('<html/>')
+    (devkit / 'Annotations/b.xml').write_text('<?xml version="1.0" encoding="none"?><a/>')
+    (devkit / 'JPEGImages/b.jpg').unlink()
+    with pytest.raises(ValueError, match=r'a: it is <html>(.*\n)*.*b: unknown encoding'):
+        read(devkit)
 
 
 def test_what_is_wrong_in_a_voc_set_is_named_by_file_and_object(devkit):

@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -167,6 +168,26 @@ def test_compressed_tars_are_refused_before_they_are_read(tmp_path, name):
         list_images(tmp_path / name)
     (tmp_path / 'a.tar.jpg').touch()
     assert list_images(tmp_path) == [tmp_path / 'a.tar.jpg']
+
+
+def test_a_tar_that_is_replaced_while_it_is_read_is_indexed_again(tmp_path):
+    files = {f'{name}.png': noise(seed) for seed, name in enumerate('ab')}
+    tar = write_tar(tmp_path / 'a.tar', files)
+    first, second = (read_image(path) for path in list_images(tar))
+    write_tar(tar, {'0.png': noise(7)} | files)  # into the same file
+    assert np.array_equal(read_image(tar / 'a.png'), first)
+    os.replace(write_tar(tmp_path / 'new.tar', dict(reversed(files.items()))), tar)
+    shards._opened.cache_clear()  # as of a process that has not read it
+    assert np.array_equal(read_image(tar / 'b.png'), second)
+
+
+def test_a_file_with_holes_is_refused(tmp_path):
+    with open(tmp_path / '0.png', 'wb') as file:
+        file.write(noise(0))
+        file.truncate(2**20)
+    subprocess.run(['tar', '-Scf', 'a.tar', '0.png'], cwd=tmp_path, check=True)
+    with pytest.raises(ValueError, match=r'0\.png has holes'):
+        list_images(tmp_path / 'a.tar')
 
 
 def test_the_scan_names_images_in_tars(tmp_path):

@@ -1,6 +1,7 @@
 """Nothing is lost when a run is interrupted."""
 
 import math
+import multiprocessing
 import os
 import random
 import re
@@ -221,6 +222,24 @@ def test_an_error_ends_the_run_though_workers_outlive_signals(digits, tmp_path):
     began = time.monotonic()
     assert run_ranks(lambda: train(digits, tmp_path, Kill(2, 'fail'), **workers), 1) == [1]
     assert time.monotonic() - began < 30
+
+
+class Fork(Hook):
+    """Forks a process after a step and ends it, as mmdet's measure of VOC does."""
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        for seconds in (0, 0.1) if runner.iter == 0 else ():  # before it has begun, and after
+            process = multiprocessing.get_context('fork').Process(target=time.sleep, args=(600,))
+            process.start()
+            time.sleep(seconds)
+            process.terminate()
+            process.join(20)
+            process.kill()
+            assert process.exitcode == -signal.SIGTERM
+
+
+def test_processes_that_a_measure_forks_end_when_they_are_told_to(digits, tmp_path):
+    assert run_ranks(lambda: train(digits, tmp_path, Fork()), 1) == [0]
 
 
 def test_a_dead_worker_ends_the_run_and_is_named(digits, tmp_path, capfd):

@@ -12,6 +12,7 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ...parents import worker_handlers
 from ..store import LONGEST_CALL, connect, patience
 from .checkpoint import AtomicCheckpointHook
 
@@ -20,6 +21,27 @@ PREEMPTED = os.EX_TEMPFAIL
 _SIGNALS = {signal.SIGTERM, signal.SIGUSR1}
 _SIGNALLED = 1 << 32  # what a rank that got one adds to the votes
 _POLL = 0.05  # seconds
+_mask = threading.local()
+
+
+def _hold() -> None:
+    _mask.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _release() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _mask.before)
+
+
+def _forked() -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+    if isinstance(getattr(handler, '__self__', None), PreemptionHook):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _release()
+
+
+# SIGTERM is to end what is forked, all but workers of loaders: the pools of mmdet's measures end
+# their processes by it, and a handler of Python's does not run in one that waits for a semaphore.
+os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_forked)
 
 
 @HOOKS.register_module()
@@ -64,10 +86,11 @@ class PreemptionHook(Hook):
         if threading.current_thread() is not threading.main_thread():
             return
         self._main = os.getpid()
-        # Workers of the loader inherit the handler. They are to outlive a signal
+        # Workers of the loader have the handler, too. They are to outlive a signal
         # that the scheduler sends to all, but not the end of the main process.
         self._ending = mmap(-1, 1)
         self._handlers = {number: signal.signal(number, self._receive) for number in self.signals}
+        worker_handlers[signal.SIGTERM] = self._receive
 
     def _receive(self, number: int, frame) -> None:
         if os.getpid() == self._main:
@@ -145,5 +168,6 @@ class PreemptionHook(Hook):
             self._vote.join(LONGEST_CALL)  # Python aborts if it ends while a thread is in the store
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        worker_handlers.clear()
         if self._ending is not None:
             self._ending[0] = 1
