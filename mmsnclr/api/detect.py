@@ -153,7 +153,8 @@ def _check_out(out: Path, resume: bool, batch: int | None, processes: int) -> in
     The processes must be able to share it.
     """
     config = out / 'config.py'
-    if config.exists():
+    # What ended before there was a checkpoint is begun again.
+    if config.exists() and (resume or any(out.rglob('training/*.pth'))):
         before = _read_batch(config, resume)
         batch = before if batch is None else batch
     share_of_batch(batch or 0, processes)

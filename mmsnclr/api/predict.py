@@ -19,6 +19,7 @@ from ..datasets.coco import read_image_ids
 from ..datasets.coco_images import ImageFolder
 from ..datasets.listing import list_images
 from ..datasets.scan import tell_of_unreadable
+from ..engine.run import latest_checkpoint
 from ..parents import without_prints
 from ..requirements import check_detection_requirements
 from ..visualization.detections import draw_detections
@@ -41,7 +42,8 @@ def predict(
 
     Args:
         checkpoint: A detector that :func:`mmsnclr.api.detect.detect` trained, or a classifier,
-            for which see :func:`~mmsnclr.api.predict_classes.predict_classes`.
+            for which see :func:`~mmsnclr.api.predict_classes.predict_classes`; the folder
+            that either wrote stands for the newest checkpoint in it.
         images: As for :func:`~mmsnclr.datasets.listing.list_images`.
         out: Folder that receives ``predictions.json``, in COCO's result format
             with file names from the folder that all images share, and
@@ -62,6 +64,9 @@ def predict(
         ValueError: If the checkpoint is neither of both, a setting is out of
             range, no image can be read, or ``out`` has predictions.
     """
+    if Path(checkpoint).is_dir():
+        training = Path(checkpoint, 'training')
+        checkpoint = latest_checkpoint(training if training.is_dir() else checkpoint)
     stored, out = Stored.read(checkpoint), Path(out)
     if any((out / f'predictions.{kind}').exists() for kind in ('csv', 'json')):
         raise ValueError(f'out={str(out)!r} holds predictions already: choose another folder')
@@ -157,7 +162,8 @@ def _load(stored: Stored, threshold: float) -> torch.nn.Module:
     path, cfg = stored.path, stored.config
     if cfg is None or 'category_ids' not in stored.meta.get('dataset_meta', {}):
         raise ValueError(
-            f'checkpoint={str(path)!r} is neither a detector that `detect` trained nor a classifier'
+            f'checkpoint={str(path)!r} is neither a detector that `detect` trained nor a '
+            'classifier: pass the folder that one of them wrote'
         )
     from mmdet.apis import init_detector
 

@@ -1,9 +1,11 @@
 """From a backbone to a detector, and what it finds."""
 
+import shlex
 from typing import Any
 
 import click
 
+from ..console import say
 from .group import main
 from .options import amp, gpus, image_root, seed
 
@@ -52,7 +54,9 @@ def detect(**options: Any) -> None:
     """  # noqa: D301
     from ..api.detect import detect
 
-    detect(**options)
+    detection = detect(**options)
+    checkpoint = shlex.quote(str(detection.checkpoint))
+    say(f'\nNext:\n  mmsnclr predict {checkpoint} IMAGES --out DIR')
 
 
 @main.command(short_help='Find objects in images, or classify them.')

@@ -90,10 +90,17 @@ class Encoder(NamedTuple):
 
     @classmethod
     def random(cls, like: 'Encoder | None', seed: int) -> 'Encoder':
-        """One with random weights, of the architecture of another or a ResNet-50."""
+        """One with random weights, of the architecture of another or a ResNet-50.
+
+        A ResNet's residual branches count: set to zero, as where training begins, they would make
+        its features worse than those of random weights.
+        """
         cfg, sight = dict(type='ResNet', depth=50), Sight(224, None, *_IMAGENET.values())
         if like is not None:
             cfg, sight = like.cfg, like.sight
+        if cfg['type'] == 'ResNet':
+            cfg = cfg | dict(zero_init_residual=False)
+        say(f'random: {cfg.get("model_name", cfg["type"])} of random weights (seed {seed})')
         with seeded(seed), quiet():
             backbone = build_backbone(cfg)
             backbone.init_weights()

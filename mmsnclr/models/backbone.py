@@ -5,6 +5,8 @@ from mmpretrain.models.backbones import TIMMBackbone
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
+from ..parents import quiet
+
 
 def pooled(outputs: tuple[Tensor, ...]) -> Tensor:
     """The representation of each image, ``(N, C)``: the last of a backbone's outputs.
@@ -50,7 +52,8 @@ class TIMMRepresentation(TIMMBackbone):
     """
 
     def __init__(self, *args, frozen: bool = False, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+        with quiet():  # timm's stages, a line each
+            super().__init__(*args, **kwargs)
         self.frozen = frozen
         if frozen:
             self.requires_grad_(False)

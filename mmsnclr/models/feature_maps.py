@@ -15,6 +15,8 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..parents import quiet
+
 _FINEST = 4  # stride of the finest map that a detector is given
 
 
@@ -133,7 +135,7 @@ class TIMMFeatures(TIMMBackbone):
         refusal = f'model_name={model_name!r}: timm has no feature maps of it'
         # What transformers call it, that images have many sizes; other models do not know it.
         for sizes in (dict(dynamic_img_size=True), dict(strict_img_size=False), {}):
-            with suppress(TypeError if sizes else ()):
+            with quiet(), suppress(TypeError if sizes else ()):
                 super().__init__(model_name, **kwargs | sizes)
                 break
         self.sizes, model = sizes, self.timm_model

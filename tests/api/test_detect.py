@@ -145,6 +145,10 @@ def test_without_masks_it_is_faster_rcnn_and_a_drawn_fifth_validates(content, sc
     assert config.model.type == 'FasterRCNN' and config.val_evaluator.metric == ['bbox']
     result = CliRunner().invoke(main, ['detect', *map(str, arguments)])
     assert result.exit_code == 1 and 'holds a run already' in result.stderr
+    (tmp_path / 'out/training/iter_2.pth').unlink()  # as if it had ended before there was one
+    result = CliRunner().invoke(main, ['detect', *map(str, arguments)])
+    assert result.exit_code == 0 and 'Iter(train) [2/2]' in result.stdout
+    assert f'mmsnclr predict {tmp_path}/out/training/iter_2.pth IMAGES' in result.stdout
     other = tmp_path / 'pretraining'
     other.mkdir()
     (other / 'config.py').write_text("default_scope = 'mmpretrain'")

@@ -29,6 +29,7 @@ from mmsnclr.datasets.labelled import draw_part
 from mmsnclr.datasets.listing import list_images
 from mmsnclr.engine.run import read_encoder
 from mmsnclr.evaluation import cache, representation
+from mmsnclr.evaluation.encoder import Encoder
 from mmsnclr.evaluation.representation import represent_images
 
 
@@ -95,6 +96,11 @@ def test_one_table_has_all_checkpoints_and_says_what_is_left_out(compared):
     assert float(rows[checkpoints[1], 'linear']['difference']) == pytest.approx(
         other - one, abs=0.01
     )
+
+
+def test_the_random_network_has_residual_branches(trained):
+    encoder = Encoder.random(read_encoder(trained), 0)
+    assert all((layer.bn2.weight == 1).all() for layer in encoder.networks['features'].layer2)
 
 
 def test_the_figures_are_scikit_learns_on_the_features_of_embed(

@@ -113,6 +113,14 @@ def test_the_threshold_replaces_the_detectors_own(run, scenes, tmp_path):
     assert predict(tmp_path / 'strict.pth', scenes / 'val/00000.png', tmp_path, threshold=0)
 
 
+def test_the_folder_of_a_detection_stands_for_its_detector(run, scenes, tmp_path):
+    image, (detection, out, _) = scenes / 'val/00000.png', run
+    found = [predict(x, image, tmp_path / str(i), 0) for i, x in enumerate((detection[0], out))]
+    assert found[0] == found[1] != []
+    with pytest.raises(FileNotFoundError, match='no checkpoint in'):
+        predict(scenes, image, tmp_path / 'other')
+
+
 def test_predictions_of_a_json_have_its_ids(run, scenes, tmp_path):
     truth = json.loads((scenes / 'val.json').read_text())
     for image, number in zip(truth['images'], ('x', 7, 3.0, 2**63)):
