@@ -4,13 +4,21 @@ Importing the package registers its parts with mmpretrain and mmengine and lets
 configs name their parents as ``mmsnclr::...``.
 """
 
+import os
+import sys
+
 from .requirements import check_requirements
 from .version import __version__
 
-check_requirements()
+try:
+    check_requirements()
+except ImportError as error:
+    if os.path.basename(sys.argv[0]) in ('mmsnclr', '-m'):  # who types a command is told in a line
+        raise SystemExit(f'Error: {error}') from None
+    raise
 
-from . import parents  # noqa: E402
-from .checkpoints import load_checkpoint  # noqa: E402
+from . import parents
+from .checkpoints import load_checkpoint
 
 parents.name_package()
 parents.leave_out_multimodal_models()
