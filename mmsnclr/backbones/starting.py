@@ -59,6 +59,7 @@ def initialize_backbone(backbone: nn.Module, stored: Stored) -> None:
                 start + other
                 for other, its_count in prefixes[1:]
                 if its_count == count
+                and 'teacher' not in prefix
                 and any(not v.equal(of_it[n]) for n, v in _below(other, keys, weights))
             ]
     # Counters, which are integers, may be missing: old checkpoints have none.
@@ -80,14 +81,17 @@ def initialize_backbone(backbone: nn.Module, stored: Stored) -> None:
 def _prefixes(
     names: Iterable[str], weights: Mapping[str, Tensor], fits: Callable[[str, Tensor], bool]
 ) -> list[tuple[str, int]]:
-    """Prefixes, dot included, and how many of the names are under each, the most common first."""
+    """Prefixes, dot included, and how many of the names are under each.
+
+    The most common first, of equal ones that of a teacher, which is what self-distillation is for.
+    """
     hits = Counter(
         key.removesuffix(name)
         for name in names
         for key, value in weights.items()
         if (key == name or key.endswith(f'.{name}')) and fits(name, value)
     )
-    return hits.most_common() or [('', 0)]
+    return sorted(hits.items(), key=lambda hit: (-hit[1], 'teacher' not in hit[0])) or [('', 0)]
 
 
 def _below(

@@ -48,14 +48,18 @@ def weights(checkpoint):
 
 
 def assert_equal(*checkpoints):
-    """The same set, and the same weights but for rounding, which may move single ones further."""
+    """The same set, and the same weights but for rounding.
+
+    How far 21 steps draw that out hangs on the views, which are seeded by the folder's name:
+    7e-8 and 9e-6 of the weights' norm were seen. Two epochs less are more than 1e-4 away.
+    """
     one, two = map(weights, checkpoints)
     assert one.keys() == two.keys()
     sets = [part['queue.ids'].sort() for part in (one, two)]  # in the order of the ranks
     assert torch.equal(sets[0].values, sets[1].values)
     features = [part['queue.features'][s.indices] for part, s in zip((one, two), sets)]
-    torch.testing.assert_close(*features, rtol=0, atol=1e-5)
-    assert distance(one, two) < 1e-6
+    torch.testing.assert_close(*features, rtol=0, atol=3e-4)
+    assert distance(one, two) < 3e-5
 
 
 def distance(one, two):
