@@ -171,7 +171,7 @@ class ProbeHook(Hook):
             (bank, bank_labels), (queries, labels) = (
                 extract_features(model, batches) for batches in self.batches
             )
-            keys, _ = extract_features(model, self.batches[1], model.momentum_encoder, False)
+            keys, _ = extract_features(model, self.batches[1], model.momentum_encoder)
         linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500, tol=1e-3))
         linear.fit(bank, bank_labels)
         values = dict(
