@@ -1,13 +1,16 @@
 """`mmsnclr doctor`: what is installed, and what to mend."""
 
+import os
 import resource
 import shutil
+import subprocess
 import sys
 from collections import namedtuple
 
 import pytest
 import torch
 from click.testing import CliRunner
+from helpers import ROOT
 from mmengine import __version__ as mmengine_version
 
 from mmsnclr.cli import main
@@ -70,3 +73,17 @@ def test_a_gpu_is_named_with_its_precision(well, monkeypatch):
     assert any(
         'GPU 0' in line and 'A card, 80 GiB; --amp auto is float16' in line for line in lines
     )
+
+
+def test_a_command_without_its_packages_ends_in_a_line(tmp_path):
+    (tmp_path / 'mmengine.py').write_text("raise ImportError('hidden')")
+    result = subprocess.run(
+        [sys.executable, '-m', 'mmsnclr', 'doctor'],
+        env=os.environ | dict(PYTHONPATH=str(tmp_path)),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    (line,) = result.stderr.splitlines()
+    assert result.returncode == 1 and line.startswith('Error: mmsnclr: mmengine >= ')
+    assert 'cannot be imported (hidden)' in line and 'pip install' in line
