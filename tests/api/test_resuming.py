@@ -180,7 +180,7 @@ def test_the_weights_of_a_teacher_become_the_initialisation(halfway, pictures, t
     weights = Stored.read(halfway / 'epoch_1.pth').weights
     teacher = {k: v for k, v in weights.items() if k.startswith('backbone.')}
     student = {key: torch.zeros_like(value) for key, value in teacher.items()}
-    networks = dict(teacher=teacher, student=student)
+    networks = dict(student=student, teacher=teacher)
     for content in (dict(student=student, teacher=teacher, epoch=3), dict(networks=networks)):
         torch.save(content, tmp_path / 'dino.pth')
         run(pictures, tmp_path / f'run{len(content)}', init=tmp_path / 'dino.pth', epochs=1)
