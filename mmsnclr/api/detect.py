@@ -131,7 +131,7 @@ def detect(
     say(settings_table(settings))
     for part in (train, val):
         _write(part.file, json.dumps(part.content), resume, _annotations_of)
-    sources = [start.source for start in starts.values()]
+    sources = [start.source for start in starts.values() if start.files]  # not random weights
     leakage = tell_of_leakage(out, train.paths, val.paths, sources)
     trained = _train_all(starts, cfgs, settings, out, resume, processes)
     return _summarise(out, train, val, settings, leakage, *trained)

@@ -86,7 +86,6 @@ def test_near_pairs_are_those_that_differ_in_up_to_4_bits():
 def test_groups_are_linked_and_what_has_no_look_is_in_none():
     chain = [0b1, 0b1111, 0b1111111, 2**40 - 1, 0, 0, 0b1]
     assert [group.tolist() for group in groups_of(np.array(chain, np.uint64))] == [[0, 1, 2, 6]]
-    assert groups_of(np.array([], np.uint64)) == []
 
 
 def test_a_scan_lists_near_duplicates_and_leaves_none_out(tmp_path, capsys):
