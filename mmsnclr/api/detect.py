@@ -127,12 +127,10 @@ def detect(
     cfgs, settings, train, val = _fit_runs(starts, cfg, train, val, size, flip, skip_bad, schedule)
     for cfg in cfgs.values():
         fit_to_files(cfg, train, val, workers, seed)
-    settings = [detector, *settings]
-    say(settings_table(settings))
+    say(settings_table(settings := [detector, *settings]))
     for part in (train, val):
         _write(part.file, json.dumps(part.content), resume, _annotations_of)
-    sources = [start.source for start in starts.values() if start.files]  # not random weights
-    leakage = tell_of_leakage(out, train.paths, val.paths, sources)
+    leakage = tell_of_leakage(out, train.paths, val.paths, [backbone, compare or 'random'])
     trained = _train_all(starts, cfgs, settings, out, resume, processes)
     return _summarise(out, train, val, settings, leakage, *trained)
 

@@ -12,7 +12,7 @@ from .scan import FINGERPRINTS, fingerprint_images, write_csv
 
 
 def tell_of_leakage(
-    out: Path, train: Sequence[Path], val: Sequence[Path], checkpoints: Sequence[str]
+    out: Path, train: Sequence[Path], val: Sequence[Path], checkpoints: Sequence[str | Path]
 ) -> str:
     """Count the images to validate on that were seen before, list them, and say so.
 
@@ -33,7 +33,7 @@ def tell_of_leakage(
     prints = _known(out, val)
     lines, rows = [], []
     seen = [('to learn from', train, _known(out, train))] if train else []
-    for name in dict.fromkeys(checkpoints):
+    for name in dict.fromkeys(map(str, checkpoints)):
         folder = Path(name) if Path(name).is_dir() else Path(name).parent
         if (folder / 'images.txt').is_file():
             seen.append((f'that {name} was pretrained on', *_listed(folder)))
