@@ -13,6 +13,8 @@ from mmengine.registry import init_default_scope
 
 from ..console import Setting, say, settings_table
 from ..datasets.labelled import list_labelled, scan_labelled
+from ..datasets.leakage import tell_of_leakage
+from ..datasets.listing import read_text
 from ..engine import build_runner
 from ..engine.launch import count_processes, launch, share_of_batch
 from ..engine.optim import set_amp
@@ -125,11 +127,13 @@ def classify(
     share_of_batch(batch or 0, processes)
     if not _is_begun(out, arguments, resume):
         _begin(out, names, arguments, processes)
+    parts = (map(Path, read_text(out / f'{part}.txt').splitlines()) for part in ('train', 'val'))
+    leakage = tell_of_leakage(out, *map(list, parts), list(names.values()))
     # The first is what was asked for.
     folders = {name: out / name if number else out for number, name in enumerate(names)}
     runs = {name: _train(folder, name, arguments) for name, folder in folders.items()}
     configs = {name: Config.fromfile(folder / 'config.py') for name, folder in folders.items()}
-    return _summarise(out, configs, runs)
+    return _summarise(out, configs, runs, leakage)
 
 
 def _plain(name: str, value):
@@ -278,7 +282,10 @@ def _run(cfg: Config, predictions: Path) -> None:
 
 
 def _summarise(
-    out: Path, configs: dict[str, Config], runs: dict[str, tuple[Path, Predictions]]
+    out: Path,
+    configs: dict[str, Config],
+    runs: dict[str, tuple[Path, Predictions]],
+    leakage: str,
 ) -> Classification:
     """Write tables, pictures and summary, and tell of them."""
     first = next(iter(runs))
@@ -293,7 +300,7 @@ def _summarise(
     classifiers = {name: (configs[name].source, path) for name, (path, _) in runs.items()}
     summary = out / 'summary.md'
     summary.write_text(
-        classification_summary(results, settings, classifiers, out), encoding='utf-8'
+        classification_summary(results, settings, classifiers, leakage, out), encoding='utf-8'
     )
     say(f'\n{accuracy_table(results)}\nAll of it: {summary}')
     return Classification(checkpoint, results, summary)

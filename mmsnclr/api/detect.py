@@ -12,6 +12,7 @@ from ..checkpoints import at_hand
 from ..console import Setting, say, settings_table
 from ..datasets.coco import CocoSet, category_names, levels_of, mask_crowds, objects_of
 from ..datasets.detection_sets import read_sets
+from ..datasets.leakage import tell_of_leakage
 from ..engine import build_runner
 from ..engine.launch import count_processes, launch, share_of_batch
 from ..engine.optim import set_amp
@@ -126,12 +127,12 @@ def detect(
     cfgs, settings, train, val = _fit_runs(starts, cfg, train, val, size, flip, skip_bad, schedule)
     for cfg in cfgs.values():
         fit_to_files(cfg, train, val, workers, seed)
-    settings = [detector, *settings]
-    say(settings_table(settings))
+    say(settings_table(settings := [detector, *settings]))
     for part in (train, val):
         _write(part.file, json.dumps(part.content), resume, _annotations_of)
+    leakage = tell_of_leakage(out, train.paths, val.paths, [backbone, compare or 'random'])
     trained = _train_all(starts, cfgs, settings, out, resume, processes)
-    return _summarise(out, train, val, settings, *trained)
+    return _summarise(out, train, val, settings, leakage, *trained)
 
 
 def _check_files(
@@ -233,6 +234,7 @@ def _summarise(
     train: CocoSet,
     val: CocoSet,
     settings: list[Setting],
+    leakage: str,
     results: dict[str, dict[str, CocoAP]],
     detectors: dict[str, tuple[str, Path]],
 ) -> Detection:
@@ -243,7 +245,7 @@ def _summarise(
     pictures, threshold = _draw(val, found, out / 'pictures')
     summary, sets = out / 'summary.md', (train.content, val.content)
     summary.write_text(
-        detection_summary(results, settings, detectors, sets, pictures, threshold, out),
+        detection_summary(results, settings, detectors, sets, leakage, pictures, threshold, out),
         encoding='utf-8',
     )
     advice = ap_limit(val.content) + ap_advice(results)

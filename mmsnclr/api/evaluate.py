@@ -9,6 +9,7 @@ import numpy as np
 from ..checkpoints import replacing
 from ..console import say
 from ..datasets.labelled import list_labelled, part
+from ..datasets.leakage import tell_of_leakage
 from ..engine.run import read_encoder
 from ..evaluation.cache import key_of, recall, remember
 from ..evaluation.encoder import Encoder
@@ -75,6 +76,7 @@ def evaluate(
     encoders = _read_encoders(names, seed)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    leakage = tell_of_leakage(out, [], [path for path in classes if path in val], names)
     files = Evaluation({}, out / 'evaluation.md', out / 'evaluation.csv')
     first = None
     for name, encoder in encoders.items():
@@ -85,7 +87,7 @@ def evaluate(
             kind: score(values, None if right is first else first[kind])
             for kind, values in right.items()
         }
-        text = f'{accuracy_table(files.scores)}\n{about}\n'
+        text = f'{accuracy_table(files.scores)}\n{about}\n{leakage}\n'
         for path, content in ((files.markdown, text), (files.csv, scores_csv(files.scores))):
             with replacing(str(path)) as temporary:
                 Path(temporary).write_text(content, encoding='utf-8', errors='backslashreplace')

@@ -22,6 +22,11 @@ class CocoSet(NamedTuple):
     file: Path
     images: Path
 
+    @property
+    def paths(self) -> list[Path]:
+        """The image files."""
+        return [self.images / image['file_name'] for image in self.content['images']]
+
 
 def read_coco(ann_file: str | Path) -> dict:
     """Read an annotation file, in UTF-8, UTF-16 or UTF-32.

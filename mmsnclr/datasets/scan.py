@@ -4,7 +4,7 @@ import csv
 import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -12,17 +12,20 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from mmengine import fileio
 from PIL import Image
 
 from ..console import say, track
 from .decoding import describe, has_undeclared_band, open_image, to_rgb, value_range
 from .listing import list_images, read_labels
+from .near_duplicates import EDGE, Fingerprints, groups_of, look_of
 
 # Images that are handed to the threads at once; bounds the memory of what waits.
 _CHUNK = 1024
 _CONTRAST = 8  # of 256 levels of grey, with which there is nothing to be seen
 _BANDS = 277  # the tag of TIFF
+FINGERPRINTS = 'fingerprints.npz'  # beside a list of images, in its order
 DUPLICATE = 'duplicate of '  # before the path of the image that is kept
 
 
@@ -34,6 +37,7 @@ class Scan:
         accepted: The usable images, in the order in which they were given.
         left_out: The others, each with its reason.
         edges: Shorter edge of each accepted image, in pixels.
+        prints: Of each accepted image, as in :class:`~.near_duplicates.Fingerprints`.
         levels: Lowest and highest value of the accepted images with more than 8 bits;
             ``None`` if there are none.
     """
@@ -41,6 +45,7 @@ class Scan:
     accepted: list[Path] = field(default_factory=list)
     left_out: list[tuple[Path, str]] = field(default_factory=list)
     edges: list[int] = field(default_factory=list)
+    prints: list[tuple[int, int]] = field(default_factory=list)
     levels: tuple[int, int] | None = None
 
     @property
@@ -66,6 +71,7 @@ class _Found(NamedTuple):
         edge: The shorter one, in pixels.
         values: See :func:`~mmsnclr.datasets.decoding.value_range`.
         unseen: What is in the file and not looked at, else empty.
+        look: See :func:`~.near_duplicates.look_of`; 0 of an image almost of one grey.
     """
 
     problem: str
@@ -73,6 +79,12 @@ class _Found(NamedTuple):
     edge: int = 0
     values: tuple[int, int] | None = None
     unseen: str = ''
+    look: int = 0
+
+    @property
+    def prints(self) -> tuple[int, int]:
+        """As in :class:`~.near_duplicates.Fingerprints`."""
+        return int.from_bytes(self.digest[:8], 'big'), self.look
 
 
 def scan_images(paths: Sequence[Path], min_edge: int = 32) -> Scan:
@@ -91,13 +103,10 @@ def scan_images(paths: Sequence[Path], min_edge: int = 32) -> Scan:
     """
     scan, first, deep = Scan(), {}, {}
     unseen = Counter()
-    workers = len(os.sched_getaffinity(0))
-    with warnings.catch_warnings(record=True) as warned, ThreadPoolExecutor(workers) as pool:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter('always')
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # has a limit of its own
-        chunks = (paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK))
-        examined = chain.from_iterable(pool.map(_examine, chunk) for chunk in chunks)
-        for path, found in track(zip(paths, examined), 'Scanning', len(paths)):
+        for found, path in zip(_examine_all(paths, 'Scanning'), paths):
             problem = _name_problem(path) or found.problem
             if not problem and found.edge < min_edge:
                 problem = f'tiny: its shorter edge is {found.edge} pixels, less than {min_edge}'
@@ -109,6 +118,7 @@ def scan_images(paths: Sequence[Path], min_edge: int = 32) -> Scan:
             first[found.digest] = path
             scan.accepted.append(path)
             scan.edges.append(found.edge)
+            scan.prints.append(found.prints)
             unseen[found.unseen] += 1
             if found.values:
                 deep[path] = found.values
@@ -120,6 +130,25 @@ def scan_images(paths: Sequence[Path], min_edge: int = 32) -> Scan:
     if warned:
         say(f'{len(warned):,} warnings of decoders, the first: {warned[0].message}', err=True)
     return scan
+
+
+def fingerprint_images(paths: Sequence[Path]) -> Fingerprints:
+    """Read every image once, as :func:`scan_images`; what cannot be read has 0 as its prints."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return _arrays([found.prints for found in _examine_all(paths, 'Comparing images')])
+
+
+def _arrays(prints: Sequence[tuple[int, int]]) -> Fingerprints:
+    return Fingerprints(*np.array(prints, np.uint64).reshape(-1, 2).T.copy())
+
+
+def _examine_all(paths: Sequence[Path], label: str) -> Iterator[_Found]:
+    """Read images by several threads, with a progress bar; what is known of each, in order."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        chunks = (paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK))
+        examined = chain.from_iterable(pool.map(_examine, chunk) for chunk in chunks)
+        yield from track(examined, label, len(paths))
 
 
 def _level(scan: Scan, deep: dict[Path, tuple[int, int]]) -> None:
@@ -137,8 +166,9 @@ def _level(scan: Scan, deep: dict[Path, tuple[int, int]]) -> None:
             'become black to white'
         )
     if flat:
-        kept = [pair for pair in zip(scan.accepted, scan.edges) if pair[0] not in flat]
-        scan.accepted, scan.edges = [path for path, _ in kept], [edge for _, edge in kept]
+        known = zip(scan.accepted, scan.edges, scan.prints)
+        kept = [image for image in known if image[0] not in flat]
+        scan.accepted, scan.edges, scan.prints = ([image[n] for image in kept] for n in range(3))
         scan.left_out += flat.items()
 
 
@@ -157,7 +187,7 @@ def _examine(path: Path) -> _Found:
     try:
         data = fileio.get(path)
         try:
-            # A JPEG file is then read to its end, but decoded at an eighth of its size.
+            # A JPEG file is then read to its end, but decoded at down to an eighth of its size.
             found = _look(data, draft=True)
         except Exception:  # lossless JPEG has no reduced size
             found = None
@@ -177,15 +207,16 @@ def _look(data: bytes, draft: bool) -> _Found:
     with open_image(data) as image:
         edge, unseen = min(image.size), _unseen(image)
         if draft:
-            image.draft('RGB', (1, 1))
+            image.draft('RGB', (EDGE, EDGE))
         image.load()
         values = value_range(image)
-        lows_and_highs = to_rgb(image).getextrema()
-    levels = max(high - low for low, high in lows_and_highs) + 1
+        image = to_rgb(image)
+    levels = max(high - low for low, high in image.getextrema()) + 1
+    look = look_of(image) if levels > _CONTRAST else 0
     # More than 8 bits are judged by the range of the set.
     flat = levels <= _CONTRAST and values is None
     problem = f'without contrast: no more than {levels} levels of grey' if flat else ''
-    return _Found(problem, b'', edge, values, unseen)
+    return _Found(problem, b'', edge, values, unseen, look)
 
 
 def _unseen(image: Image.Image) -> str:
@@ -213,7 +244,9 @@ def scan_into(
     """Scan images, tell of them, and write lists of them into a folder.
 
     Args:
-        folder: Where ``images.txt``, ``left_out.csv`` and ``labels.csv`` go.
+        folder: Where ``images.txt``, ``left_out.csv`` and ``labels.csv`` go, and
+            ``near_duplicates.csv``, which lists images that look almost the same, group by group;
+            none of these is left out.
         images: As for :func:`~mmsnclr.datasets.listing.list_images`.
         labels: As for :func:`~mmsnclr.datasets.listing.read_labels`.
         image_root: Folder from which paths in files are meant.
@@ -243,7 +276,19 @@ def scan_listed(
     say(f'{len(scan.accepted):,} are usable, {left_out}')
     if not scan.accepted:
         raise ValueError(f'none of the {len(paths):,} images is usable{scan.reasons}')
+    _list_near_duplicates(folder, scan)
     return scan
+
+
+def _list_near_duplicates(folder: Path, scan: Scan) -> None:
+    """Write fingerprints and groups of near-duplicates, and tell how many there are."""
+    prints, listed = _arrays(scan.prints), folder / 'near_duplicates.csv'
+    prints.write(folder / FINGERPRINTS)
+    groups = groups_of(prints.look)
+    rows = [(n, scan.accepted[i]) for n, group in enumerate(groups, 1) for i in group]
+    write_csv(listed, ('group', 'path'), rows)
+    if rows:
+        say(f'{len(rows):,} look almost like another, in {len(groups):,} groups, see {listed}')
 
 
 def tell_of_unreadable(out: Path, unreadable: Sequence[tuple[Path, str]], count: int) -> None:

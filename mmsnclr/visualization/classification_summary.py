@@ -46,6 +46,7 @@ def classification_summary(
     results: dict[str, Accuracies],
     settings: dict[str, list[Setting]],
     classifiers: dict[str, tuple[str, Path]],
+    leakage: str,
     out: Path,
 ) -> str:
     """What `mmsnclr classify` has to tell, in markdown.
@@ -54,6 +55,7 @@ def classification_summary(
         results: For each run, by name, how good its classifier is; what was asked for first.
         settings: For each run, what was chosen.
         classifiers: For each run, what it started from and the trained classifier.
+        leakage: What of the validation set was seen before.
         out: Folder that the paths are to be relative to.
     """
     first, *others = results
@@ -81,6 +83,8 @@ Measured on {images} images, by which top-1 lies between {low:.1f} and {high:.1f
 interval). Balanced is the mean recall of the classes.
 {chance}
 {accuracy_table(results)}
+{leakage}
+
 [The worst mistakes](mistakes.html); [all predictions](predictions.csv).
 
 ![Confusion matrix](confusion_matrix.png)

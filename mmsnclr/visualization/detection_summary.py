@@ -84,6 +84,7 @@ def detection_summary(
     settings: list[Setting],
     detectors: dict[str, tuple[str, Path]],
     sets: tuple[dict, dict],
+    leakage: str,
     pictures: list[Path],
     threshold: float,
     out: Path,
@@ -95,6 +96,7 @@ def detection_summary(
         settings: What was chosen, the detector's name first.
         detectors: For each run, by name, what it started from and the trained detector.
         sets: The training and the validation set in COCO's format.
+        leakage: What of the validation set was seen before.
         pictures: Predictions beside the truth.
         threshold: Lowest score of what the pictures show.
         out: Folder that the paths are to be relative to.
@@ -118,6 +120,8 @@ Trained on {train}; measured on {val}.
 Average precision in percent, by pycocotools:
 
 {ap_table(results)}{ap_limit(sets[1])}{ap_advice(results)}{once}
+{leakage}
+
 ![Precision and recall](precision_recall.png)
 
 | setting | value | why |

@@ -7,6 +7,7 @@ import pytest
 from helpers import pretrained_resnet
 
 from mmsnclr.api.detect import detect
+from mmsnclr.datasets.scan import scan_into
 
 
 @pytest.fixture(scope='session')
@@ -31,9 +32,10 @@ def comparison(scenes):
 
 
 @pytest.fixture(scope='session')
-def run(comparison, tmp_path_factory):
-    """A detector of a few steps, and what was said."""
+def run(comparison, scenes, tmp_path_factory):
+    """A detector of a few steps, pretrained on what it is validated on, and what was said."""
     out = tmp_path_factory.mktemp('run')
+    scan_into(out, [scenes / 'val'], None, None, 32)
     pretrained_resnet(out / 'snclr.pth', norm_cfg=dict(type='SyncBN'))
     with redirect_stdout(io.StringIO()) as said:
         detection = detect(**comparison(out), out=out / 'detector')

@@ -33,6 +33,7 @@ from mmsnclr.api.predict import predict
 from mmsnclr.checkpoints import Stored
 from mmsnclr.cli import main
 from mmsnclr.datasets.decoding import read_image
+from mmsnclr.datasets.scan import scan_into
 from mmsnclr.engine.param_groups import build_optim_wrapper
 from mmsnclr.recipes.classification import fit_to_backbone, load_classifier, read_start
 
@@ -63,8 +64,11 @@ def blobs(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def checkpoint(tmp_path_factory):
-    return pretrained_resnet(tmp_path_factory.mktemp('backbone') / 'snclr.pth')
+def checkpoint(blobs, tmp_path_factory):
+    """A backbone that was pretrained on two of the colours."""
+    folder = tmp_path_factory.mktemp('backbone')
+    scan_into(folder, [blobs / 'blue', blobs / 'red'], None, None, 32)
+    return pretrained_resnet(folder / 'snclr.pth')
 
 
 @pytest.fixture(scope='module')
@@ -89,6 +93,17 @@ def rows(path):
 
 def weights(path):
     return Stored.read(path).weights
+
+
+def test_images_to_validate_on_that_were_pretrained_on_are_said(run, checkpoint):
+    classification, out, said = run
+    equal = f'Of 9 images to validate on, 6 are equal to images that {checkpoint} was pretrained on'
+    for text in (said, classification.summary.read_text()):
+        assert equal in text
+        assert 'Of 9 images to validate on, 0 are equal to images to learn from' in text
+    listed = [row for row in rows(out / 'leakage.csv') if row['is'] == 'equal to']
+    assert {row['path'] for row in listed} <= set((out / 'val.txt').read_text().splitlines())
+    assert len(listed) == 6
 
 
 def test_an_easy_set_is_learned_and_everything_is_written(run):

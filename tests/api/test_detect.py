@@ -57,6 +57,16 @@ def test_both_backbones_are_measured_and_everything_is_written(run):
         assert re.search(setting, said) and setting.partition(' ')[0] in summary
 
 
+def test_images_to_validate_on_that_were_pretrained_on_are_said(run):
+    detection, out, said = run
+    sentence = f'{out.parent / "snclr.pth"} was pretrained on, and 0 more look almost like one.'
+    for text in (said, detection.summary.read_text()):
+        assert f'Of 4 images to validate on, 4 are equal to images that {sentence}' in text
+        assert 'Of 4 images to validate on, 0 are equal to images to learn from' in text
+    assert 'cannot be told' not in said  # of random weights
+    assert (out / 'leakage.csv').read_text().count(',equal to,') == 4
+
+
 def test_the_detector_starts_from_the_checkpoint_and_the_other_does_not(run):
     _, out, _ = run
     start = torch.load(out.parent / 'snclr.pth')['state_dict']['backbone.conv1.weight']

@@ -79,7 +79,7 @@ def compared(trained, baseline, digits, tmp_path_factory):
     return checkpoints, {(row['checkpoint'], row['classifier']): row for row in rows}, result, out
 
 
-def test_one_table_has_all_checkpoints_and_says_what_is_left_out(compared):
+def test_one_table_has_all_checkpoints_and_says_what_is_left_out(compared, baseline):
     checkpoints, rows, result, out = compared
     columns = ('k-NN 20', 'linear', '1-shot')
     assert {key for key in rows if key[1] in columns} == {
@@ -89,6 +89,7 @@ def test_one_table_has_all_checkpoints_and_says_what_is_left_out(compared):
     assert markdown.splitlines()[0].startswith('|  | k-NN 20 | linear | 1-shot |')
     assert 'Top-1 accuracy in percent on 30 images, 60 others' in markdown
     assert '- k-NN 200 is left out: only 60 images are learned from' in markdown
+    assert f'Whether {baseline} was pretrained on images to validate on cannot be told' in markdown
     assert markdown in result.output and f'wrote {out / "evaluation.csv"}' in result.output
     assert f'Difference to {checkpoints[0]}, in points' in markdown
     assert rows[checkpoints[0], 'linear']['difference'] == ''

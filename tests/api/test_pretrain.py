@@ -79,6 +79,7 @@ def finished(given, tmp_path_factory):
 def test_a_folder_becomes_a_backbone_and_the_next_verbs_are_named(finished):
     out, printed = finished
     assert (out / 'epoch_2.pth').is_file()
+    assert (out / 'near_duplicates.csv').read_text().startswith('group,path')
     for verb in ('report', 'neighbors', 'detect'):
         assert f'mmsnclr {verb}' in printed
     assert f'The backbone is in {out / "backbone.pth"}' in printed

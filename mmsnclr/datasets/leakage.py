@@ -1,0 +1,99 @@
+"""Images to validate on that were learned from already, in training or in pretraining."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..console import say
+from .listing import read_text
+from .near_duplicates import Fingerprints, near_pairs
+from .scan import FINGERPRINTS, fingerprint_images, write_csv
+
+
+def tell_of_leakage(
+    out: Path, train: Sequence[Path], val: Sequence[Path], checkpoints: Sequence[str | Path]
+) -> str:
+    """Count the images to validate on that were seen before, list them, and say so.
+
+    Written to ``leakage.csv``: an image that has an equal one (by the file's content), or that
+    looks almost like another (by perceptual hash), with that one.
+
+    Args:
+        out: Folder of the list. Where a scan of the same images has left its fingerprints in it,
+            they are not read again.
+        train: Images to learn from; none if nothing is to be said of them.
+        val: Images to validate on.
+        checkpoints: What is started from, as files or folders of runs. The images of a pretraining
+            are those in ``images.txt`` beside the checkpoint; ``'random'`` has none.
+
+    Returns:
+        A sentence for each, in markdown.
+    """
+    prints = _known(out, val)
+    lines, rows = [], []
+    seen = [('to learn from', train, _known(out, train))] if train else []
+    for name in dict.fromkeys(map(str, checkpoints)):
+        folder = Path(name) if Path(name).is_dir() else Path(name).parent
+        if (folder / 'images.txt').is_file():
+            seen.append((f'that {name} was pretrained on', *_listed(folder)))
+            if (folder / 'init').is_dir():
+                lines.append(f'What {name} itself had started from is not looked at.')
+        elif name != 'random':
+            lines.append(
+                f'Whether {name} was pretrained on images to validate on cannot be told: there is '
+                'no images.txt beside it.'
+            )
+    for number, (which, paths, others) in enumerate(seen):
+        equal, near = _equal(prints, others), _near(prints, others)
+        near = {image: other for image, other in near.items() if image not in equal}
+        rows += [(val[i], 'equal to', paths[k], which) for i, k in equal.items()]
+        rows += [(val[i], 'almost like', paths[k], which) for i, k in near.items()]
+        line = (
+            f'Of {len(val):,} images to validate on, {len(equal):,} are equal to images {which}, '
+            f'and {len(near):,} more look almost like one.'
+        )
+        unread = int((others.content == 0).sum())
+        if unread:
+            line += f' {unread:,} of those cannot be read any more, and were not compared.'
+        lines.insert(number, line)
+    write_csv(out / 'leakage.csv', ('path', 'is', 'other', 'which is'), rows)
+    if rows:
+        lines.append(f'They are listed in {out / "leakage.csv"}.')
+    text = '\n'.join(lines)
+    if text:
+        say(text)
+    return text
+
+
+def _listed(folder: Path) -> tuple[list[str], Fingerprints]:
+    """The images that a scan has listed; read again if it left no fingerprints that fit."""
+    paths = read_text(folder / 'images.txt').splitlines()
+    kept = Fingerprints.read(folder / FINGERPRINTS)
+    if kept is None or len(kept.look) != len(paths):
+        kept = fingerprint_images([Path(path) for path in paths])
+    return paths, kept
+
+
+def _known(folder: Path, images: Sequence[Path]) -> Fingerprints:
+    """Fingerprints of images, of which a scan in the folder may have listed all."""
+    if (folder / FINGERPRINTS).is_file():
+        paths, kept = _listed(folder)
+        number = {path: n for n, path in enumerate(paths)}
+        if all(str(path) in number for path in images):
+            return kept.take([number[str(path)] for path in images])
+    return fingerprint_images(images)
+
+
+def _equal(prints: Fingerprints, others: Fingerprints) -> dict[int, int]:
+    """One of the others that has the same content, for each image that has such."""
+    values, first = np.unique(others.content, return_index=True)
+    shared = np.flatnonzero(np.isin(prints.content, values) & (prints.content > 0))
+    found = first[np.searchsorted(values, prints.content[shared])]
+    return dict(zip(shared.tolist(), found.tolist()))
+
+
+def _near(prints: Fingerprints, others: Fingerprints) -> dict[int, int]:
+    """One of the others that looks almost the same, for each image that has such."""
+    images, found = near_pairs(prints.look, others.look)
+    return dict(zip(images.tolist(), found.tolist()))
