@@ -39,6 +39,7 @@ from ..models.sync_batch_norm import replace_sync_batch_norm
 from ..parents import bound_history, detach_loader, survive_full_disk
 from .checks import check_start
 from .launch import share_of_batch
+from .log_processor import EssentialLogProcessor
 from .optim import precision_of
 from .param_groups import merge_groups
 from .run import write_config
@@ -336,7 +337,7 @@ class CPURunner(ResumableRunner):
 
 def _longest_window(processor: LogProcessor, epoch: int) -> int | None:
     """How many values of a scalar make a logged one; ``None`` if all may, or nobody knows."""
-    if type(processor) is not LogProcessor:
+    if type(processor) not in (LogProcessor, EssentialLogProcessor):
         return None
     windows = [processor.window_size, *(cfg.get('window_size') for cfg in processor.custom_cfg)]
     windows = [epoch if window == 'epoch' else window for window in windows]
