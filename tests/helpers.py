@@ -1,6 +1,8 @@
 """Small real models and runs that the tests share."""
 
 import copy
+import functools
+import gc
 import multiprocessing
 import os
 import runpy
@@ -15,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import mmengine.config.utils
 import pytest
 import torch
 from mmengine.config import Config
@@ -24,6 +27,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch.nn import functional as F
+from yapf.yapflib import yapf_api
 
 from mmsnclr.datasets.image_id import image_id
 from mmsnclr.engine import build_runner
@@ -32,6 +36,11 @@ from mmsnclr.models.dist import unwrap
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 300  # seconds after which a run that shares a slow machine counts as hanging
+
+# Small runs would spend most of their time on what nobody looks at here: each lays its config out
+# five times for readers, and looks for each parent's in a hundred lists of all that it has.
+yapf_api.FormatCode = lambda code, style_config: (code, True)
+mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)
 
 
 def small_model(**options) -> dict:
@@ -155,6 +164,7 @@ def run_tool(*command: str, cwd: Path = ROOT, **env: str) -> subprocess.Complete
 
 def _be_tool(command: tuple[str, ...], cwd: Path, env: dict[str, str], said: list[Path]) -> None:
     """What Python does with its command line, in a process that has imported its modules."""
+    gc.freeze()
     for number, path in enumerate(said, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     sys.stdout, sys.stderr = (os.fdopen(number, 'w') for number in (1, 2))
@@ -178,6 +188,7 @@ def run_ranks(function: Callable, ranks: int, *args) -> list[int]:
     port = str(free_port())
 
     def rank_main(rank: int) -> None:
+        gc.freeze()
         torch.set_num_threads(1)
         os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=port, WORLD_SIZE=str(ranks))
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
