@@ -1,4 +1,4 @@
-"""The log's lines fit a screen, and its file of values has all."""
+"""A log's lines fit a screen and are about the run; its file of values has all."""
 
 import re
 
@@ -11,12 +11,17 @@ from mmsnclr.engine.log_processor import EssentialLogProcessor
 from mmsnclr.engine.run import read_log
 
 
-def test_a_line_has_the_essential_values_and_the_file_of_values_all(digits, tmp_path):
+def test_the_log_has_what_matters_and_the_file_of_values_all(digits, tmp_path):
     config = small_run(digits, tmp_path, **{'log_level': 'INFO', 'train_cfg.max_epochs': 1})
     assert config.log_processor.type == 'EssentialLogProcessor'
+    config.optim_wrapper.paramwise_cfg = dict(norm_decay_mult=0.5)
     build_runner(config).train()
     (log,) = tmp_path.glob('*/*.log')
-    lines = re.findall(r'Epoch\(train\) .*', log.read_text())
+    text = log.read_text()
+    # Of the momentum encoder, and of what mmengine's own hooks use.
+    assert not re.search('is skipped since|FileClient|HardDiskBackend', text)
+    assert 'WARNING - No CUDA device: 3 SyncBN' in text
+    lines = re.findall(r'Epoch\(train\) .*', text)
     named = 'lr', 'eta', 'time', 'loss', 'feature_std', 'view_recall'
     assert len(lines) == 6 and tuple(re.findall(r'(\w+): ', lines[-1])) == named
     assert len(lines[-1]) < 140
