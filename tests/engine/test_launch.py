@@ -62,7 +62,7 @@ def wait_for_a_signal(folder):
     raise SystemExit(PREEMPTED)
 
 
-@pytest.mark.parametrize('threads', [None, '1'])
+@pytest.mark.parametrize('threads', [None, pytest.param('1', marks=pytest.mark.slow)])
 def test_a_signal_reaches_all_once_and_is_waited_for(threads, tmp_path, monkeypatch, capfd):
     # Processes that are forked end at once, and torch would end the other before it has written.
     monkeypatch.setattr('mmsnclr.engine.launch.elastic_launch', elastic_launch)
