@@ -175,7 +175,8 @@ def test_a_killed_rank_is_named(command, tmp_path):
         process.kill()
     said = printed.read_text()
     assert process.exitcode == 1
-    assert len(re.findall(r'Error: rank 1 .*was ended by SIGKILL', said)) == 1, said
+    # How it ended is not known where the end of the other, which it took along, is seen first.
+    assert len(re.findall(r'Error: rank 1 .*(by SIGKILL|died) and gave no reason', said)) == 1, said
     assert 'Traceback' not in said and 'FAILED' not in said
 
 
