@@ -274,15 +274,27 @@ def quiet() -> Iterator[None]:
 
 
 _COLOR = re.compile(r'\x1b\[[0-9;]*m')
+# Of mmengine's own classes, of parameters that are frozen on purpose, of evaluators that work.
 _NOISE = re.compile(
-    r'deprecated|is the alias of|skipped since its requires_grad|`metrics` is an empty'
+    r'"FileClient" will be deprecated|"HardDiskBackend" is the alias of'
+    r'|is skipped since its requires_grad=False|`metrics` is an empty'
     r'|prefix is not set in metric class'
 )
 _PROGRESS = re.compile(r'(Iter|Epoch)\((train|val)\)')
+_WARNING = re.compile(r' - (WARNING|ERROR) - ')
+
+
+def leave_out_noise(logger: logging.Logger) -> None:
+    """Have a run's logger leave out warnings that tell its user nothing.
+
+    mmengine 0.10 warns of each parameter that does not learn, a momentum encoder's among them, and
+    of classes that its own hooks still use, before the first step.
+    """
+    logger.addFilter(lambda record: not _NOISE.search(record.getMessage()))
 
 
 class _Filter(io.TextIOBase):
-    """Passes a training's progress, warnings and errors on."""
+    """Passes a training's progress, warnings and errors on, without mmengine's heads of lines."""
 
     def __init__(self, stream: io.TextIOBase) -> None:
         self.stream = stream
@@ -292,8 +304,8 @@ class _Filter(io.TextIOBase):
         message = line.partition(' - INFO - ')[2]
         if _PROGRESS.match(message):
             self.stream.write(f'    {message}')
-        elif re.search(' - (WARNING|ERROR) - ', line) and not _NOISE.search(line):
-            self.stream.write(line)
+        elif (found := _WARNING.search(line)) and not _NOISE.search(line):
+            self.stream.write(f'    {found[1].capitalize()}: {line[found.end() :]}')
         return len(text)
 
     def flush(self) -> None:

@@ -1,17 +1,14 @@
 """What every test starts from."""
 
-import functools
 import gc
 import json
 import os
 import time
 
-import mmengine.config.utils
 import pytest
 import torch
 from helpers import small_run
 from mmengine.registry import init_default_scope
-from yapf.yapflib import yapf_api
 
 from mmsnclr.datasets.digits import write_digits
 from mmsnclr.engine import build_runner
@@ -29,15 +26,9 @@ def pytest_configure(config):
         torch.ones(1, requires_grad=True).backward()
 
 
-def pytest_sessionstart():
-    """Let hundreds of small runs do once what does not change."""
-    layout = yapf_api.FormatCode
-    cached = functools.cache(lambda code, style: layout(code, style_config=dict(style)))
-    yapf_api.FormatCode = lambda code, style_config: cached(code, tuple(style_config.items()))
-    mmengine.config.utils._get_cfg_metainfo = functools.cache(
-        mmengine.config.utils._get_cfg_metainfo
-    )
-    gc.freeze()  # mmengine collects garbage for each data set, among all that was imported
+def pytest_collection_finish():
+    """Keep what was imported out of garbage collections; mmengine has one for each data set."""
+    gc.freeze()
 
 
 _LONG = ('test_whole_path', 'test_ranks', 'test_demo', 'test_tools', 'test_config_runs')

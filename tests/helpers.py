@@ -1,8 +1,11 @@
 """Small real models and runs that the tests share."""
 
 import copy
+import functools
+import gc
 import multiprocessing
 import os
+import pickle
 import runpy
 import signal
 import socket
@@ -13,8 +16,10 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import mmengine.config.utils
 import pytest
 import torch
 from mmengine.config import Config
@@ -23,15 +28,22 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn import functional as F
+from yapf.yapflib import yapf_api
 
 from mmsnclr.datasets.image_id import image_id
-from mmsnclr.engine import build_runner
+from mmsnclr.engine import build_runner, launch
 from mmsnclr.models import NeighborMethod
 from mmsnclr.models.dist import unwrap
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 300  # seconds after which a run that shares a slow machine counts as hanging
+
+# Small runs would spend most of their time on what nobody looks at here: each lays its config out
+# five times for readers, and looks for each parent's in a hundred lists of all that it has.
+yapf_api.FormatCode = lambda code, style_config: (code, True)
+mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)
 
 
 def small_model(**options) -> dict:
@@ -130,6 +142,26 @@ def run_with(digits: Path, work_dir: Path, hooks: list[dict], **options) -> Runn
     return build_runner(config)
 
 
+def launch_forked(config: LaunchConfig, function: Callable) -> Callable:
+    """torch's elastic launcher, whose processes are forked: importing takes longer than they run.
+
+    What it is given can be pickled nonetheless, as processes that start anew need it.
+    """
+    start = elastic_launch(replace(config, start_method='fork'), _as_if_anew)
+    return lambda *args: start(*pickle.loads(pickle.dumps((function, *args))))
+
+
+def _as_if_anew(function: Callable, *args) -> None:
+    """Call a function in a process that was forked while signals had handlers."""
+    gc.freeze()
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    function(*args)
+
+
+launch.elastic_launch = launch_forked
+
 # Python with all that the tools import: a tool that is forked from it need not wait for that.
 _WARM = multiprocessing.get_context('forkserver')
 _WARM.set_forkserver_preload(['helpers', 'mmsnclr.cli', 'mmsnclr.api', 'mmdet.apis'])
@@ -145,22 +177,32 @@ def run_tool(*command: str, cwd: Path = ROOT, **env: str) -> subprocess.Complete
         )
     with tempfile.TemporaryDirectory() as folder:
         said = [Path(folder, name) for name in ('stdout', 'stderr')]
-        process = _WARM.Process(target=_be_tool, args=(command, cwd, env, said))
-        process.start()
+        process = start_tool(command, cwd, env, said)
         process.join()
         return subprocess.CompletedProcess(
             command, process.exitcode, *(path.read_text() for path in said)
         )
 
 
+def start_tool(
+    command: tuple[str, ...], cwd: Path, env: dict[str, str], said: list[Path]
+) -> multiprocessing.Process:
+    """Start what :func:`run_tool` runs; ``said``: files for what it prints."""
+    process = _WARM.Process(target=_be_tool, args=(command, cwd, env, said))
+    process.start()
+    return process
+
+
 def _be_tool(command: tuple[str, ...], cwd: Path, env: dict[str, str], said: list[Path]) -> None:
     """What Python does with its command line, in a process that has imported its modules."""
+    gc.freeze()
     for number, path in enumerate(said, 1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     sys.stdout, sys.stderr = (os.fdopen(number, 'w') for number in (1, 2))
     os.chdir(cwd)
     os.environ.update(env)
     torch.set_num_threads(1)
+    multiprocessing.set_start_method(None, force=True)  # not the way in which it was started
     warnings.resetwarnings()
     if command[0] == '-m':
         sys.path[0], sys.argv = str(cwd), list(command[1:])
@@ -178,6 +220,7 @@ def run_ranks(function: Callable, ranks: int, *args) -> list[int]:
     port = str(free_port())
 
     def rank_main(rank: int) -> None:
+        gc.freeze()
         torch.set_num_threads(1)
         os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=port, WORLD_SIZE=str(ranks))
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))

@@ -17,6 +17,7 @@ default_hooks = dict(
     unreadable_images=dict(type='UnreadableImagesHook'),
     heartbeat=dict(type='HeartbeatHook'),
 )
+log_processor = dict(type='EssentialLogProcessor')
 # A fixed seed, so that a resumed run continues exactly.
 randomness = dict(seed=0)
 # For Weights & Biases: --cfg-options visualizer.vis_backends.1.type=WandbVisBackend

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process, master_only
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODEL_WRAPPERS, RUNNERS
@@ -36,9 +36,10 @@ from ..models import NeighborMethod
 from ..models.dist import unwrap
 from ..models.feature_maps import follow_backbone
 from ..models.sync_batch_norm import replace_sync_batch_norm
-from ..parents import bound_history, detach_loader, survive_full_disk
+from ..parents import bound_history, detach_loader, leave_out_noise, survive_full_disk
 from .checks import check_start
 from .launch import share_of_batch
+from .log_processor import EssentialLogProcessor
 from .optim import precision_of
 from .param_groups import merge_groups
 from .run import write_config
@@ -104,6 +105,12 @@ class ResumableRunner(Runner):
         if window is not None:
             bound_history(self.message_hub, window)
         return loop
+
+    def build_logger(self, *args, **kwargs) -> MMLogger:
+        """Build the logger, which leaves out what says nothing about the run."""
+        logger = super().build_logger(*args, **kwargs)
+        leave_out_noise(logger)
+        return logger
 
     def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
         """Build the visualizer, without which training goes on where a disk is full."""
@@ -336,7 +343,7 @@ class CPURunner(ResumableRunner):
 
 def _longest_window(processor: LogProcessor, epoch: int) -> int | None:
     """How many values of a scalar make a logged one; ``None`` if all may, or nobody knows."""
-    if type(processor) is not LogProcessor:
+    if type(processor) not in (LogProcessor, EssentialLogProcessor):
         return None
     windows = [processor.window_size, *(cfg.get('window_size') for cfg in processor.custom_cfg)]
     windows = [epoch if window == 'epoch' else window for window in windows]

@@ -183,6 +183,8 @@ def _chart(
     table = [[_finite(line.get(name)) for line in lines] for name in names.values()]
     finite = [value for row in table for value in row if value is not None] + [*least]
     low, high = min(finite, default=0), max(finite, default=1)
+    if low == high:  # matplotlib would show an axis of 1e-13 around it
+        low, high = min(low, 0), max(high, 0) or 1
     ticks = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3).tick_values(low, high)
     x_ticks = MaxNLocator(4, integer=True).tick_values(steps[0], steps[-1])
     x_ticks = [tick for tick in x_ticks if steps[0] <= tick <= steps[-1]]

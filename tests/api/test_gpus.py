@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import LIMIT, pretrained_resnet, run_tool
+from helpers import LIMIT, ROOT, pretrained_resnet, run_tool, start_tool
 
 from mmsnclr.api.detect import detect
 from mmsnclr.api.pretrain import pretrain
@@ -120,75 +120,72 @@ def test_a_batch_that_does_not_divide_is_refused_before_images_are_read(digits, 
     assert not (tmp_path / 'run').exists()
 
 
-class Command:
-    """`mmsnclr pretrain` of two processes, which prints to a file."""
-
-    def __init__(self, images, out, *options):
-        self.printed = out.with_suffix('.txt')
-        command = [sys.executable, '-m', 'mmsnclr', 'pretrain', images, '--out', out, '--gpus', 2]
-        command += ['--backbone', 'r18', '--epochs', 1000, '--batch', 32, '--workers', 0, *options]
-        command += [
-            f'--cfg-options={key}={value}'
-            for key, value in SMALL.items()
-            if not isinstance(value, dict)
-        ]
-        with self.printed.open('w') as file:
-            self.process = subprocess.Popen(
-                list(map(str, command)),
-                env=os.environ | dict(OMP_NUM_THREADS='1'),
-                stdout=file,
-                stderr=file,
-            )
-
-    def wait_for_steps(self):
-        """Wait until both processes train; their ids, in the order of the ranks."""
-        end = time.monotonic() + LIMIT
-        while not re.search(r'Epoch\(train\) +\[2\]', self.printed.read_text()):
-            assert self.process.poll() is None and time.monotonic() < end, self.printed.read_text()
-            time.sleep(0.2)
-        ranks = []
-        for path in Path('/proc').glob('[0-9]*'):
-            with contextlib.suppress(OSError):  # it ended meanwhile
-                parent = int((path / 'stat').read_text().rpartition(')')[2].split()[1])
-                if parent == self.process.pid and b'spawn_main' in (path / 'cmdline').read_bytes():
-                    ranks.append(int(path.name))
-        return sorted(ranks)
-
-    def end(self):
-        """The exit code and what was printed."""
-        code = self.process.wait(LIMIT)
-        return code, self.printed.read_text()
-
-
 @pytest.fixture
 def command(digits, tmp_path):
-    started = Command(digits / 'unlabelled', tmp_path / 'run')
-    yield started
-    started.process.kill()
-    started.process.wait()
+    """What Python is to run for a long `mmsnclr pretrain` of two processes."""
+    command = ['-m', 'mmsnclr', 'pretrain', digits / 'unlabelled', '--out', tmp_path / 'run']
+    command += ['--gpus', 2, '--backbone', 'r18', '--epochs', 1000, '--batch', 32, '--workers', 0]
+    settings = {key: value for key, value in SMALL.items() if not isinstance(value, dict)}
+    return [*map(str, command), *(f'--cfg-options={k}={v}' for k, v in settings.items())]
+
+
+def wait_for_steps(printed, is_alive):
+    """Wait until both processes train, as their log tells."""
+    end = time.monotonic() + LIMIT
+    while not (printed.exists() and re.search(r'Epoch\(train\) +\[2\]', printed.read_text())):
+        assert is_alive() and time.monotonic() < end, printed.read_text()
+        time.sleep(0.2)
 
 
 def test_sigterm_leaves_a_checkpoint_and_says_so_once(command, tmp_path):
-    command.wait_for_steps()
-    command.process.send_signal(signal.SIGTERM)
-    code, printed = command.end()
-    assert code == PREEMPTED, printed
+    printed = tmp_path / 'printed.txt'
+    with printed.open('w') as file:  # all processes start anew, as from a terminal
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            env=os.environ | dict(OMP_NUM_THREADS='1'),
+            stdout=file,
+            stderr=file,
+        )
+    try:
+        wait_for_steps(printed, lambda: process.poll() is None)
+        process.send_signal(signal.SIGTERM)
+        code, said = process.wait(LIMIT), printed.read_text()
+    finally:
+        process.kill()
+        process.wait()
+    assert code == PREEMPTED, said
     (path,) = (tmp_path / 'run').glob('iter_*.pth')
-    assert printed.count('came: stopped after iteration') == 1
-    assert 'continue with: mmsnclr pretrain' in printed and 'Traceback' not in printed
-    assert printed.count('[1][1/3]') == 1
-    assert 'Gloo' not in printed
-    assert re.search(r'tools/dist_train\.sh \S+/run/config\.py 4', printed)
+    assert said.count('came: stopped after iteration') == 1
+    assert 'continue with: mmsnclr pretrain' in said and 'Traceback' not in said
+    assert said.count('[1][1/3]') == 1
+    assert 'Gloo' not in said
+    assert re.search(r'tools/dist_train\.sh \S+/run/config\.py 4', said)
     state = torch.load(path, weights_only=False)['meta']
     assert path.name == f'iter_{state["iter"]}.pth'
 
 
-def test_a_killed_rank_is_named(command):
-    os.kill(command.wait_for_steps()[1], signal.SIGKILL)
-    code, printed = command.end()
-    assert code == 1
-    assert len(re.findall(r'Error: rank 1 .*was ended by SIGKILL', printed)) == 1, printed
-    assert 'Traceback' not in printed and 'FAILED' not in printed
+def test_a_killed_rank_is_named(command, tmp_path):
+    printed = tmp_path / 'printed.txt'
+    process = start_tool(command, ROOT, dict(OMP_NUM_THREADS='1'), [printed] * 2)
+    try:
+        wait_for_steps(printed, process.is_alive)
+        os.kill(max(children(process.pid)), signal.SIGKILL)
+        process.join(LIMIT)
+    finally:
+        process.kill()
+    said = printed.read_text()
+    assert process.exitcode == 1
+    # How it ended is not known where the end of the other, which it took along, is seen first.
+    assert len(re.findall(r'Error: rank 1 .*(by SIGKILL|died) and gave no reason', said)) == 1, said
+    assert 'Traceback' not in said and 'FAILED' not in said
+
+
+def children(parent):
+    """Ids of the processes that another has started."""
+    for path in Path('/proc').glob('[0-9]*'):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if int((path / 'stat').read_text().rpartition(')')[2].split()[1]) == parent:
+                yield int(path.name)
 
 
 @pytest.fixture

@@ -166,5 +166,17 @@ def test_a_short_run_is_not_called_healthy(tmp_path, steps, said):
     assert verdict.startswith(said)
 
 
+@pytest.mark.parametrize(
+    ('title', 'value', 'ends'),
+    [('Own older features', dict(self_in_set=0.0), '01'), ('Loss', dict(loss=4.0), '04')],
+)
+def test_a_constant_curve_has_an_axis_from_zero(tmp_path, title, value, ends):
+    lines = [HEALTHY | dict(step=step) | value for step in (1, 2)]
+    page = write_report(tmp_path / 'page.html', config(), lines, dict(backbone='ResNet 18'), {})
+    chart = page.read_text().partition(f'aria-label="{title}"')[2].partition('</svg>')[0]
+    ticks = re.findall('text-anchor="end">(.*?)<', chart)
+    assert ticks[0] + ticks[-1] == ends
+
+
 def test_the_verdict_is_about_the_end_of_the_run():
     assert judge([HEALTHY | dict(feature_std=0.01)] * 18 + [HEALTHY] * 2, config())[0] == []

@@ -45,7 +45,7 @@ def test_the_config_of_the_readme_pretrains_on_a_plain_folder(digits, tmp_path):
         'default_hooks.logger.interval=1',
     )
     assert result.returncode == 0, result.stderr
-    assert 'Epoch(train) [1][4/4]' in result.stdout and 'neighbor_similarity' in result.stdout
+    assert 'Epoch(train) [1][4/4]' in result.stdout and 'view_recall' in result.stdout
     # 4 images where 4,096 were meant: the learning rate is a thousandth of the recipe's.
     (log,) = (tmp_path / 'run').glob('*/vis_data/scalars.json')
     first = json.loads(log.read_text().splitlines()[0])

@@ -1,5 +1,7 @@
 """The documentation builds, and refers to nothing that is not there."""
 
+import runpy
+
 import pytest
 import torch
 from helpers import ROOT
@@ -10,8 +12,19 @@ def site(tmp_path_factory):
     from sphinx.cmd.build import build_main
 
     folder = tmp_path_factory.mktemp('site')
+    extensions = runpy.run_path(str(ROOT / 'docs/conf.py'))['extensions']
+    extensions.remove('sphinx.ext.viewcode')  # pages of source, at which nothing here looks
     threads = torch.get_num_threads()
-    arguments = ['-W', '--keep-going', '-q', '-b', 'html', str(ROOT / 'docs'), str(folder)]
+    arguments = [
+        '-W',
+        '--keep-going',
+        '-q',
+        '-b',
+        'html',
+        '-D',
+        f'extensions={",".join(extensions)}',
+    ]
+    arguments += [str(ROOT / 'docs'), str(folder)]
     assert build_main(arguments) == 0  # warnings are errors
     torch.set_num_threads(threads)
     return folder

@@ -45,6 +45,12 @@ def test_machines_with_other_images_are_named(digits, tmp_path, capfd):
     assert capfd.readouterr().err.count('has 96 images on node0, but 90 on node1') == 2
 
 
+def test_ranks_with_unequal_shares_are_refused(digits, tmp_path, capfd):
+    shares = {'train_dataloader.dataset.indices': 95, 'train_dataloader.sampler.round_up': False}
+    assert on_two_machines(digits, tmp_path, lambda runner: None, **shares) == [1, 1]
+    assert capfd.readouterr().err.count('95 images do not divide among 2 ranks') == 2
+
+
 def test_a_folder_that_nobody_can_write_to_is_for_the_checkpoints_to_say(digits, tmp_path):
     def touch(path):
         raise PermissionError(path)

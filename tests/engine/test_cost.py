@@ -8,8 +8,7 @@ from unittest.mock import Mock
 import mmengine.dist
 import pytest
 import torch
-import torch.multiprocessing as mp
-from helpers import ROOT, free_port, images, run_tool, small_model, small_run
+from helpers import ROOT, images, run_ranks, run_tool, small_model, small_run
 from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, build_optim_wrapper
@@ -41,12 +40,10 @@ def build(**options):
     return model
 
 
-def count_real_bytes(rank, ranks, port, variants, out):
+def count_real_bytes(variants, out):
     """Train for a step of each variant; note what each collective brought this rank."""
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        'gloo', init_method=f'tcp://127.0.0.1:{port}', rank=rank, world_size=ranks
-    )
+    distributed.init_process_group('gloo')
+    rank, ranks = distributed.get_rank(), distributed.get_world_size()
 
     def gather(values):
         parts = mmengine.dist.all_gather(values)
@@ -85,7 +82,7 @@ def count_real_bytes(rank, ranks, port, variants, out):
 def test_bytes_are_those_that_processes_exchange(ranks, tmp_path):
     out = str(tmp_path / 'received')
     variants = [{}, {'queue.sync': False}]
-    mp.spawn(count_real_bytes, (ranks, free_port(), variants, out), nprocs=ranks)
+    assert run_ranks(count_real_bytes, ranks, variants, out) == [0] * ranks
     for options, real in zip(variants, torch.load(out)):
         estimate = load_tool().estimate_traffic(build(**options), size=4, edge=32, ranks=ranks)
         *exchanged, gradients = estimate.values()

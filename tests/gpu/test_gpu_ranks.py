@@ -127,7 +127,10 @@ def _rank(rank, port, device, folder, digits):
 
 @pytest.fixture
 def ranks(device, digits, tmp_path):
-    mp.spawn(_rank, (free_port(), device, str(tmp_path), digits), nprocs=RANKS)
+    # CUDA cannot be used in a forked process; without it, nothing is imported anew.
+    method = 'spawn' if device == 'cuda' else 'fork'
+    arguments = (free_port(), device, str(tmp_path), digits)
+    mp.start_processes(_rank, arguments, RANKS, start_method=method)
     return [torch.load(tmp_path / f'{rank}.pth', device) for rank in range(RANKS)]
 
 

@@ -4,11 +4,9 @@ import mmengine.dist
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from helpers import (
     build_method,
     fill_set,
-    free_port,
     gradient_step,
     images,
     run_ranks,
@@ -32,11 +30,9 @@ def build(**options):
     return build_method(small_model(**NO_BATCH_NORM, **options))
 
 
-def _rank(rank, ranks, port, folder, options):
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        'gloo', init_method=f'tcp://127.0.0.1:{port}', rank=rank, world_size=ranks
-    )
+def _rank(folder, options):
+    dist.init_process_group('gloo')
+    rank, ranks = dist.get_rank(), dist.get_world_size()
     model = build(**options)
     wrapped = MMDistributedDataParallel(model, broadcast_buffers=False)
     fill_set(wrapped, 4, rank=rank, ranks=ranks)
@@ -72,7 +68,7 @@ def _rank(rank, ranks, port, folder, options):
 def several_ranks(request, tmp_path_factory):
     ranks, options = request.param
     folder = tmp_path_factory.mktemp('ranks')
-    mp.spawn(_rank, (ranks, free_port(), str(folder), options), nprocs=ranks)
+    assert run_ranks(_rank, ranks, folder, options) == [0] * ranks
     return options, [torch.load(folder / f'{rank}.pth') for rank in range(ranks)]
 
 

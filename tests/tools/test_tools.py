@@ -53,23 +53,6 @@ def test_two_processes_train_by_gloo_and_batch_norm_is_said(digits, tmp_path):
     assert 'neighbor_similarity' in values  # 32 keys after the first step
 
 
-def test_ranks_with_unequal_shares_are_refused(digits, tmp_path):
-    result = run_tool(
-        'tools/dist_train.sh',
-        'configs/demo/snclr_digits.py',
-        '2',
-        '--work-dir',
-        str(tmp_path),
-        '--cfg-options',
-        *SMALL,
-        f'train_dataloader.dataset.data_root={digits / "unlabelled"}',
-        'train_dataloader.dataset.indices=95',
-        'train_dataloader.sampler.round_up=False',
-    )
-    assert result.returncode != 0
-    assert '95 images do not divide among 2 ranks' in result.stderr
-
-
 @pytest.mark.parametrize(
     ('gpus', 'env', 'message'),
     [

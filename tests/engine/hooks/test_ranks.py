@@ -1,10 +1,10 @@
 """Ranks that die, freeze or drift apart are named."""
 
 import contextlib
+import multiprocessing
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -14,44 +14,55 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import LIMIT, ROOT, free_port, run_ranks, small_run
+from helpers import LIMIT, ROOT, launch_forked, run_ranks, small_run
 from mmengine.config import Config
 from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 from torch.distributed import init_process_group
+from torch.distributed.launcher.api import LaunchConfig
 
+from mmsnclr.checkpoints.writing import replacing
 from mmsnclr.engine import build_runner
 from mmsnclr.engine.hooks.heartbeat import HeartbeatHook
 from mmsnclr.engine.hooks.rank_drift import checksum
 
 CONFIG = ROOT / 'configs/demo/snclr_digits.py'
-DRIFT = """
-from pathlib import Path
-import os
-from mmengine.dist import get_rank
-from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
+
 
 @HOOKS.register_module()
 class WritePidHook(Hook):
+    """Tells that a rank trains, and which process it is; lets rank 1 drift away."""
+
     def __init__(self, drift=False):
         self.drift = drift
 
     def after_train_iter(self, runner, *args, **kwargs):
         if runner.iter == 5:
-            Path(runner.work_dir, f'new{get_rank()}').write_text(str(os.getpid()))
-            Path(runner.work_dir, f'new{get_rank()}').rename(f'{runner.work_dir}/pid{get_rank()}')
+            with replacing(f'{runner.work_dir}/pid{get_rank()}') as name:
+                Path(name).write_text(str(os.getpid()))
         if runner.iter == 6 and self.drift and get_rank() == 1:
             runner.model.module.backbone.layer1[0].conv1.weight.data[0, 0, 0, 0] += 1e-3
-"""
 
 
 class LongRun:
-    """A run of two gloo processes, which prints to a file."""
+    """A run of two gloo processes under torch's elastic launcher, which prints to a file."""
 
-    def __init__(self, command, env, folder):
-        self.printed, self.config = folder / 'printed.txt', folder / 'config.py'
-        with self.printed.open('w') as file:
-            self.process = subprocess.Popen(command, env=env, stdout=file, stderr=file)
+    def __init__(self, config, printed):
+        self.printed = printed
+        printed.touch()
+        self.process = multiprocessing.get_context('fork').Process(target=self._run, args=(config,))
+        self.process.start()
+
+    def _run(self, config):
+        """What torchrun does."""
+        os.setpgrp()
+        for number in (1, 2):
+            os.dup2(os.open(self.printed, os.O_WRONLY | os.O_APPEND), number)
+        sys.stdout, sys.stderr = (os.fdopen(number, 'w', buffering=1) for number in (1, 2))
+        settings = dict(min_nodes=1, max_nodes=1, nproc_per_node=2, max_restarts=0)
+        settings |= dict(rdzv_backend='c10d', rdzv_endpoint='localhost:0', monitor_interval=0.01)
+        launch_forked(LaunchConfig(**settings), train)(config)
 
     def output(self):
         return self.printed.read_text()
@@ -60,7 +71,7 @@ class LongRun:
         """Wait until a condition holds; it fails where the run ended without it."""
         end = time.monotonic() + LIMIT
         while True:
-            ended = self.process.poll() is not None
+            ended = not self.process.is_alive()
             if condition():
                 return
             assert not ended and time.monotonic() < end, self.output()
@@ -72,18 +83,21 @@ class LongRun:
         self.wait_for(lambda: self.output().count('Epoch(train)') >= end)
 
     def exit_code(self):
-        """Exit code of torchrun, once it has ended."""
-        self.wait_for(lambda: self.process.poll() is not None)
-        return self.process.returncode
+        """Exit code of the launcher, once it has ended."""
+        self.wait_for(lambda: not self.process.is_alive())
+        return self.process.exitcode
 
     def kill(self):
-        """Kill whatever is left of it: torchrun starts each rank in a process group of its own."""
-        self.process.kill()
-        self.process.wait()
-        for path in Path('/proc').glob('[0-9]*/cmdline'):
-            with contextlib.suppress(OSError):  # it ended meanwhile
-                if os.fsencode(self.config) in path.read_bytes():
-                    os.kill(int(path.parent.name), signal.SIGKILL)
+        """Kill whatever is left of it."""
+        with contextlib.suppress(ProcessLookupError):  # nothing is
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.join()
+
+
+def train(config):
+    """What a rank does."""
+    torch.set_num_threads(1)
+    build_runner(config).train()
 
 
 @pytest.fixture
@@ -91,19 +105,14 @@ def start_two(digits, tmp_path):
     """Starts a long run of two gloo processes and waits until both train."""
     runs = []
 
-    def start(*options):
-        (tmp_path / 'drift.py').write_text(DRIFT)
+    def start(**options):
         config = small_run(
             digits, tmp_path, **{'train_cfg.max_epochs': 10_000, 'log_level': 'INFO'}
         )
+        config.launcher = 'pytorch'
         config.custom_hooks.append(dict(type='WritePidHook'))
-        config.custom_imports.imports.append('drift')
-        config.dump(tmp_path / 'config.py')
-        command = [str(ROOT / 'tools/dist_train.sh'), str(tmp_path / 'config.py'), '2']
-        command += ['--work-dir', str(tmp_path), '--cfg-options', *options, 'log_level=INFO']
-        env = {'OMP_NUM_THREADS': '1', 'PORT': str(free_port()), 'PYTHON': sys.executable}
-        env['PYTHONPATH'] = os.pathsep.join([str(tmp_path), os.environ.get('PYTHONPATH', '')])
-        run = LongRun(command, os.environ | env, tmp_path)
+        config.merge_from_dict(options)
+        run = LongRun(config, tmp_path / 'printed.txt')
         runs.append(run)
         pids = [tmp_path / f'pid{rank}' for rank in range(2)]
         run.wait_for(lambda: all(path.exists() for path in pids))
@@ -119,11 +128,11 @@ def start_two(digits, tmp_path):
 def test_a_frozen_rank_is_named_before_the_process_group_gives_up(start_two, rank):
     # All that decides it in days of training, 60 times as fast.
     timeout = Config.fromfile(CONFIG).env_cfg.dist_cfg.timeout / 60
-    run = start_two(f'env_cfg.dist_cfg.timeout={timeout}')
+    run = start_two(**{'env_cfg.dist_cfg.timeout': timeout})
     run.wait_for_steps(30)  # long enough for two beats, by which it is named
     os.kill(run.ranks[rank], signal.SIGSTOP)
     run.wait_for(lambda: 'gave no sign of life' in run.output())
-    os.kill(run.ranks[rank], signal.SIGKILL)  # torchrun would wait for it
+    os.kill(run.ranks[rank], signal.SIGKILL)  # the launcher would wait for it
     assert run.exit_code() != 0
     assert re.search(rf'Rank {rank} \(step .*process {run.ranks[rank]}\) gave no', run.output())
     assert 'Traceback' not in run.output().partition('gave no sign of life')[0]
@@ -140,7 +149,7 @@ def test_a_heartbeat_that_comes_too_late_is_refused(heartbeat, group):
 
 
 def test_a_run_that_was_suspended_goes_on(start_two):
-    run = start_two('default_hooks.heartbeat.timeout=10')
+    run = start_two(**{'default_hooks.heartbeat.timeout': 10})
     for rank in run.ranks:
         os.kill(rank, signal.SIGSTOP)
     time.sleep(13)
@@ -181,7 +190,7 @@ def test_a_killed_rank_is_named_and_the_others_stop(start_two):
 
 @pytest.mark.slow
 def test_ranks_that_drift_apart_are_named(start_two):
-    run = start_two('default_hooks.rank_drift.interval=4', 'custom_hooks.2.drift=True')
+    run = start_two(**{'default_hooks.rank_drift.interval': 4, 'custom_hooks.2.drift': True})
     assert run.exit_code() != 0
     assert 'Ranks have drifted apart by step 8: rank ' in run.output()
     assert 'in backbone.layer1.0.conv1.weight' in run.output()
