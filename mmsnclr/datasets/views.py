@@ -75,6 +75,14 @@ class View:
             raise ValueError(f'size={self.size} must be at least 1')
 
 
+# What of views differs from BYOL's, by what the images bear.
+VIEW_KINDS = {
+    'strong': {},
+    'gray': dict(saturation=0.0, hue=0.0, gray_prob=0.0, solarize_prob=0.0),
+    'weak': dict(jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0, solarize_prob=0.0),
+}
+
+
 @TRANSFORMS.register_module()
 class AugmentedViews(SeededTransform):
     """Loads an image and makes its augmented views.
