@@ -18,7 +18,7 @@ from ..backbones import build_backbone, initialize_backbone
 from ..checkpoints import BACKBONE, Stored, at_hand, newest_checkpoint, write_backbone
 from ..console import Setting, duration, parse_time, say, settings_table
 from ..datasets.scan import Scan, scan_into
-from ..datasets.views import view_size
+from ..datasets.views import VIEW_KINDS, view_size
 from ..engine import build_runner
 from ..engine.cost import seconds_per_step
 from ..engine.launch import (
@@ -61,6 +61,7 @@ def pretrain(
     time: str | None = None,
     batch: int | None = None,
     size: int | None = None,
+    views: str | None = None,
     workers: int | None = None,
     labels: str | Path | None = None,
     image_root: str | Path | None = None,
@@ -86,6 +87,9 @@ def pretrain(
         time: Budget such as ``'30m'`` or ``'1h30m'`` from which epochs follow.
         batch: Images of a step, which the processes share.
         size: Edge of a view, in pixels.
+        views: How strongly views differ: ``'strong'``, BYOL's, for photographs; ``'gray'``,
+            which leaves colours alone and solarises nothing, the default for images without
+            colours; ``'weak'``, crop and flip alone.
         workers: Processes that load images, for each that trains.
         labels: ``'folders'``, where the folder names are the labels, ``'cls'``, where tars have
             ``.cls`` files, or a csv file with the columns ``path`` and ``label``. For
@@ -124,7 +128,16 @@ def pretrain(
     _try_options(cfg, out, arguments)
     out.mkdir(parents=True, exist_ok=True)
     scan = scan_into(out, images, labels, image_root, min_edge)
-    settings = fit_to_images(cfg, len(scan.accepted), scan.median_edge, batch, size, processes)
+    settings = fit_to_images(
+        cfg,
+        len(scan.accepted),
+        scan.median_edge,
+        batch,
+        size,
+        processes,
+        views,
+        scan.colored,
+    )
     _set_run(cfg, out, arguments, scan)
     initial = [] if stored is None else [_initial_weights(cfg, arguments, stored, out / 'init')]
     settings += _fit_length(cfg, len(scan.accepted), arguments, start)
@@ -183,6 +196,8 @@ def _check_arguments(out: Path, arguments: dict) -> int:
     for name, least in dict(epochs=1, batch=2, size=16, workers=0).items():
         if arguments[name] is not None and arguments[name] < least:
             raise ValueError(f'{name}={arguments[name]} must be at least {least}')
+    if arguments['views'] not in (None, *VIEW_KINDS):
+        raise ValueError(f'views={arguments["views"]!r} must be one of {", ".join(VIEW_KINDS)}')
     if time is not None:
         parse_time(time)
     for key, name in _ARGUMENTS.items():

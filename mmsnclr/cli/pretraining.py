@@ -10,6 +10,7 @@ from mmengine.config import DictAction
 
 from ..checkpoints import BACKBONE
 from ..console import say
+from ..datasets.views import VIEW_KINDS
 from .group import main
 from .options import amp, gpus, image_root, labels, load_workers, projection, seed
 
@@ -33,6 +34,12 @@ from .options import amp, gpus, image_root, labels, load_workers, projection, se
 @click.option('--time', metavar='TIME', help='Time to spend, such as 30m or 1h30m.')
 @click.option('--batch', type=int, help='Images of a step, of all processes.')
 @click.option('--size', type=int, help='Edge of the views, in pixels.')
+@click.option(
+    '--views',
+    type=click.Choice([*VIEW_KINDS]),
+    help='strong for photographs, gray for images without colours, weak for crop and flip alone.'
+    '  [default: strong or gray, by the images]',
+)
 @gpus
 @click.option('--workers', type=int, help='Processes that load images, for each that trains.')
 @labels

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmengine import fileio
-from PIL import Image
+from PIL import Image, ImageChops
 
 from ..console import say, track
 from .decoding import describe, has_undeclared_band, open_image, to_rgb, value_range
@@ -22,6 +22,7 @@ from .listing import list_images, read_labels
 # Images that are handed to the threads at once; bounds the memory of what waits.
 _CHUNK = 1024
 _CONTRAST = 8  # of 256 levels of grey, with which there is nothing to be seen
+_GRAY = 2  # levels by which the channels of an image without colours differ at most, by rounding
 _BANDS = 277  # the tag of TIFF
 DUPLICATE = 'duplicate of '  # before the path of the image that is kept
 
@@ -36,12 +37,14 @@ class Scan:
         edges: Shorter edge of each accepted image, in pixels.
         levels: Lowest and highest value of the accepted images with more than 8 bits;
             ``None`` if there are none.
+        colored: How many of the accepted images have colours.
     """
 
     accepted: list[Path] = field(default_factory=list)
     left_out: list[tuple[Path, str]] = field(default_factory=list)
     edges: list[int] = field(default_factory=list)
     levels: tuple[int, int] | None = None
+    colored: int = 0
 
     @property
     def median_edge(self) -> int:
@@ -66,6 +69,7 @@ class _Found(NamedTuple):
         edge: The shorter one, in pixels.
         values: See :func:`~mmsnclr.datasets.decoding.value_range`.
         unseen: What is in the file and not looked at, else empty.
+        colored: Whether it has colours.
     """
 
     problem: str
@@ -73,6 +77,7 @@ class _Found(NamedTuple):
     edge: int = 0
     values: tuple[int, int] | None = None
     unseen: str = ''
+    colored: bool = False
 
 
 def scan_images(paths: Sequence[Path], min_edge: int = 32) -> Scan:
@@ -109,6 +114,7 @@ def scan_images(paths: Sequence[Path], min_edge: int = 32) -> Scan:
             first[found.digest] = path
             scan.accepted.append(path)
             scan.edges.append(found.edge)
+            scan.colored += found.colored
             unseen[found.unseen] += 1
             if found.values:
                 deep[path] = found.values
@@ -180,12 +186,20 @@ def _look(data: bytes, draft: bool) -> _Found:
             image.draft('RGB', (1, 1))
         image.load()
         values = value_range(image)
-        lows_and_highs = to_rgb(image).getextrema()
+        rgb = to_rgb(image)
+    lows_and_highs = rgb.getextrema()
     levels = max(high - low for low, high in lows_and_highs) + 1
     # More than 8 bits are judged by the range of the set.
     flat = levels <= _CONTRAST and values is None
     problem = f'without contrast: no more than {levels} levels of grey' if flat else ''
-    return _Found(problem, b'', edge, values, unseen)
+    return _Found(problem, b'', edge, values, unseen, _has_colors(rgb))
+
+
+def _has_colors(image: Image.Image) -> bool:
+    """Whether the channels of an RGB image differ."""
+    red, green, blue = image.split()
+    differences = (ImageChops.difference(green, other).getextrema() for other in (red, blue))
+    return any(largest > _GRAY for _, largest in differences)
 
 
 def _unseen(image: Image.Image) -> str:
