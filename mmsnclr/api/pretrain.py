@@ -31,7 +31,7 @@ from ..engine.launch import (
 from ..engine.optim import set_amp
 from ..engine.run import latest_checkpoint, relocated, write_config
 from ..parents import only_progress
-from ..recipes.overriding import DRAFT_IMAGES, overridden, try_overrides
+from ..recipes.overriding import DRAFT_IMAGES, flattened, overridden, try_overrides
 from ..recipes.pretraining import fit_to_epochs, fit_to_images, load_recipe, set_size
 
 # What is free on resuming, as arguments and as settings.
@@ -343,6 +343,8 @@ def _plain(name: str, value):
         return [os.path.abspath(path) for path in value]
     if name in ('init', 'image_root', 'labels') and value not in (None, 'folders', 'cls'):
         return os.path.abspath(value)
+    if name == 'cfg_options' and value is not None:
+        return flattened(value)
     return value
 
 
@@ -351,7 +353,7 @@ def _check_unchanged(config: Path, started: dict, arguments: dict) -> None:
     for name, parameter in inspect.signature(pretrain).parameters.items():
         value, before = arguments.get(name), started.get(name)
         if name == 'cfg_options':
-            value, before = (_of_the_run(options or {}) for options in (value, before))
+            value, before = (_of_the_run(flattened(options)) for options in (value, before))
         if name in _MACHINE or value in (None, [], {}, parameter.default) or value == before:
             continue
         raise ValueError(

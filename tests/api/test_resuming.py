@@ -126,6 +126,8 @@ def test_a_folder_that_is_gone_is_no_few_images(begun, pictures):
         ('model.head.type=Nothing', 'Nothing is not in the'),
         ('model.neck.in_channels=99', 'cannot be used'),
         ('model.head.neighbors=[1,2', 'mbalanced brackets'),
+        ('train_cfg=dict(max_epochs=3)', 'pass epochs instead of train_cfg.max_epochs'),
+        ('model.head.loss=dict(temprature=0.1)', 'temprature'),
     ],
 )
 def test_a_wrong_setting_is_named_before_the_images_are_read(pictures, tmp_path, option, message):
