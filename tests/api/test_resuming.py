@@ -122,6 +122,7 @@ def test_a_folder_that_is_gone_is_no_few_images(begun, pictures):
         ('modle.head.neighbors=3', 'a config has no modle; it has'),
         ('model.head.neighbours=3', 'SNCLRHead'),
         ('default_hooks.logger.intervall=3', 'intervall'),
+        ('default_hooks.checkpoint.intervall=3', 'a checkpoint hook has no setting intervall'),
         ('custom_hooks.7.warmup_epochs=3', 'custom_hooks'),
         ('model.head.type=Nothing', 'Nothing is not in the'),
         ('model.neck.in_channels=99', 'cannot be used'),
