@@ -82,19 +82,21 @@ STUDIES = {
 
 
 class Schedule(NamedTuple):
-    """How long is trained.
+    """How long is trained, and on what views.
 
     Attributes:
         warmup: Epochs without neighbours, at a constant learning rate.
         epochs: All epochs; the learning rate falls to 0 from the warm-up on.
         batch: Images of a step.
         interval: Epochs between measurements.
+        views: A key of ``VIEW_KINDS``.
     """
 
     warmup: int
     epochs: int
     batch: int
     interval: int
+    views: str
 
 
 @MODELS.register_module()
@@ -228,13 +230,7 @@ def choose_classes(data: Path, out: Path, classes: list[str]) -> Path:
 
 
 def train(
-    data: Path,
-    out: Path,
-    seed: int,
-    schedule: Schedule,
-    views: str,
-    options: dict,
-    start: Path | None = None,
+    data: Path, out: Path, seed: int, schedule: Schedule, options: dict, start: Path | None = None
 ) -> None:
     """Train the warm-up, or what follows on it, unless it has been done."""
     probes = out / 'probes.jsonl'
@@ -259,7 +255,7 @@ def train(
         }
     )
     steps = cfg.train_dataloader.dataset.pipeline
-    steps[0].views = [dict(view, **VIEW_KINDS[views]) for view in steps[0].views]
+    steps[0].views = [dict(view, **VIEW_KINDS[schedule.views]) for view in steps[0].views]
     cfg.custom_hooks.append(
         dict(type='ProbeHook', data=str(data), path=str(probes), interval=schedule.interval)
     )
@@ -379,20 +375,19 @@ def main() -> None:
     torch.set_num_threads(1)
     out = args.out or Path('work_dirs') / f'cifar10_{args.views}'
     data = choose_classes(args.data, out / 'data', args.classes)
-    schedule = Schedule(args.warmup, args.epochs, args.batch, args.interval)
-    every = METHODS | STUDIES
+    schedule = Schedule(args.warmup, args.epochs, args.batch, args.interval, args.views)
     names = ['MoCo v3', *args.runs] if args.runs else [*METHODS, *(STUDIES if args.studies else ())]
-    runs = {name: every[name] for name in names}
+    runs = {name: (METHODS | STUDIES)[name] for name in names}
     for seed in args.seeds:
         warmup = out / f'seed{seed}' / 'warmup'
-        train(data, warmup, seed, schedule, args.views, {})
+        train(data, warmup, seed, schedule, {})
         for name, options in runs.items():
             first = schedule.warmup
             if options.get(JOIN) == HALF:
                 first //= 2
                 options = options | {JOIN: first}
             start = warmup / f'epoch_{first}.pth'
-            train(data, warmup.with_name(name), seed, schedule, args.views, options, start)
+            train(data, warmup.with_name(name), seed, schedule, options, start)
         summarize(out, list(runs), schedule)
     last = sorted(out.glob(f'seed*/SNCLR, Eq. 2/epoch_{schedule.epochs}.pth'))
     if last:
