@@ -4,12 +4,13 @@
 
 DATA has `train/CLASS/*` and `test/CLASS/*`. All methods go on from one warm-up without neighbours
 for each seed, the paper's m, so that they differ only in what they make of neighbours. OUT keeps
-every epoch's figures; a second call goes on where the first stopped. One thread for each process:
+what was measured; a second call goes on where the first stopped. One thread for each process:
 seeds can run side by side.
 """
 
 import argparse
 import json
+import math
 import shutil
 import time
 from pathlib import Path
@@ -31,18 +32,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmsnclr.datasets.image_id import image_id
+from mmsnclr.datasets.views import VIEW_KINDS
 from mmsnclr.engine import build_runner
 from mmsnclr.engine.run import load_run
 from mmsnclr.evaluation import extract_features, knn_accuracy
+from mmsnclr.evaluation.health import positiveness_entropy
 from mmsnclr.models import NeighborQueue, neighbor_scores
 from mmsnclr.models.queue import Neighbors
 from mmsnclr.models.snclr_loss import Candidates
 
 CONFIG = Path(__file__).parents[1] / 'configs' / 'demo' / 'snclr_cifar10.py'
 STEADY = ['airplane', 'automobile', 'frog', 'horse', 'ship']
+MEASURES = ('knn', 'linear', 'purity', 'weighed purity', 'entropy')
 NEVER, HALF = 10**6, -1  # of the warm-up
 JOIN = 'custom_hooks.0.warmup_epochs'
 FORM = 'model.head.loss.form'
+SHARP = 'model.head.positiveness_temperature'
 SAME_CLASS = dict(type='FilteredQueue', same_class=True)
 SCE_HEAD = dict(
     _delete_=True,
@@ -70,21 +75,28 @@ STUDIES = {
     'set of 1,024': {'model.queue': dict(type='FilteredQueue', recent=1024)},
     'no self-exclusion': {'train_dataloader.dataset.pipeline.1.meta_keys': []},
     'half the warm-up': {JOIN: HALF},
+    'positiveness temperature 0.2': {SHARP: 0.2},
+    'positiveness temperature 0.1': {SHARP: 0.1},
+    'positiveness temperature 0.05': {SHARP: 0.05},
 }
 
 
 class Schedule(NamedTuple):
-    """How long is trained.
+    """How long is trained, and on what views.
 
     Attributes:
         warmup: Epochs without neighbours, at a constant learning rate.
         epochs: All epochs; the learning rate falls to 0 from the warm-up on.
         batch: Images of a step.
+        interval: Epochs between measurements.
+        views: A key of ``VIEW_KINDS``.
     """
 
     warmup: int
     epochs: int
     batch: int
+    interval: int
+    views: str
 
 
 @MODELS.register_module()
@@ -125,14 +137,16 @@ class FilteredQueue(NeighborQueue):
 
 @HOOKS.register_module()
 class ProbeHook(Hook):
-    """After every epoch: k-NN and linear top-1, neighbour purity, time spent in training.
+    """Measures k-NN and linear top-1, what neighbours are like, and time spent in training.
 
     Args:
         data: Folder with `train` and `test`.
-        path: File that gets a line of JSON for each epoch.
+        path: File that gets a line of JSON for each measurement.
+        interval: Epochs between them; the last epoch is always measured.
     """
 
-    def __init__(self, data: str, path: str) -> None:
+    def __init__(self, data: str, path: str, interval: int) -> None:
+        self.path, self.interval, self.seconds = path, interval, 0.0
         loader = dict(
             batch_size=500,
             num_workers=0,
@@ -147,7 +161,6 @@ class ProbeHook(Hook):
         for split in ('train', 'test'):
             loader['dataset']['data_root'] = f'{data}/{split}'
             self.batches.append(list(Runner.build_dataloader(loader)))
-        self.path = path
 
     def before_train(self, runner: Runner) -> None:
         """Measure the start."""
@@ -155,7 +168,7 @@ class ProbeHook(Hook):
         infos = [infos.get_data_info(index) for index in range(len(infos))]
         FilteredQueue.classes = {image_id(info): info['gt_label'] for info in infos}
         if runner.epoch == 0:
-            self._measure(runner, 0, 0.0)
+            self._measure(runner, 0)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Start the clock."""
@@ -163,27 +176,39 @@ class ProbeHook(Hook):
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Measure."""
-        self._measure(runner, runner.epoch + 1, time.process_time() - self.start)
+        self.seconds += time.process_time() - self.start
+        if self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner):
+            self._measure(runner, runner.epoch + 1)
 
-    def _measure(self, runner: Runner, epoch: int, seconds: float) -> None:
+    def _measure(self, runner: Runner, epoch: int) -> None:
         model = runner.model
         with torch.autocast('cpu', torch.bfloat16):
             (bank, bank_labels), (queries, labels) = (
                 extract_features(model, batches) for batches in self.batches
             )
-            keys, _ = extract_features(model, self.batches[1], model.momentum_encoder)
+            encoders = model.momentum_encoder, model.online_encoder
+            keys, projections = (
+                extract_features(model, self.batches[1], encoder)[0] for encoder in encoders
+            )
         linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500, tol=1e-3))
         linear.fit(bank, bank_labels)
         values = dict(
             epoch=epoch,
-            seconds=seconds,
+            seconds=self.seconds,
             knn=knn_accuracy(bank, bank_labels, queries, labels)[20],
             linear=100 * linear.score(queries, labels),
         )
         if model.queue.fill:
             found = NeighborQueue.search(model.queue, F.normalize(keys, dim=1), None, 20)
-            same = model.queue.labels[found.index] == labels[:, None]
-            values['purity'] = 100 * float(same.float().mean())
+            same = (model.queue.labels[found.index] == labels[:, None]).float()
+            values['purity'] = 100 * float(same.mean())
+            if model.weighs:
+                weights = model.log_weights(projections, model.queue.features, found)
+                share = weights.softmax(dim=1)
+                values['weighed purity'] = 100 * float((share * same).sum(dim=1).mean())
+                entropy = positiveness_entropy(weights, found.valid)
+                values['entropy'] = 100 * float(entropy) / math.log(20)
+        self.seconds = 0.0
         with open(self.path, 'a') as file:
             file.write(json.dumps(values) + '\n')
         text = ', '.join(f'{key} {value:.1f}' for key, value in values.items())
@@ -229,7 +254,11 @@ def train(
             **options,
         }
     )
-    cfg.custom_hooks.append(dict(type='ProbeHook', data=str(data), path=str(probes)))
+    steps = cfg.train_dataloader.dataset.pipeline
+    steps[0].views = [dict(view, **VIEW_KINDS[schedule.views]) for view in steps[0].views]
+    cfg.custom_hooks.append(
+        dict(type='ProbeHook', data=str(data), path=str(probes), interval=schedule.interval)
+    )
     cfg.log_level = 'WARNING'
     cfg.work_dir = str(out)
     cfg.experiment_name = f'{out.parent.name}_{out.name}'
@@ -248,26 +277,31 @@ def spread(values: list[float], sign: str = '') -> str:
     return text + (f' +- {stdev(values):.1f}' if len(values) > 1 else '')
 
 
-def summarize(out: Path, names: list[str], length: int) -> None:
-    """Print what every run reached in its last epochs, over all seeds that have it."""
+def summarize(out: Path, names: list[str], schedule: Schedule) -> None:
+    """Print what every run reached in its last epochs, over all seeds that have finished it."""
     rows = []
     for name in ['before training', 'warm-up', *names]:
         folder = 'warmup' if name in ('before training', 'warm-up') else name
+        stop = schedule.warmup if folder == 'warmup' else schedule.epochs
         runs = {path.parents[1].name: read(path) for path in out.glob(f'seed*/{folder}/*.jsonl')}
+        runs = {seed: run for seed, run in runs.items() if run[-1]['epoch'] == stop}
         last = {seed: run[0 if name == 'before training' else -1] for seed, run in runs.items()}
         row = [name, len(runs)]
-        for key in ('knn', 'linear', 'purity'):
-            row.append(spread([v[key] for v in last.values()]) if key in last['seed0'] else '')
+        for key in MEASURES:
+            values = [v[key] for v in last.values() if key in v]
+            row.append(spread(values) if values else '')
         if folder != 'warmup':
             moco = {seed: read(out / seed / 'MoCo v3' / 'probes.jsonl') for seed in runs}
             gain = [last[seed]['knn'] - moco[seed][-1]['knn'] for seed in runs]
             row.append(spread(gain, '+'))
-            taken = [sum(v['seconds'] for v in runs[seed][-length:]) for seed in runs]
-            plain = [sum(v['seconds'] for v in moco[seed]) for seed in runs]
-            row.append(f'{sum(taken) / sum(plain):.2f}')
-        rows.append(row + [''] * (7 - len(row)))
-    header = ['method', 'seeds', 'k-NN', 'linear', 'purity', 'k-NN - MoCo v3', 'time / MoCo v3']
-    print_table(header, rows)
+            taken, plain = (
+                sum(v['seconds'] for seed in runs for v in of[seed] if v['epoch'] > schedule.warmup)
+                for of in (runs, moco)
+            )
+            row.append(f'{taken / plain:.2f}')
+        rows.append(row + [''] * (len(MEASURES) + 4 - len(row)))
+    measures = ['k-NN', *MEASURES[1:]]
+    print_table(['method', 'seeds', *measures, 'k-NN - MoCo v3', 'time / MoCo v3'], rows)
 
 
 @torch.no_grad()
@@ -325,20 +359,27 @@ def main() -> None:
     """Run the comparison and print it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('data', type=Path)
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/cifar10'))
+    parser.add_argument('--out', type=Path, help='default: work_dirs/cifar10_VIEWS')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--classes', nargs='+', default=STEADY)
     parser.add_argument('--warmup', type=int, default=20, help='epochs without neighbours')
     parser.add_argument('--epochs', type=int, default=30, help='epochs, the warm-up included')
     parser.add_argument('--batch', type=int, default=256)
+    parser.add_argument('--interval', type=int, default=1, help='epochs between measurements')
+    parser.add_argument('--views', choices=['strong', 'weak'], default='strong')
     parser.add_argument('--studies', action='store_true', help='also one setting at a time')
+    parser.add_argument(
+        '--runs', nargs='+', choices=METHODS | STUDIES, metavar='NAME', help='these and MoCo v3'
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
-    data = choose_classes(args.data, args.out / 'data', args.classes)
-    schedule = Schedule(args.warmup, args.epochs, args.batch)
-    runs = METHODS | (STUDIES if args.studies else {})
+    out = args.out or Path('work_dirs') / f'cifar10_{args.views}'
+    data = choose_classes(args.data, out / 'data', args.classes)
+    schedule = Schedule(args.warmup, args.epochs, args.batch, args.interval, args.views)
+    names = ['MoCo v3', *args.runs] if args.runs else [*METHODS, *(STUDIES if args.studies else ())]
+    runs = {name: (METHODS | STUDIES)[name] for name in names}
     for seed in args.seeds:
-        warmup = args.out / f'seed{seed}' / 'warmup'
+        warmup = out / f'seed{seed}' / 'warmup'
         train(data, warmup, seed, schedule, {})
         for name, options in runs.items():
             first = schedule.warmup
@@ -347,11 +388,12 @@ def main() -> None:
                 options = options | {JOIN: first}
             start = warmup / f'epoch_{first}.pth'
             train(data, warmup.with_name(name), seed, schedule, options, start)
-    summarize(args.out, list(runs), schedule.epochs - schedule.warmup)
-    last = sorted(args.out.glob(f'seed*/SNCLR, Eq. 2/epoch_{schedule.epochs}.pth'))
-    shares = spread([neighbor_share(path) for path in last])
-    print(f"In Eq. 2 the neighbours get {shares} % of the positives' pull")
-    plot(args.out, list(METHODS), args.out / 'cifar10.png')
+        summarize(out, list(runs), schedule)
+    last = sorted(out.glob(f'seed*/SNCLR, Eq. 2/epoch_{schedule.epochs}.pth'))
+    if last:
+        shares = spread([neighbor_share(path) for path in last])
+        print(f"In Eq. 2 the neighbours get {shares} % of the positives' pull")
+    plot(out, [name for name in METHODS if name in runs], out / 'cifar10.png')
 
 
 if __name__ == '__main__':

@@ -27,6 +27,7 @@ from mmengine.runner import CheckpointLoader
 from mmengine.visualization import Visualizer
 from mmpretrain.utils import dependency
 from packaging.version import Version
+from PIL import Image
 from torch.distributed.elastic.multiprocessing import api as elastic
 from torch.utils.data import DataLoader, Sampler
 
@@ -52,6 +53,14 @@ def leave_out_multimodal_models() -> None:
     with contextlib.suppress(PackageNotFoundError):
         if Version(version('transformers')).major >= 5:
             dependency.WITH_MULTIMODAL = False
+
+
+def open_large_images(pixels: int) -> None:
+    """Have Pillow open images of so many pixels.
+
+    It (11 and 12) refuses twice its own limit as an attack; needless once a call can say otherwise.
+    """
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, pixels)
 
 
 def without_prints() -> contextlib.AbstractContextManager:

@@ -320,7 +320,7 @@ def snclr_by_hand(
             picked.append(rows[(-(rows @ key)).argsort()[: model.neighbors]])
         normalizer = torch.exp(z[a] @ torch.cat([k[b], *picked]).T / t).sum(1)
         for n, rows in enumerate(picked):
-            w = torch.softmax(rows @ y[a][n], 0)
+            w = torch.softmax(rows @ y[a][n] / model.head.positiveness_temperature, 0)
             positives = torch.exp(z[a][n] @ k[b][n] / t) + w @ torch.exp(rows @ z[a][n] / t)
             expected -= torch.log(positives / normalizer[n]) / len(samples)
     return expected

@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
+from mmsnclr.cli.options import ConfigOptions
 from mmsnclr.requirements import check_detection_requirements
 
 
@@ -19,7 +20,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=ConfigOptions,
         metavar='KEY=VALUE',
         help='settings of the config to override, such as model.head.neighbors=10',
     )

@@ -18,7 +18,7 @@ from ..backbones import build_backbone, initialize_backbone
 from ..checkpoints import BACKBONE, Stored, at_hand, newest_checkpoint, write_backbone
 from ..console import Setting, duration, parse_time, say, settings_table
 from ..datasets.scan import Scan, scan_into
-from ..datasets.views import view_size
+from ..datasets.views import VIEW_KINDS, view_size
 from ..engine import build_runner
 from ..engine.cost import seconds_per_step
 from ..engine.launch import (
@@ -31,7 +31,7 @@ from ..engine.launch import (
 from ..engine.optim import set_amp
 from ..engine.run import latest_checkpoint, relocated, write_config
 from ..parents import only_progress
-from ..recipes.overriding import DRAFT_IMAGES, overridden, try_overrides
+from ..recipes.overriding import DRAFT_IMAGES, flattened, overridden, try_overrides
 from ..recipes.pretraining import fit_to_epochs, fit_to_images, load_recipe, set_size
 
 # What is free on resuming, as arguments and as settings.
@@ -61,6 +61,7 @@ def pretrain(
     time: str | None = None,
     batch: int | None = None,
     size: int | None = None,
+    views: str | None = None,
     workers: int | None = None,
     labels: str | Path | None = None,
     image_root: str | Path | None = None,
@@ -86,6 +87,9 @@ def pretrain(
         time: Budget such as ``'30m'`` or ``'1h30m'`` from which epochs follow.
         batch: Images of a step, which the processes share.
         size: Edge of a view, in pixels.
+        views: How strongly views differ: ``'strong'``, BYOL's, for photographs; ``'gray'``,
+            which leaves colours alone and solarises nothing, the default for images without
+            colours; ``'weak'``, crop and flip alone.
         workers: Processes that load images, for each that trains.
         labels: ``'folders'``, where the folder names are the labels, ``'cls'``, where tars have
             ``.cls`` files, or a csv file with the columns ``path`` and ``label``. For
@@ -124,7 +128,16 @@ def pretrain(
     _try_options(cfg, out, arguments)
     out.mkdir(parents=True, exist_ok=True)
     scan = scan_into(out, images, labels, image_root, min_edge)
-    settings = fit_to_images(cfg, len(scan.accepted), scan.median_edge, batch, size, processes)
+    settings = fit_to_images(
+        cfg,
+        len(scan.accepted),
+        scan.median_edge,
+        batch,
+        size,
+        processes,
+        views,
+        scan.colored,
+    )
     _set_run(cfg, out, arguments, scan)
     initial = [] if stored is None else [_initial_weights(cfg, arguments, stored, out / 'init')]
     settings += _fit_length(cfg, len(scan.accepted), arguments, start)
@@ -183,6 +196,8 @@ def _check_arguments(out: Path, arguments: dict) -> int:
     for name, least in dict(epochs=1, batch=2, size=16, workers=0).items():
         if arguments[name] is not None and arguments[name] < least:
             raise ValueError(f'{name}={arguments[name]} must be at least {least}')
+    if arguments['views'] not in (None, *VIEW_KINDS):
+        raise ValueError(f'views={arguments["views"]!r} must be one of {", ".join(VIEW_KINDS)}')
     if time is not None:
         parse_time(time)
     for key, name in _ARGUMENTS.items():
@@ -328,6 +343,8 @@ def _plain(name: str, value):
         return [os.path.abspath(path) for path in value]
     if name in ('init', 'image_root', 'labels') and value not in (None, 'folders', 'cls'):
         return os.path.abspath(value)
+    if name == 'cfg_options' and value is not None:
+        return flattened(value)
     return value
 
 
@@ -336,7 +353,7 @@ def _check_unchanged(config: Path, started: dict, arguments: dict) -> None:
     for name, parameter in inspect.signature(pretrain).parameters.items():
         value, before = arguments.get(name), started.get(name)
         if name == 'cfg_options':
-            value, before = (_of_the_run(options or {}) for options in (value, before))
+            value, before = (_of_the_run(flattened(options)) for options in (value, before))
         if name in _MACHINE or value in (None, [], {}, parameter.default) or value == before:
             continue
         raise ValueError(

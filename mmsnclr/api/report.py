@@ -90,11 +90,13 @@ def _settings(cfg: Config, model: NeighborMethod, checkpoint: Path) -> dict[str,
     optimizer = cfg.optim_wrapper.optimizer
     hooks = [hook for hook in cfg.get('custom_hooks') or () if hook.type == 'NeighborQueueHook']
     backbone, train = cfg.model.backbone, cfg.train_cfg
+    chosen = cfg.get('settings', {})  # by `mmsnclr pretrain`
     return {
         'method': cfg.model.type,
         'backbone': backbone.get('model_name')
         or ' '.join(str(backbone[key]) for key in ('type', 'depth', 'arch') if key in backbone),
         'images': _root(cfg.train_dataloader.dataset),
+        **{name: chosen[name] for name in ('views',) if name in chosen},
         'batch': f'{cfg.train_dataloader.batch_size} images'
         + ('' if cfg.get('share_batch') else ' per process'),
         'length': ', '.join(

@@ -1,17 +1,16 @@
 """From images to a backbone."""
 
-import argparse
 import shlex
 from pathlib import Path
 from typing import Any
 
 import click
-from mmengine.config import DictAction
 
 from ..checkpoints import BACKBONE
 from ..console import say
+from ..datasets.views import VIEW_KINDS
 from .group import main
-from .options import amp, gpus, image_root, labels, load_workers, projection, seed
+from .options import amp, config_options, gpus, image_root, labels, load_workers, projection, seed
 
 
 @main.command(short_help='Learn a backbone from unlabelled images.')
@@ -33,6 +32,12 @@ from .options import amp, gpus, image_root, labels, load_workers, projection, se
 @click.option('--time', metavar='TIME', help='Time to spend, such as 30m or 1h30m.')
 @click.option('--batch', type=int, help='Images of a step, of all processes.')
 @click.option('--size', type=int, help='Edge of the views, in pixels.')
+@click.option(
+    '--views',
+    type=click.Choice([*VIEW_KINDS]),
+    help='strong for photographs, gray for images without colours, weak for crop and flip alone.'
+    '  [default: strong or gray, by the images]',
+)
 @gpus
 @click.option('--workers', type=int, help='Processes that load images, for each that trains.')
 @labels
@@ -62,7 +67,7 @@ def pretrain(cfg_options: tuple[str, ...], **arguments: Any) -> None:
 
     out = arguments['out']
     try:
-        checkpoint = pretrain(cfg_options=_settings(cfg_options), **arguments)
+        checkpoint = pretrain(cfg_options=config_options(cfg_options), **arguments)
     except (KeyboardInterrupt, SystemExit):
         again = shlex.join(['mmsnclr', 'pretrain', '--out', out, '--resume'])
         say(
@@ -80,18 +85,6 @@ def pretrain(cfg_options: tuple[str, ...], **arguments: Any) -> None:
         f'  mmsnclr detect TRAIN IMAGES --backbone {backbone} --out DIR\n'
         f'  mmsnclr classify LABELLED --backbone {backbone} --out DIR'
     )
-
-
-def _settings(options: tuple[str, ...]) -> dict[str, Any]:
-    """Settings of the form ``KEY=VALUE``, as ``tools/train.py`` reads them."""
-    if not all(option.find('=') > 0 for option in options):
-        raise click.UsageError('--cfg-options takes KEY=VALUE')
-    found = argparse.Namespace()
-    try:
-        DictAction([], 'settings')(None, found, options)
-    except AssertionError as error:
-        raise click.UsageError(f'--cfg-options: {error}') from error
-    return found.settings
 
 
 @main.command(short_help='Write one HTML page about a pretraining run.')

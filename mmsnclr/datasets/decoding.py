@@ -1,5 +1,7 @@
 """Image files of every kind as they are looked at: upright, 8 bits, three channels."""
 
+import os
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +10,8 @@ import cv2
 import numpy as np
 from mmengine import fileio
 from PIL import Image, UnidentifiedImageError
+
+from ..parents import open_large_images
 
 Image.init()
 # Nothing else is opened: Pillow would start Ghostscript on a PostScript file, whatever its name.
@@ -23,6 +27,7 @@ SUFFIXES = frozenset([
 ])
 # fmt: on
 MAX_PIXELS = 2**27  # 12 bytes each while they are decoded
+_LIMIT = 'MMSNCLR_MAX_MEGAPIXELS'  # an environment variable, so that all processes have it
 ORIENTATION = 0x0112  # the tag of EXIF
 # An eighth would differ by more than 2 grey levels from resizing at full size.
 _DECODE = {
@@ -70,23 +75,47 @@ def open_image(data: bytes) -> Image.Image:
 
     Raises:
         ValueError: If it is empty, of another kind, damaged at its beginning, or has more than
-            :data:`MAX_PIXELS`.
+            :func:`max_pixels`.
     """
     if not data:
         raise ValueError('empty file')
+    most = max_pixels()
     try:
         image = Image.open(BytesIO(data), formats=FORMATS)
         pixels = image.width * image.height
     except UnidentifiedImageError:
         raise ValueError(_why_unidentified(data)) from None
     except Image.DecompressionBombError:
-        pixels = 2 * Image.MAX_IMAGE_PIXELS
+        pixels = most + 1
     # Pillow's parsers raise whatever a damaged file leads them into.
     except Exception as error:
         raise ValueError(describe(error, data)) from error
-    if pixels > MAX_PIXELS:
-        raise ValueError(f'more than {MAX_PIXELS / 1e6:.0f} megapixels: make it smaller')
+    if pixels > most:
+        raise ValueError(
+            f'more than {most / 1e6:.0f} megapixels: make it smaller, or raise {_LIMIT} (an '
+            'environment variable), at 12 bytes a pixel in each thread and process that loads'
+        )
     return image
+
+
+@cache
+def max_pixels() -> int:
+    """Pixels of the largest image that is decoded.
+
+    :data:`MAX_PIXELS`, or as the environment variable ``MMSNCLR_MAX_MEGAPIXELS`` says.
+
+    Raises:
+        ValueError: If that is no number.
+    """
+    text = os.environ.get(_LIMIT)
+    if text is None:
+        return MAX_PIXELS
+    try:
+        pixels = int(float(text) * 1e6)
+    except (OverflowError, ValueError):
+        raise ValueError(f'{_LIMIT}={text!r} must be a number') from None
+    open_large_images(pixels)
+    return pixels
 
 
 def _why_unidentified(data: bytes) -> str:

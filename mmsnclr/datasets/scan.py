@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from mmengine import fileio
-from PIL import Image
+from PIL import Image, ImageChops
 
 from ..console import say, track
 from .decoding import describe, has_undeclared_band, open_image, to_rgb, value_range
@@ -24,6 +24,7 @@ from .near_duplicates import EDGE, Fingerprints, groups_of, look_of
 # Images that are handed to the threads at once; bounds the memory of what waits.
 _CHUNK = 1024
 _CONTRAST = 8  # of 256 levels of grey, with which there is nothing to be seen
+_GRAY = 2  # levels by which the channels of an image without colours differ at most, by rounding
 _BANDS = 277  # the tag of TIFF
 FINGERPRINTS = 'fingerprints.npz'  # beside a list of images, in its order
 DUPLICATE = 'duplicate of '  # before the path of the image that is kept
@@ -40,6 +41,7 @@ class Scan:
         prints: Of each accepted image, as in :class:`~.near_duplicates.Fingerprints`.
         levels: Lowest and highest value of the accepted images with more than 8 bits;
             ``None`` if there are none.
+        colored: How many of the accepted images have colours.
     """
 
     accepted: list[Path] = field(default_factory=list)
@@ -47,6 +49,7 @@ class Scan:
     edges: list[int] = field(default_factory=list)
     prints: list[tuple[int, int]] = field(default_factory=list)
     levels: tuple[int, int] | None = None
+    colored: int = 0
 
     @property
     def median_edge(self) -> int:
@@ -72,6 +75,7 @@ class _Found(NamedTuple):
         values: See :func:`~mmsnclr.datasets.decoding.value_range`.
         unseen: What is in the file and not looked at, else empty.
         look: See :func:`~.near_duplicates.look_of`; 0 of an image almost of one grey.
+        colored: Whether it has colours.
     """
 
     problem: str
@@ -80,6 +84,7 @@ class _Found(NamedTuple):
     values: tuple[int, int] | None = None
     unseen: str = ''
     look: int = 0
+    colored: bool = False
 
     @property
     def prints(self) -> tuple[int, int]:
@@ -119,6 +124,7 @@ def scan_images(paths: Sequence[Path], min_edge: int = 32) -> Scan:
             scan.accepted.append(path)
             scan.edges.append(found.edge)
             scan.prints.append(found.prints)
+            scan.colored += found.colored
             unseen[found.unseen] += 1
             if found.values:
                 deep[path] = found.values
@@ -210,13 +216,20 @@ def _look(data: bytes, draft: bool) -> _Found:
             image.draft('RGB', (EDGE, EDGE))
         image.load()
         values = value_range(image)
-        image = to_rgb(image)
-    levels = max(high - low for low, high in image.getextrema()) + 1
-    look = look_of(image) if levels > _CONTRAST else 0
+        rgb = to_rgb(image)
+    levels = max(high - low for low, high in rgb.getextrema()) + 1
+    look = look_of(rgb) if levels > _CONTRAST else 0
     # More than 8 bits are judged by the range of the set.
     flat = levels <= _CONTRAST and values is None
     problem = f'without contrast: no more than {levels} levels of grey' if flat else ''
-    return _Found(problem, b'', edge, values, unseen, look)
+    return _Found(problem, b'', edge, values, unseen, look, _has_colors(rgb))
+
+
+def _has_colors(image: Image.Image) -> bool:
+    """Whether the channels of an RGB image differ."""
+    red, green, blue = image.split()
+    differences = (ImageChops.difference(green, other).getextrema() for other in (red, blue))
+    return any(largest > _GRAY for _, largest in differences)
 
 
 def _unseen(image: Image.Image) -> str:

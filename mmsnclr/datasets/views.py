@@ -75,6 +75,17 @@ class View:
             raise ValueError(f'size={self.size} must be at least 1')
 
 
+# What of views differs from BYOL's, which are for photographs. Without colours, saturation, hue and
+# the loss of colours change nothing; solarising does, but gives dark and bright one value, where
+# the value is all there is and often a measure (X-ray, heat, depth).
+_NO_COLORS = dict(saturation=0.0, hue=0.0, gray_prob=0.0, solarize_prob=0.0)
+VIEW_KINDS = {
+    'strong': {},
+    'gray': _NO_COLORS,
+    'weak': _NO_COLORS | dict(jitter_prob=0.0, blur_prob=0.0),
+}
+
+
 @TRANSFORMS.register_module()
 class AugmentedViews(SeededTransform):
     """Loads an image and makes its augmented views.
@@ -262,12 +273,16 @@ def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
-    """Blend each pixel with its gray."""
+    """Blend each pixel with its gray; by 1 it stays as it is."""
+    if factor == 1:
+        return image
     return cv2.addWeighted(image, factor, to_gray(image), 1 - factor, 0)
 
 
 def adjust_hue(image: np.ndarray, turn: float) -> np.ndarray:
-    """Turn the hue by a share of the full circle."""
+    """Turn the hue by a share of the full circle; by 0 it stays as it is."""
+    if turn == 0:  # 8 bits would not come back exactly
+        return image
     hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV_FULL)
     hsv[..., 0] += np.uint8(round(turn * 255) % 256)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR_FULL)

@@ -26,6 +26,9 @@ class SNCLRHead(BaseModule):
         neighbors: K, the number of neighbours; the paper uses 30.
         positiveness: ``'attention'`` (Eq. 4, default) or ``'uniform'``, which
             gives every neighbour weight 1 (the ablation of table 4).
+        positiveness_temperature: By which the scores of Eq. 4 are divided, which
+            has none (1.0). Features have length 1, so at 1.0 all neighbours weigh
+            almost alike; the lower, the more the nearest count.
         gamma: Scaling factor of Eq. 4, one float or K of them.
         projection: ``None`` for the identity mappings of Eq. 4 (default) or
             ``'linear'`` for parametric ``f1`` and ``f2``, which the paper
@@ -43,6 +46,7 @@ class SNCLRHead(BaseModule):
         loss: dict,
         neighbors: int = NEIGHBORS,
         positiveness: str = 'attention',
+        positiveness_temperature: float = 1.0,
         gamma: float | Sequence[float] = 1.0,
         projection: str | None = None,
         init_cfg: dict | list[dict] | None = None,
@@ -54,6 +58,10 @@ class SNCLRHead(BaseModule):
             raise ValueError(f"head.positiveness={positiveness!r} must be 'attention' or 'uniform'")
         if projection not in (None, 'linear'):
             raise ValueError(f"head.projection={projection!r} must be None or 'linear'")
+        if positiveness_temperature <= 0:
+            raise ValueError(
+                f'head.positiveness_temperature={positiveness_temperature} must be positive'
+            )
         gamma = torch.as_tensor(gamma, dtype=torch.float32)
         if gamma.numel() not in (1, neighbors) or not bool((gamma > 0).all()):
             raise ValueError(
@@ -64,6 +72,7 @@ class SNCLRHead(BaseModule):
         self.loss_module = MODELS.build(loss)
         self.neighbors = neighbors
         self.positiveness = positiveness
+        self.positiveness_temperature = positiveness_temperature
         self.register_buffer('log_gamma', gamma.log(), persistent=False)
 
         self.projections = None
@@ -141,7 +150,9 @@ class SNCLRHead(BaseModule):
                 first, second = (projection.weight for projection in self.projections)
                 query = products(products(query, first), second.T)
             scores = neighbor_scores(query, candidates)
-            log_weights = log_positiveness(scores, candidates.valid, self.log_gamma)
+            log_weights = log_positiveness(
+                scores, candidates.valid, self.log_gamma, self.positiveness_temperature
+            )
         if self.positiveness == 'uniform':
             log_weights = torch.where(candidates.valid, 0.0, log_weights)
         return log_weights

@@ -51,21 +51,24 @@ def neighbor_scores(query: Tensor, candidates: Candidates) -> Tensor:
     return _NeighborScores.apply(query, candidates.rows, candidates.own)
 
 
-def log_positiveness(scores: Tensor, valid: Tensor, log_gamma: Tensor) -> Tensor:
+def log_positiveness(
+    scores: Tensor, valid: Tensor, log_gamma: Tensor, temperature: float = 1.0
+) -> Tensor:
     """Logarithm of the positiveness of each neighbour (Eq. 4).
 
-    ``w_i = 1 / gamma_i * softmax_i(y1 . NN(y2)_i)``, the softmax running over
-    the K neighbours.
+    ``w_i = 1 / gamma_i * softmax_i(y1 . NN(y2)_i / T)``, the softmax running over
+    the K neighbours; Eq. 4 has no ``T``.
 
     Args:
         scores: ``y1 . NN(y2)_i``, from the online projections ``y1``, ``(N, K)``.
         valid: ``False`` for neighbours that are missing, ``(N, K)``.
         log_gamma: ``log(gamma)``, a scalar or ``(K,)``.
+        temperature: ``T``; the lower, the more the nearest count.
 
     Returns:
         ``log(w)``, ``(N, K)``; ``MASKED`` for missing neighbours.
     """
-    attention = scores.masked_fill(~valid, MASKED).log_softmax(dim=1)
+    attention = (scores / temperature).masked_fill(~valid, MASKED).log_softmax(dim=1)
     return (attention - log_gamma).masked_fill(~valid, MASKED)
 
 

@@ -32,6 +32,25 @@ def overridden(cfg: Config, options: dict | None) -> Config:
     return cfg
 
 
+def flattened(options: dict | None) -> dict:
+    """Settings that are given as dictionaries, each by its own key; but what replaces another.
+
+    Args:
+        options: Settings by dotted keys.
+
+    Returns:
+        ``{'train_cfg.max_epochs': 3}`` for ``{'train_cfg': dict(max_epochs=3)}``.
+    """
+    found = {}
+    for key, value in (options or {}).items():
+        if isinstance(value, dict) and value and '_delete_' not in value:
+            value = flattened({f'{key}.{name}': part for name, part in value.items()})
+            found |= value
+        else:
+            found[key] = value
+    return found
+
+
 def try_overrides(cfg: Config, options: dict) -> None:
     """Build all that a training builds, as a user overrides it, and compute a loss.
 

@@ -8,6 +8,7 @@ import torch
 from mmengine.config import Config
 
 from ..console import Setting
+from ..datasets.views import VIEW_KINDS
 
 CONFIGS = Path(__file__).parents[1] / '.mim' / 'configs'
 _R50, _TIMM = 'snclr_r50_1xb256_200e.py', 'snclr_timm_300e.py'
@@ -27,6 +28,8 @@ _NEEDED = (
     *('model', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr'),
 )
 _FEWEST_IMAGES = 32
+_FEW = 100  # one in so many images may have colours in a set that counts as without
+_VIEWS = {'strong': "as BYOL's, for photographs", 'gray': 'no jitter of colours, nothing solarised'}
 _IMAGENET_IMAGES = 1_281_167
 
 
@@ -63,8 +66,10 @@ def fit_to_images(
     batch: int | None = None,
     size: int | None = None,
     processes: int = 1,
+    views: str | None = None,
+    colored: int | None = None,
 ) -> list[Setting]:
-    """Choose what follows from the number of images and their size.
+    """Choose what follows from the number of images, their size and colours.
 
     Args:
         cfg: A recipe; changed in place.
@@ -73,6 +78,8 @@ def fit_to_images(
         batch: Images of a step, if the user has chosen.
         size: Edge of a view in pixels, if the user has chosen.
         processes: How many of them share a batch.
+        views: A key of ``VIEW_KINDS``, if the user has chosen.
+        colored: How many of the images have colours; all by default.
 
     Returns:
         What was chosen.
@@ -104,38 +111,49 @@ def fit_to_images(
         least = '2' if processes == 1 else f'{2 * processes}, 2 for each process (--gpus),'
         raise ValueError(f'batch={batch} must lie between {least} and the {images} usable images')
     set_size(cfg.model.backbone, size)
+    why_views = given
+    if views is None:
+        colored = images if colored is None else colored
+        views = 'gray' if colored * _FEW < images else 'strong'
+        why_views = f'{_VIEWS[views]}; {colored:,} of the images have colours'
 
     length = min(128_000, max(images // 10, min(images, 2048)))
     neighbors = min(30, max(2, length // 100))
     cfg.model.queue.length = length
     cfg.model.head.neighbors = neighbors
 
-    # BYOL's blur and crops are meant for 224 pixels.
-    view = dict(size=size, blur_sigma=(0.1 * size / 224, 2.0 * size / 224))
-    if size < 112:
-        view['crop_scale'] = (0.2, 1.0)
-    views = [dict(view, blur_prob=1.0), dict(view, blur_prob=0.1, solarize_prob=0.2)]
     cfg.share_batch = True
-    cfg.train_dataloader = dict(
-        batch_size=batch,
-        num_workers=0,
-        pin_memory=cuda,
-        drop_last=True,
-        sampler=dict(type='DefaultSampler', shuffle=True),
-        collate_fn=dict(type='default_collate'),
-        dataset=dict(
-            type='ImageList',
-            pipeline=[dict(type='AugmentedViews', views=views), dict(type='PackInputs')],
-        ),
-    )
+    cfg.train_dataloader = _train_dataloader(batch, size, views)
     return [
         Setting('images', f'{images:,}', 'usable'),
         Setting('size', f'{size}', why_size),
+        Setting('views', views, why_views),
         Setting('batch', f'{batch}', why_batch),
         Setting('set length', f'{length:,}', 'a tenth of the images; all of them up to 2,048'),
         Setting('K', f'{neighbors}', 'neighbours: a hundredth of the set, at most 30'),
         Setting('loss', cfg.model.head.loss.form, "the released code's form; Eq. 2 is log_sum"),
     ]
+
+
+def _train_dataloader(batch: int, size: int, views: str) -> dict:
+    # BYOL's blur and crops are meant for 224 pixels.
+    view = dict(size=size, blur_sigma=(0.1 * size / 224, 2.0 * size / 224))
+    if size < 112:
+        view['crop_scale'] = (0.2, 1.0)
+    pair = [dict(view, blur_prob=1.0), dict(view, blur_prob=0.1, solarize_prob=0.2)]
+    pair = [one | VIEW_KINDS[views] for one in pair]
+    return dict(
+        batch_size=batch,
+        num_workers=0,
+        pin_memory=torch.cuda.is_available(),
+        drop_last=True,
+        sampler=dict(type='DefaultSampler', shuffle=True),
+        collate_fn=dict(type='default_collate'),
+        dataset=dict(
+            type='ImageList',
+            pipeline=[dict(type='AugmentedViews', views=pair), dict(type='PackInputs')],
+        ),
+    )
 
 
 def fit_to_epochs(

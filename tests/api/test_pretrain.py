@@ -107,9 +107,10 @@ def test_the_settings_are_printed_with_their_reasons_and_written(finished):
     cfg = Config.fromfile(out / 'config.py')
     assert cfg.model.queue.length == 60 and cfg.model.head.neighbors == 2
     assert 'set length' in printed and 'all of them up to 2,048' in printed
-    assert re.search(r'epochs +2  as you chose', printed)
+    assert re.search(r'views +gray  no jitter of .*epochs +2  as you chose', printed, re.DOTALL)
     assert cfg.train_cfg.max_epochs == 2
-    assert cfg.train_dataloader.dataset.pipeline[0].views[0].size == 64  # as the pictures
+    first, second = cfg.train_dataloader.dataset.pipeline[0].views
+    assert (first.size, second.solarize_prob) == (64, 0)  # as the pictures
 
 
 @pytest.mark.slow
@@ -228,7 +229,7 @@ def test_a_run_that_was_copied_is_continued_where_it_lies_now(finished, tmp_path
         assert torch.equal(value, weights(out / 'epoch_2.pth')[name])
     assert {path: path.stat().st_mtime_ns for path in out.rglob('*')} == before
     moved = copy.rename(tmp_path / 'moved')
-    assert report(moved, queries=2, shown=2) == moved / 'report.html'
+    assert 'gray, no jitter of colours' in report(moved, queries=2, shown=2).read_text()
 
 
 def test_a_folder_of_something_else_is_not_resumed(tmp_path):
@@ -378,6 +379,7 @@ def test_a_pretrained_vit_keeps_its_patch_projection_and_goes_on_learning(digits
     'setting, message',
     [
         (dict(batch=1), 'batch=1 must be at least 2'),
+        (dict(views='grey'), "views='grey' must be one of strong, gray, weak"),
         (dict(workers=-1), 'workers=-1 must be at least 0'),
         (dict(cfg_options={'train_cfg.max_epochs': 3}), 'pass epochs instead of train_cfg.max_ep'),
         (

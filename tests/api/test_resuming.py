@@ -122,10 +122,13 @@ def test_a_folder_that_is_gone_is_no_few_images(begun, pictures):
         ('modle.head.neighbors=3', 'a config has no modle; it has'),
         ('model.head.neighbours=3', 'SNCLRHead'),
         ('default_hooks.logger.intervall=3', 'intervall'),
+        ('default_hooks.checkpoint.intervall=3', 'a checkpoint hook has no setting intervall'),
         ('custom_hooks.7.warmup_epochs=3', 'custom_hooks'),
         ('model.head.type=Nothing', 'Nothing is not in the'),
         ('model.neck.in_channels=99', 'cannot be used'),
         ('model.head.neighbors=[1,2', 'mbalanced brackets'),
+        ('train_cfg=dict(max_epochs=3)', 'pass epochs instead of train_cfg.max_epochs'),
+        ('model.head.loss=dict(temprature=0.1)', 'temprature'),
     ],
 )
 def test_a_wrong_setting_is_named_before_the_images_are_read(pictures, tmp_path, option, message):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 from sklearn.datasets import load_sample_images
 
-from mmsnclr.datasets import AugmentedViews
+from mmsnclr.datasets import AugmentedViews, decoding
 from mmsnclr.datasets.decoding import decode, plain_header, read_image
 from mmsnclr.datasets.scan import scan_images
 
@@ -299,6 +299,33 @@ def test_a_picture_too_large_for_the_memory_is_refused_by_its_header(tmp_path):
     Image.new('P', (13_500, 13_100)).save(tmp_path / 'a.png')
     with pytest.raises(ValueError, match=r'more than 134 megapixels: make it smaller'):
         read_image(tmp_path / 'a.png')
+
+
+@pytest.mark.parametrize(
+    ('limit', 'message'),
+    [
+        ('0.001', r'more than 0 megapixels.* or raise MMSNCLR_MAX_MEGAPIXELS'),
+        ('many', "MMSNCLR_MAX_MEGAPIXELS='many' must be a number"),
+        ('200', None),
+    ],
+)
+def test_the_largest_picture_is_what_the_environment_says(tmp_path, monkeypatch, limit, message):
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1000)  # Pillow's own, here of a small picture
+    monkeypatch.setattr(decoding, 'MAX_PIXELS', 3000)
+    RGB.save(tmp_path / 'a.png')
+    decoding.max_pixels.cache_clear()
+    try:
+        with pytest.raises(ValueError, match='more than 0 megapixels: make it smaller'):
+            read_image(tmp_path / 'a.png')
+        decoding.max_pixels.cache_clear()
+        monkeypatch.setenv('MMSNCLR_MAX_MEGAPIXELS', limit)
+        if message is None:
+            assert read_image(tmp_path / 'a.png').shape[:2] == RGB.size[::-1]
+            return
+        with pytest.raises(ValueError, match=message):
+            read_image(tmp_path / 'a.png')
+    finally:
+        decoding.max_pixels.cache_clear()
 
 
 def test_a_lack_of_memory_is_named(tmp_path, monkeypatch):

@@ -155,3 +155,22 @@ def test_names_with_umlauts_are_found_under_any_locale(tmp_path, charmap):
     encoding, *found = result.stdout.splitlines()[-1].split()
     assert codecs.lookup(encoding) == codecs.lookup(charmap)
     assert found[:2] == ['2', '2'] and found[-1] == 'rot'
+
+
+def test_images_with_colours_are_counted(tmp_path):
+    gray = NOISE[..., 0]
+    same = Image.fromarray(gray).convert('RGB')
+    Image.fromarray(gray).save(tmp_path / 'gray.png')
+    same.save(tmp_path / 'channels.png')
+    same.rotate(90).save(tmp_path / 'channels.jpg', quality=60)
+    same.rotate(180).quantize().save(tmp_path / 'palette.png')
+    same.rotate(270).convert('RGBA').save(tmp_path / 'alpha.webp', quality=70)
+    Image.fromarray(gray.astype(np.uint16) * 16).save(tmp_path / 'deep.png')
+    assert scan_images(sorted(tmp_path.iterdir())).colored == 0
+    Image.fromarray(NOISE).save(tmp_path / 'colours.png')
+    spot = same.copy()
+    spot.paste('red', (20, 20, 40, 40))
+    spot.save(tmp_path / 'spot.jpg')
+    Image.fromarray(NOISE[:20]).save(tmp_path / 'tiny.png')
+    scan = scan_images(sorted(tmp_path.iterdir()))
+    assert (scan.colored, len(scan.accepted)) == (2, 8)

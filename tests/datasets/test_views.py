@@ -328,3 +328,31 @@ def test_the_stock_pipeline_is_one_line_away(tmp_path):
         for step in pipeline:
             data = TRANSFORMS.build(step)(data)
         assert [tuple(view.shape) for view in data['inputs']] == [(3, 224, 224)] * 2
+
+
+def test_views_of_crop_and_flip_alone_change_no_value():
+    image = bgr(PHOTOGRAPHS[0])
+    view = View(**views.VIEW_KINDS['weak'])
+    for seed in range(20):
+        assert views.augment(image, view, random.Random(seed)).sum() == image.sum()
+
+
+def test_views_without_colours_keep_the_order_of_values_and_the_hue():
+    levels = np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, axis=2)
+    photograph, bare = bgr(PHOTOGRAPHS[0]), dict(flip_prob=0, blur_prob=0)
+    gray, strong = (
+        [
+            views.augment(
+                levels, View(**bare, **dict(solarize_prob=0.2) | kind), random.Random(seed)
+            )
+            for seed in range(50)
+        ]
+        for kind in (views.VIEW_KINDS['gray'], views.VIEW_KINDS['strong'])
+    )
+    ordered = [
+        [(np.diff(view[0, :, 0].astype(int)) >= 0).all() for view in of] for of in (gray, strong)
+    ]
+    assert all(ordered[0]) and not all(ordered[1])
+    assert any(view.std() != levels.std() for view in gray)  # brightness and contrast differ
+    still = View(**bare, **views.VIEW_KINDS['gray'], brightness=0.0, contrast=0.0)
+    assert np.array_equal(views.augment(photograph, still, random.Random(0)), photograph)

@@ -41,8 +41,11 @@ def test_neighbors_wait_until_the_set_holds_k():
     assert model.queue.fill == 16 and model.diagnostics is not None
 
 
-def test_loss_is_that_of_both_orders_against_the_set_as_it_stood_before():
-    model = build().eval()  # BN with running statistics: views can be encoded again by hand
+@pytest.mark.parametrize('sharpness', [1.0, 0.05])
+def test_loss_is_that_of_both_orders_against_the_set_as_it_stood_before(sharpness):
+    model = build(
+        **{'head.positiveness_temperature': sharpness}
+    ).eval()  # BN with running statistics: views can be encoded again by hand
     model.training = True
     fill_set(model, 3)
     before, ids = (x[: model.queue.fill].clone() for x in (model.queue.features, model.queue.ids))
@@ -71,6 +74,7 @@ def test_nothing_stops_the_gradient_of_the_positiveness():
     [
         ({'head.gamma': [1.0, 2.0]}, 'head.gamma must be one positive float or 4'),
         ({'head.positiveness': 'hard'}, 'head.positiveness'),
+        ({'head.positiveness_temperature': 0.0}, 'head.positiveness_temperature=0.0 must be'),
         ({'head.projection': 'mlp'}, 'head.projection'),
         ({'head.projection': 'linear', 'head.positiveness': 'uniform'}, 'learns through'),
         ({'head.loss.form': 'logsum'}, 'loss.form'),

@@ -9,6 +9,7 @@ from helpers import ROOT
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
+from mmsnclr.datasets.views import VIEW_KINDS
 from mmsnclr.recipes.pretraining import fit_to_epochs, fit_to_images, load_recipe
 
 
@@ -47,6 +48,27 @@ def test_settings_are_usable_at_every_size(recipe, images, epochs):
     steps = images // batch
     assert 1 <= cfg.default_hooks.logger.interval <= steps
     assert 1 <= cfg.default_hooks.checkpoint.interval <= max_epochs
+
+
+@pytest.mark.parametrize(
+    ('chosen', 'colored', 'kind', 'reason'),
+    [
+        (None, None, 'strong', "as BYOL's, for photographs; 1,000 of the images have colours"),
+        (None, 10, 'strong', "as BYOL's, for photographs; 10 of the images have colours"),
+        (None, 9, 'gray', 'nothing solarised; 9 of the images have colours'),
+        ('strong', 0, 'strong', 'as you chose'),
+        ('weak', 1000, 'weak', 'as you chose'),
+    ],
+)
+def test_views_follow_from_the_images_colours(recipe, chosen, colored, kind, reason):
+    cfg = copy.deepcopy(recipe)
+    settings = fit_to_images(cfg, 1000, 300, views=chosen, colored=colored)
+    (setting,) = (setting for setting in settings if setting.name == 'views')
+    assert setting.value == kind and reason in setting.reason
+    first, second = cfg.train_dataloader.dataset.pipeline[0].views
+    plain = dict(size=224, blur_sigma=(0.1, 2.0))
+    assert first == dict(plain, blur_prob=1.0) | VIEW_KINDS[kind]
+    assert second == dict(plain, blur_prob=0.1, solarize_prob=0.2) | VIEW_KINDS[kind]
 
 
 @pytest.mark.parametrize('name', ['vit_tiny_patch16_224', 'resnet18'])

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from itertools import islice
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper
 from mmengine.registry import DATASETS, init_default_scope
@@ -23,6 +23,7 @@ from mmpretrain.structures import DataSample
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from mmsnclr.cli.options import ConfigOptions
 from mmsnclr.engine.cost import PeakMemory, build_training, ring_bytes, synthetic_peers
 from mmsnclr.engine.launch import share_of_batch
 from mmsnclr.engine.param_groups import build_optim_wrapper
@@ -39,7 +40,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=ConfigOptions,
         metavar='KEY=VALUE',
         help='settings of the config to override, such as model.head.neighbors=10',
     )

@@ -4,6 +4,7 @@ import time
 from collections import deque
 from contextlib import suppress
 from glob import escape, glob
+from inspect import signature
 from os import remove
 from os.path import basename, join
 
@@ -44,6 +45,9 @@ class AtomicCheckpointHook(CheckpointHook):
         minutes: If so many have passed at the end of an epoch since a checkpoint was written,
             one is written that goes with the next. ``None`` leaves it to ``interval``.
         **kwargs: Those of mmengine's ``CheckpointHook``.
+
+    Raises:
+        TypeError: If neither it nor the saving of a checkpoint has such an argument.
     """
 
     _random_states = None
@@ -52,6 +56,10 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def __init__(self, *args, minutes: float | None = None, **kwargs) -> None:
         super().__init__(*args, **kwargs)
+        # mmengine would hand it down to the first checkpoint's saving.
+        unknown = self.args.keys() - signature(Runner.save_checkpoint).parameters.keys()
+        if unknown:
+            raise TypeError(f'a checkpoint hook has no setting {", ".join(sorted(unknown))}')
         self.minutes = minutes
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
