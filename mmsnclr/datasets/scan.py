@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmengine import fileio
 from PIL import Image
@@ -89,8 +89,10 @@ def scan_images(paths: Sequence[Path], min_edge: int = 32) -> Scan:
     Returns:
         The usable images and the others.
     """
-    scan, first, deep = Scan(), {}, {}
-    unseen = Counter()
+    scan = Scan()
+    first: dict[bytes, Path] = {}
+    deep: dict[Path, tuple[int, int]] = {}
+    unseen: Counter[str] = Counter()
     workers = len(os.sched_getaffinity(0))
     with warnings.catch_warnings(record=True) as warned, ThreadPoolExecutor(workers) as pool:
         warnings.simplefilter('always')
@@ -180,7 +182,7 @@ def _look(data: bytes, draft: bool) -> _Found:
             image.draft('RGB', (1, 1))
         image.load()
         values = value_range(image)
-        lows_and_highs = to_rgb(image).getextrema()
+        lows_and_highs: Any = to_rgb(image).getextrema()
     levels = max(high - low for low, high in lows_and_highs) + 1
     # More than 8 bits are judged by the range of the set.
     flat = levels <= _CONTRAST and values is None
@@ -188,7 +190,7 @@ def _look(data: bytes, draft: bool) -> _Found:
     return _Found(problem, b'', edge, values, unseen)
 
 
-def _unseen(image: Image.Image) -> str:
+def _unseen(image: Any) -> str:
     """What of an image file is not looked at, in words."""
     if image.format != 'MPO' and getattr(image, 'is_animated', False):
         return 'hold several pages or frames, of which the first is used'

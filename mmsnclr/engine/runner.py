@@ -5,6 +5,7 @@ import os
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import torch
@@ -65,7 +66,11 @@ class ResumableRunner(Runner):
         run_id: Name of the run, the same after it was resumed.
     """
 
-    def __init__(self, *args, experiment_name: str | None = None, **kwargs) -> None:
+    _train_dataloader: DataLoader | dict
+    _resume: bool
+    _load_from: str | None
+
+    def __init__(self, *args: Any, experiment_name: str | None = None, **kwargs: Any) -> None:
         self.run_id = uuid4().hex
         self._pretrained: list[Stored] = []
         # Runners that mmengine names alike, by the second, would share log, values and pictures.
@@ -131,7 +136,7 @@ class ResumableRunner(Runner):
         return model
 
     @staticmethod
-    def build_dataloader(*args, **kwargs) -> DataLoader:
+    def build_dataloader(*args: Any, **kwargs: Any) -> DataLoader:
         """Build a loader that does not draw from the generator that models draw from.
 
         Its workers keep this process's handler of SIGTERM (see ``PreemptionHook``).
@@ -197,7 +202,7 @@ class ResumableRunner(Runner):
         with replacing(os.path.join(self.work_dir, 'run_id')) as name:
             Path(name).write_text(self.run_id, 'utf-8')
 
-    def resume(self, filename: str, *args, **kwargs) -> None:
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Resume training from a checkpoint.
 
         Args:
@@ -278,7 +283,7 @@ class ResumableRunner(Runner):
             write_config(self.cfg, target.with_suffix('.py'))
 
     @master_only
-    def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
+    def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
         """Save a checkpoint, whole or not at all.
 
         Args:

@@ -110,7 +110,7 @@ def write_predictions(predictions: Predictions, classes: list[str], path: str | 
         ``path``, ``label`` if it is known, ``class`` and ``score`` of each image.
     """
     scores, found = predictions.scores.max(dim=1)
-    rows = [dict(path=path) for path in predictions.paths]
+    rows: list[dict] = [dict(path=path) for path in predictions.paths]
     for number, row in enumerate(rows):
         if predictions.labels is not None:
             row['label'] = classes[predictions.labels[number]]

@@ -88,7 +88,7 @@ def knn_classes(
             f'k={most} neighbours need at least as many labelled images, not {len(bank)}'
         )
     bank, bank_labels = F.normalize(bank, dim=1), bank_labels.to(bank.device)
-    predicted = {k: [] for k in ks}
+    predicted: dict[int, list[Tensor]] = {k: [] for k in ks}
     for part in F.normalize(queries, dim=1).split(chunk):
         similarity, index = (part.to(bank.device) @ bank.T).topk(most, dim=1)
         nearest = bank_labels[index]

@@ -173,7 +173,8 @@ def _encode(
         torch.tensor(x, device=device).view(-1, 1, 1)
         for x in (encoder.sight.mean, encoder.sight.std)
     )
-    rows, readable = {part: [] for part in parts}, []
+    rows: dict[str, list[Tensor]] = {part: [] for part in parts}
+    readable: list[Tensor] = []
     for images, good in track(loaded(loader), 'Representing images', len(loader)):
         images = images.to(device)
         images = images.flip(1) if encoder.sight.to_rgb else images

@@ -130,6 +130,7 @@ def snclr_loss(
         visible = neighbor_logits.masked_fill(~candidates.valid, MASKED)
         normalizer = torch.logaddexp(normalizer, visible.logsumexp(dim=1))
     else:
+        assert candidates.counts is not None
         log_counts = candidates.counts.clamp(min=1).to(prediction).log()
         log_counts = log_counts.masked_fill(candidates.counts == 0, MASKED)
         without_own = _without_own(candidates, prediction) if neighbors_in == 'negatives' else ()

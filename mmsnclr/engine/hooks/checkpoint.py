@@ -2,10 +2,12 @@
 
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from glob import escape, glob
 from os import remove
 from os.path import basename, join
+from typing import Any
 
 import torch
 from mmengine.dist import (
@@ -46,11 +48,12 @@ class AtomicCheckpointHook(CheckpointHook):
         **kwargs: Those of mmengine's ``CheckpointHook``.
     """
 
-    _random_states = None
-    _saving = None
-    _resumed_states = None
+    _random_states: list[dict] | None = None
+    _saving: dict | None = None
+    _resumed_states: list[dict] | None = None
+    keep_ckpt_ids: deque[int]
 
-    def __init__(self, *args, minutes: float | None = None, **kwargs) -> None:
+    def __init__(self, *args: Any, minutes: float | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.minutes = minutes
 
@@ -177,7 +180,9 @@ class AtomicCheckpointHook(CheckpointHook):
     def _write_beside(self, runner: Runner, name: str) -> None:
         """Write what the checkpoint is complete without."""
         record = join(runner.work_dir, 'last_checkpoint')
-        files = {record: (self._write_record, record, join(self.out_dir, basename(name)))}
+        files: dict[str, tuple] = {
+            record: (self._write_record, record, join(self.out_dir, basename(name)))
+        }
         if isinstance(unwrap(runner.model), BaseSelfSupervisor) and '://' not in self.out_dir:
             backbone = join(self.out_dir, BACKBONE)
             files[backbone] = (write_backbone, self._saving, name, backbone)
@@ -199,7 +204,7 @@ def _epoch_length(runner: Runner) -> int | None:
     return None
 
 
-def _try(function, *args, **kwargs) -> OSError | None:
+def _try(function: Callable, *args: Any, **kwargs: Any) -> OSError | None:
     try:
         function(*args, **kwargs)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from typing import Any
 
 import torch
 from mmengine.dist import get_world_size, is_main_process
@@ -82,7 +83,7 @@ class HealthHook(Hook):
         self._logger = next((hook for hook in runner.hooks if isinstance(hook, LoggerHook)), None)
 
     @torch.no_grad()
-    def after_train_iter(self, runner: Runner, batch_idx: int, *args, **kwargs) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
         """Measure, log and warn."""
         if not is_main_process() or not self._is_logged(runner, batch_idx):
             return
