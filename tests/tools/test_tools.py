@@ -228,6 +228,27 @@ def test_the_installer_needs_a_compiler_where_no_wheel_fits(
     assert 'no wheel of onedl-mmcv' in line and package in line
 
 
+@pytest.mark.parametrize('uv', ['works', 'fails'])
+def test_the_installer_hands_pips_settings_and_the_index_of_torch_on(
+    install, tmp_path, uv, monkeypatch
+):
+    bin_folder, log = tmp_path / 'venv' / 'bin', tmp_path / 'log'
+    bin_folder.mkdir(parents=True)
+    links = '$UV_FIND_LINKS' if uv == 'works' else '$PIP_FIND_LINKS'
+    for name, code in (('python', 0), ('uv', uv == 'fails')):
+        script = f'echo "{name} {links} $*" >> {log}; exit {int(code)}'
+        (bin_folder / name).write_text(f'#!/bin/sh\n{script}\n')
+        (bin_folder / name).chmod(0o755)
+    monkeypatch.setenv('PIP_FIND_LINKS', '/some/wheels /others')
+    monkeypatch.setenv('TORCH_INDEX', 'https://example.org/cpu')
+    result = install()
+    assert result.returncode == 0, result.stderr
+    lines = [line for line in log.read_text().splitlines() if 'requirements/torch.txt' in line]
+    assert '--index-url https://example.org/cpu' in lines[-1]
+    by = 'uv /some/wheels,/others' if uv == 'works' else 'python /some/wheels /others -m pip'
+    assert lines[-1].startswith(by)
+
+
 def test_slurm_gets_the_total_and_the_share_of_a_node(tmp_path):
     srun = tmp_path / 'srun'
     srun.write_text('#!/bin/sh\necho "$@"\n')
@@ -338,10 +359,9 @@ def test_ci_pins_all_that_it_installs():
 
     pins = {key(pin): str(pin.specifier).removeprefix('==') for pin in read('ci')}
     assert all(re.fullmatch(r'[\d.]+((post|b)\d+)?', version) for version in pins.values())
-    for requirement in (
-        read('torch') + read('onedl') + read('runtime') + read('docs') + read('tests')
-    ):
-        assert pins[key(requirement)] in requirement.specifier
+    for name in ('torch', 'onedl', 'runtime', 'docs', 'onnx', 'tests'):
+        for requirement in read(name):
+            assert pins[key(requirement)] in requirement.specifier
 
 
 def test_pretraining_needs_neither_mmdet_nor_operators(tmp_path):
