@@ -178,11 +178,10 @@ def _resnet(weights: Mapping[str, Tensor], path: object) -> dict:
 def _vit(
     weights: Mapping[str, Tensor], naming: str, heads: int | None, of_moco: bool, path: object
 ) -> dict:
-    def of(key: str) -> Tensor | None:
-        return weights.get(rename_vit(key, naming))
-
-    positions, patches = of('pos_embed'), of('patch_embed.projection.weight')
-    hidden = of('layers.0.ffn.layers.0.0.weight')
+    positions, patches = (
+        weights[rename_vit(key, naming)] for key in ('pos_embed', 'patch_embed.projection.weight')
+    )
+    hidden = weights.get(rename_vit('layers.0.ffn.layers.0.0.weight', naming))
     grid = math.isqrt(positions.shape[1] - 1)
     if patches.ndim != 4 or hidden is None or grid**2 != positions.shape[1] - 1:
         raise ValueError(

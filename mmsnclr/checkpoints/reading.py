@@ -170,7 +170,7 @@ def _config(text: str) -> Config:
         raise ValueError(f"the checkpoint's config is not plain values: {error}") from error
 
 
-def _value(node: ast.expr) -> object:
+def _value(node: Any) -> object:
     """The value of an expression of literals and ``dict(...)``."""
     match node:
         case ast.Call(func=ast.Name(id='dict'), args=[], keywords=items) if all(

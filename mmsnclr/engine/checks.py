@@ -100,7 +100,7 @@ def _appears(path: Path | None) -> bool:
 
 def _check_shared_memory(runner: Runner, loader: DataLoader, ranks: list[_Found]) -> None:
     """Refuse what cannot hold a batch of each worker, warn of less than all that they prefetch."""
-    if not loader.num_workers:
+    if not loader.num_workers or loader.prefetch_factor is None:
         return
     local = Counter(rank.host for rank in ranks)
     least = min(ranks, key=lambda rank: rank.free / local[rank.host])

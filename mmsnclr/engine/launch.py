@@ -152,7 +152,8 @@ def _forwarding() -> Iterator[list[int]]:
         received.append(number)
         for child in children:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(child.pid, number)
+                if child.pid is not None:
+                    os.kill(child.pid, number)
         if not children:
             raise _ended_by(number)
 

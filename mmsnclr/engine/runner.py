@@ -158,7 +158,9 @@ class ResumableRunner(Runner):
         newest = self._resume and self._load_from is None
         if restarted or newest:
             own = None if newest else self._read_run_id()
-            choice = [newest_checkpoint(self.work_dir, own) if is_main_process() else None]
+            choice: list[Any] = [
+                newest_checkpoint(self.work_dir, own) if is_main_process() else None
+            ]
             broadcast_object_list(choice)
             path, skipped = choice[0]
             for name, reason in skipped.items():
@@ -227,7 +229,7 @@ class ResumableRunner(Runner):
         self.run_id = meta.get('run_id') or self.run_id
         self._write_run_id()
         for sampler in (loader.sampler, getattr(loader.batch_sampler, 'sampler', None)):
-            if getattr(sampler, 'seed', None) is not None:
+            if sampler is not None and getattr(sampler, 'seed', None) is not None:
                 sampler.seed = self.seed  # that of the checkpoint
         ranks = meta.get('world_size', self.world_size)
         self.call_hook('load_rank_state', path=filename, world_size=ranks)

@@ -155,5 +155,7 @@ def evaluate_knn(
     bank_loader.sampler = dict(type='DefaultSampler', shuffle=False)
     bank, bank_labels = extract_features(model, Runner.build_dataloader(bank_loader))
     queries, labels = extract_features(model, Runner.build_dataloader(cfg.val_dataloader))
+    if bank_labels is None or labels is None:
+        raise ValueError('train_dataloader and val_dataloader must have labelled images')
     bank = bank.to(next(model.parameters()).device)
     return knn_accuracy(bank, bank_labels, queries, labels, ks, temperature)

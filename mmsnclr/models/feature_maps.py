@@ -230,6 +230,7 @@ class ViTFeatures(VisionTransformer):
     def _attend_in_windows(self, attention: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """Attention of tokens ``(N, extra + H * W, C)`` within windows, zeros beyond the map."""
         extra, patches = x.split([self.num_extra_tokens, grid[0] * grid[1]], dim=1)
+        assert self.window is not None  # else all layers are global
         height, width = (min(self.window, edge) for edge in grid)
         patches = F.pad(
             patches.unflatten(1, grid), (0, 0, 0, -grid[1] % width, 0, -grid[0] % height)

@@ -69,8 +69,9 @@ class AtomicCheckpointHook(CheckpointHook):
         if is_main_process():
             for path in glob(f'{escape(self.out_dir)}/*.pth*{TEMPORARY}'):
                 remove(path)
-        if runner.iter > 0 and len(self._resumed_states or ()) == get_world_size():
-            set_random_state(self._resumed_states[runner.rank])
+        states = self._resumed_states or []
+        if runner.iter > 0 and len(states) == get_world_size():
+            set_random_state(states[runner.rank])
         interval = _epoch_length(runner) if self.by_epoch else self.interval
         summed = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
         if interval and interval % summed:

@@ -113,6 +113,7 @@ class HealthHook(Hook):
             Scalars by the names that are logged.
         """
         queue, step = model.queue, model.last_step
+        assert step is not None
         values = dict(queue_fill=queue.fill / queue.length)
         per_iteration = len(step.keys) * (get_world_size() if queue.sync else 1)
         values['queue_age'] = queue.fill / per_iteration
@@ -128,6 +129,7 @@ class HealthHook(Hook):
 
     def _neighbors(self, model: NeighborMethod, k: int) -> dict[str, Tensor | float]:
         queue = model.queue
+        assert model.last_step is not None
         projections, keys, ids, labels = model.last_step
         found = queue.search(keys, ids, k)
         values = dict(

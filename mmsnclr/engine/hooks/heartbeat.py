@@ -80,7 +80,7 @@ class HeartbeatHook(Hook):
 
     def after_run(self, runner: Runner) -> None:
         """Have rank 0, which may serve the store, stay until all ranks have stopped."""
-        if self._store is None:
+        if self._store is None or self.timeout is None:
             return
         self._store.set(f'over/{get_rank()}', '')
         if get_rank() == 0:

@@ -85,6 +85,7 @@ class NonFiniteHook(Hook):
 
     @torch.no_grad()
     def _step_if_finite(self, **kwargs: Any) -> None:
+        assert self._flags is not None and self._loss is not None  # of `_look_and_update`
         gradients = {p: p.grad for p in self._parameters if p.grad is not None}
         bad = self._flags[0].int()
         if not self._scaled:
@@ -151,6 +152,7 @@ class NonFiniteHook(Hook):
 
     def _where(self) -> str:
         """Whose features are to blame or, if nobody's are, whose loss."""
+        assert self._flags is not None
         ranks = [flags.tolist() for flags in all_gather(self._flags.int())]
         losses = [rank for rank, (loss, *_) in enumerate(ranks) if loss]
         features = [rank for rank, (_, *parts) in enumerate(ranks) if any(parts)]

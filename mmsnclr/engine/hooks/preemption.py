@@ -102,7 +102,7 @@ class PreemptionHook(Hook):
             self._received = number
             if number == signal.SIGINT:
                 signal.signal(number, signal.default_int_handler)
-        elif self._ending[0]:
+        elif self._ending is not None and self._ending[0]:
             os._exit(0)
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
@@ -141,13 +141,14 @@ class PreemptionHook(Hook):
                 self._train_on(runner, 'the store does not answer')
                 return False
         self._signalled = None
-        self._vote = threading.Thread(target=self._agree, args=(runner.iter,), daemon=True)
+        arguments = (self._store, runner.iter)
+        self._vote = threading.Thread(target=self._agree, args=arguments, daemon=True)
         self._vote.start()
         return False
 
-    def _agree(self, iteration: int) -> None:
+    def _agree(self, store: Store, iteration: int) -> None:
         """Vote, and wait until all have, in a thread."""
-        store, vote = self._store, 1 if self._received is None else 1 + _SIGNALLED
+        vote = 1 if self._received is None else 1 + _SIGNALLED
         with suppress(RuntimeError):  # `_agreed` says it
             votes = store.add(str(iteration), vote)
             while votes % _SIGNALLED < get_world_size():
