@@ -1,4 +1,5 @@
 # make install | demo | docs | test | test-slow | test-gpu | clean
+# Without a GPU:  make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
@@ -6,7 +7,7 @@ BIN = $(VENV)/bin
 .PHONY: install demo docs test test-slow test-gpu clean
 
 install:
-	@PYTHON=$(PYTHON) VENV=$(VENV) tools/install.sh
+	@PYTHON=$(PYTHON) VENV=$(VENV) TORCH_INDEX=$(TORCH_INDEX) tools/install.sh
 
 demo: install
 	$(BIN)/python tools/demo.py
@@ -18,6 +19,7 @@ docs: install
 test: install
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: install

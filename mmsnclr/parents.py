@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from functools import partial, wraps
 from importlib.metadata import PackageNotFoundError, version
 from pickle import UnpicklingError
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from mmpretrain.utils import dependency
 from packaging.version import Version
 from PIL import Image
 from torch.distributed.elastic.multiprocessing import api as elastic
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 UNSAFE = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 _SAFE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
@@ -87,7 +88,8 @@ def read_checkpoints_by(load: Callable[[str, str | None], dict]) -> None:
 def _allow_training_state() -> None:
     """Allow, by name, the classes that training states are made of, mmengine's and others'."""
     array = np.zeros(1)
-    rebuild, scalar = array.__reduce__()[0], array[0].__reduce__()[0]
+    rebuild: Any = array.__reduce__()[0]
+    scalar: Any = array[0].__reduce__()[0]
     classes = [HistoryBuffer, np.ndarray, np.dtype, _named('builtins', 'getattr', _method)]
     classes.append(Namespace)  # of a program's arguments
     classes.append(codecs.encode)  # of numpy's bytes; torch before 2.5 does not know it
@@ -109,7 +111,7 @@ def _method(owner: type, name: str) -> Callable:
 def _named(module: str, name: str, function: Callable) -> Callable:
     """A function under the name that checkpoints use for it."""
 
-    def call(*args):
+    def call(*args: Any) -> Any:
         return function(*args)
 
     # torch before 2.7 goes by the name, later ones by the qualified name.
@@ -177,7 +179,7 @@ def skip_first_batches(loader: DataLoader, count: int) -> None:
 class _Remaining:
     """A batch sampler that leaves out its first batches, once."""
 
-    def __init__(self, batches: Sampler, done: int) -> None:
+    def __init__(self, batches: Any, done: int) -> None:
         self._batches = batches
         self._done = done
 
@@ -191,7 +193,7 @@ class _Remaining:
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._batches, name)
 
 
@@ -227,7 +229,7 @@ def survive_full_disk(visualizer: Visualizer) -> None:
         backend.close = partial(_try_to_write, backend.close)
 
 
-def _try_to_write(write: Callable, *args, **kwargs) -> None:
+def _try_to_write(write: Callable, *args: Any, **kwargs: Any) -> None:
     try:
         write(*args, **kwargs)
     except OSError as error:
@@ -242,7 +244,7 @@ def bound_history(hub: MessageHub, length: int) -> None:
     """
     update = hub.update_scalar
 
-    def update_bounded(key: str, *args, **kwargs) -> None:
+    def update_bounded(key: str, *args: Any, **kwargs: Any) -> None:
         update(key, *args, **kwargs)
         if key.startswith('train/'):
             hub.log_scalars[key].max_length = length
@@ -305,7 +307,8 @@ def leave_out_noise(logger: logging.Logger) -> None:
 class _Filter(io.TextIOBase):
     """Passes a training's progress, warnings and errors on, without mmengine's heads of lines."""
 
-    def __init__(self, stream: io.TextIOBase) -> None:
+    def __init__(self, stream: TextIO) -> None:
+
         self.stream = stream
 
     def write(self, text: str) -> int:

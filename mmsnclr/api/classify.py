@@ -4,7 +4,7 @@ import copy
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -136,7 +136,7 @@ def classify(
     return _summarise(out, configs, runs, leakage)
 
 
-def _plain(name: str, value):
+def _plain(name: str, value: Any) -> Any:
     """A value that a config can hold, paths being absolute."""
     if name == 'compare':
         value = [value] if isinstance(value, str | Path) else value

@@ -219,7 +219,8 @@ def _train_all(
     processes: int,
 ) -> tuple[dict[str, dict[str, CocoAP]], dict[str, tuple[str, Path]]]:
     """Train from each start; how good each detector is, what it started from and where it is."""
-    results, detectors = {}, {}
+    results: dict[str, dict[str, CocoAP]] = {}
+    detectors: dict[str, tuple[str, Path]] = {}
     for name, start in starts.items():
         folder = out / name if results else out  # the first is what was asked for
         start.write()
@@ -240,7 +241,8 @@ def _summarise(
 ) -> Detection:
     """Write plot, pictures and summary, and tell of them."""
     plot_precision_recall(results, out / 'precision_recall.png')
-    (_, checkpoint), kinds = (next(iter(part.values())) for part in (detectors, results))
+    (_, checkpoint), kinds = next(iter(detectors.values())), next(iter(results.values()))
+
     found = _predictions(out / 'training', 'segm' if 'segm' in kinds else 'bbox')
     pictures, threshold = _draw(val, found, out / 'pictures')
     summary, sets = out / 'summary.md', (train.content, val.content)

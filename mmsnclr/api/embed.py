@@ -3,7 +3,7 @@
 import csv as tables
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -74,7 +74,7 @@ def embed(
     files = Embedding(
         out / 'features.npz', out / 'features.csv' if csv else None, out / 'projection.png'
     )
-    columns = dict(paths=np.array(found.paths))
+    columns: dict[str, Any] = dict(paths=np.array(found.paths))
     if found.labels is not None:
         columns['labels'] = np.array(found.labels)
     np.savez_compressed(files.npz, **columns, projection=positions, features=features)

@@ -93,7 +93,7 @@ def _predict_objects(
     ids = _image_ids(images, paths, image_root)
     check_detection_requirements()
     model = _load(stored, threshold)
-    meta = model.dataset_meta
+    meta: Any = model.dataset_meta
     classes = dict(zip(meta['category_ids'], meta['classes']))
 
     pipeline, size, levels = _pipeline(model)
@@ -137,7 +137,7 @@ def _image_ids(
     sources: Sequence[str | Path], paths: list[Path], image_root: str | Path | None
 ) -> Sequence[int | str]:
     """Ids of images: those of COCO files, if each image has one of its own there; else numbers."""
-    ids = {}
+    ids: dict[Path, int | str] = {}
     for source in map(Path, sources):
         if source.suffix.lower() == '.json':
             folder = ImageFolder(os.path.abspath(image_root or source.parent))
@@ -182,7 +182,7 @@ def _pipeline(model: torch.nn.Module) -> tuple[Compose, int, tuple[int, int] | N
     return Compose(steps), max(scale), steps[0].get('levels')
 
 
-def _find(model: torch.nn.Module, pipeline: Compose, paths: list[Path]) -> list[Any]:
+def _find(model: Any, pipeline: Compose, paths: list[Path]) -> list[Any]:
     """Mmdet's results for images; the error for one that cannot be read.
 
     Those that are padded to the same size are looked at together, so that padding changes nothing.

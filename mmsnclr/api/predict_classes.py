@@ -47,7 +47,8 @@ def predict_classes(
     paths = list_images(images, image_root)
     model, pipeline = _load(stored)
     classes = list(stored.meta['dataset_meta']['classes'])
-    read, scores, unreadable = [], [], []
+    read: list[str] = []
+    scores, unreadable = [], []
     chunks = [paths[start : start + batch] for start in range(0, len(paths), batch)]
     for chunk in track(chunks, 'Classifying images'):
         packed = {}

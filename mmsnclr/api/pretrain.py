@@ -8,6 +8,7 @@ import shlex
 import time as clock
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -336,7 +337,7 @@ def _write_config(cfg: Config, out: Path, settings: list[Setting], arguments: di
     write_config(cfg, config)
 
 
-def _plain(name: str, value):
+def _plain(name: str, value: Any) -> Any:
     """A value that a config can hold, paths being absolute."""
     if name == 'images':
         value = [value] if isinstance(value, str | Path) else value

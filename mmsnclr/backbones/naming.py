@@ -140,6 +140,7 @@ def with_maps(source: nn.Module, cfg: dict) -> nn.Module:
     Raises:
         ValueError: If timm has no feature maps of it.
     """
+    maps: Any
     if isinstance(source, TIMMBackbone):
         maps = build_backbone(timm_features(cfg))
         maps.load_state_dict(source.state_dict(), strict=False)
@@ -148,7 +149,7 @@ def with_maps(source: nn.Module, cfg: dict) -> nn.Module:
     if type(source) is ResNet:
         maps.out_indices = (0, 1, 2, 3)
     elif type(source) in (VisionTransformer, MoCoV3ViT):
-        maps.out_type, maps.out_indices = 'featmap', [source.num_layers - 1]
+        maps.out_type, maps.out_indices = 'featmap', [maps.num_layers - 1]
     return maps
 
 
@@ -278,6 +279,7 @@ def verify(source: nn.Module, cfg: dict, weights: dict[str, Tensor], call: Call,
         ValueError: If the model lacks weights, has others, or represents two
             random images differently.
     """
+    target: Any
     try:
         config_made = to in ('mmpretrain', 'mmdet')
         target = build_backbone(call.kwargs, to) if config_made else call.make()
@@ -302,7 +304,7 @@ def verify(source: nn.Module, cfg: dict, weights: dict[str, Tensor], call: Call,
     if to != 'mmdet':  # where all maps count
         expected, actual = expected[-1:], actual[-1:]
     if actual[0].ndim == 2:
-        expected = [pooled(expected)]
+        expected = [pooled(tuple(expected))]
     pairs = zip(expected, actual, strict=True)
     difference = max(relative_difference(*pair) for pair in pairs)
     if not difference <= TOLERANCE:  # nan is no match either

@@ -14,7 +14,7 @@ from .naming import rename_vit
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 # MoCo v3's ViT-S, which SNCLR's released code took over, has twice as many.
 _MOCO_HEADS = _HEADS | {384: 12}
-_RESNET_BLOCKS = {
+_RESNET_BLOCKS: dict[tuple[bool, tuple[int, ...]], int] = {
     (False, (2, 2, 2, 2)): 18,
     (False, (3, 4, 6, 3)): 34,
     (True, (3, 4, 6, 3)): 50,
@@ -165,7 +165,7 @@ def architecture(
 
 def _resnet(weights: Mapping[str, Tensor], path: object) -> dict:
     bottleneck = 'layer1.0.conv3.weight' in weights
-    blocks = tuple(_count(weights, f'layer{stage}.0.') for stage in range(1, 5))
+    blocks: tuple[int, ...] = tuple(_count(weights, f'layer{stage}.0.') for stage in range(1, 5))
     depth = _RESNET_BLOCKS.get((bottleneck, blocks))
     if depth is None:
         raise ValueError(
@@ -178,11 +178,10 @@ def _resnet(weights: Mapping[str, Tensor], path: object) -> dict:
 def _vit(
     weights: Mapping[str, Tensor], naming: str, heads: int | None, of_moco: bool, path: object
 ) -> dict:
-    def of(key: str) -> Tensor | None:
-        return weights.get(rename_vit(key, naming))
-
-    positions, patches = of('pos_embed'), of('patch_embed.projection.weight')
-    hidden = of('layers.0.ffn.layers.0.0.weight')
+    positions, patches = (
+        weights[rename_vit(key, naming)] for key in ('pos_embed', 'patch_embed.projection.weight')
+    )
+    hidden = weights.get(rename_vit('layers.0.ffn.layers.0.0.weight', naming))
     grid = math.isqrt(positions.shape[1] - 1)
     if patches.ndim != 4 or hidden is None or grid**2 != positions.shape[1] - 1:
         raise ValueError(

@@ -114,7 +114,7 @@ def recognise(
         naming = 'timm'
         weights = {key.removeprefix('timm_model.'): value for key, value in weights.items()}
     weights = _fill(backbone, weights, naming, f'{stored.path} ({what})')
-    full = stored.config if stated else {}
+    full = (stored.config if stated else None) or {}
     preprocessing = _stated_preprocessing(full) if full else _usual_preprocessing(backbone)
     sized = 'train_dataloader' in full
     edge = view_size(full) if sized else example_images(backbone, cfg, 1).shape[-1]

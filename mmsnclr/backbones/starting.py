@@ -34,7 +34,8 @@ def initialize_backbone(backbone: nn.Module, stored: Stored) -> None:
     """
     given = f'init={str(stored.path)!r}'
     _check_heads(backbone, stored, given)
-    wanted, best, prefix_of_best, others = backbone.state_dict(), {}, '', []
+    best: dict[str, Tensor] = {}
+    wanted, prefix_of_best, others = backbone.state_dict(), '', []
     origin, weights = take_apart(stored)
     sources = (
         (origin.prefix, weights),
@@ -44,7 +45,7 @@ def initialize_backbone(backbone: nn.Module, stored: Stored) -> None:
     for (start, weights), naming in product(sources, ('mmpretrain', 'torchvision', 'timm')):
         keys = {rename(key, backbone, naming): key for key in wanted}
 
-        def fitted(name: str, value: Tensor, keys=keys) -> Tensor | None:
+        def fitted(name: str, value: Tensor, keys: dict[str, str] = keys) -> Tensor | None:
             value = _resampled(keys[name], value, wanted[keys[name]], backbone)
             return value if value.shape == wanted[keys[name]].shape else None
 

@@ -160,5 +160,5 @@ def _newly_frozen(before: Config, config: Config, model: nn.Module) -> bool:
         return False
     if (old.get('backbone') or {}).get('stop_grad_conv1'):  # MoCoV3ViT's own setting
         return False
-    parameters = model.backbone.named_parameters()
+    parameters = model.get_submodule('backbone').named_parameters()
     return any('patch_embed' in name and not p.requires_grad for name, p in parameters)

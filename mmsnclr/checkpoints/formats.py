@@ -94,4 +94,4 @@ def whole_object(path: str | Path) -> str | None:
     except (BadZipFile, EOFError, NotImplementedError, OSError, StopIteration, ValueError):
         return None
     whole = operation.name == 'GLOBAL' and value != 'collections OrderedDict'  # a state dict
-    return value.replace(' ', '.') if whole else None
+    return str(value).replace(' ', '.') if whole else None

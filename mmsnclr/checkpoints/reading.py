@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 from zipfile import is_zipfile
 
 import torch
@@ -22,7 +23,7 @@ from .formats import foreign_format, whole_object
 _WRAPPERS = re.compile(r'^(module\.|_orig_mod\.)+')
 
 # What `at_hand` was given, by absolute path.
-_AT_HAND: dict[str, object] = {}
+_AT_HAND: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Stored:
     """
 
     path: Path
-    content: object
+    content: Any
 
     @classmethod
     def read(cls, path: str | Path) -> 'Stored':
@@ -154,7 +155,8 @@ def load_checkpoint(path: str, map_location: str | None = 'cpu', mmap: bool = Fa
 def _config(text: str) -> Config:
     """A config's text, read as assignments of plain values."""
     try:
-        return Config({line.targets[0].id: _value(line.value) for line in ast.parse(text).body})
+        lines: list[Any] = ast.parse(text).body
+        return Config({line.targets[0].id: _value(line.value) for line in lines})
     # Whatever a damaged text leads the parser and Config into.
     except (
         AttributeError,
@@ -168,7 +170,7 @@ def _config(text: str) -> Config:
         raise ValueError(f"the checkpoint's config is not plain values: {error}") from error
 
 
-def _value(node: ast.expr) -> object:
+def _value(node: Any) -> object:
     """The value of an expression of literals and ``dict(...)``."""
     match node:
         case ast.Call(func=ast.Name(id='dict'), args=[], keywords=items) if all(

@@ -175,7 +175,7 @@ class _Checker:
 
     def _identified(self) -> list[dict]:
         """Images with an id and a name; those that share an id are none, nor are repetitions."""
-        complete = {}
+        complete: dict[tuple[int | str, str], dict] = {}
         for image in self.listed:
             number, name = as_id(image.get('id')), image.get('file_name')
             if number is None or not isinstance(name, str) or not name:
@@ -228,7 +228,8 @@ class _Checker:
 
     def check_annotations(self, annotations: Iterable[dict]) -> list[dict]:
         """The annotations that can be used, numbered, as pycocotools and mmdet want them."""
-        good, others = [], defaultdict(list)
+        good: list[dict] = []
+        others: dict[int | str, list[tuple[dict, Note]]] = defaultdict(list)
         for position, annotation in enumerate(annotations):
             number, image_id = as_id(annotation.get('id')), as_id(annotation.get('image_id'))
             if number is None:
@@ -255,18 +256,20 @@ class _Checker:
         # pycocotools wants numbers, and takes 0 for none.
         return [dict(id=number) | annotation for number, annotation in enumerate(good, start=1)]
 
-    def _note(self, number: int | str, name: str, kind: str, detail: str, fatal=True) -> None:
+    def _note(
+        self, number: int | str, name: str, kind: str, detail: str, fatal: bool = True
+    ) -> None:
         self.mistakes.append(Mistake(self.file, kind, number, name, detail, fatal))
 
     def _check_annotation(self, annotation: dict, image: dict | None, note: Note) -> dict | None:
         """The annotation as pycocotools and mmdet want it, without an id; ``None`` if it is bad."""
         if image is None:
-            return note('unknown image id', _unknown(annotation, 'image_id', self.known))
+            note('unknown image id', _unknown(annotation, 'image_id', self.known))
+            return None
         category = as_id(annotation.get('category_id'))
         if category not in self.category_ids:
-            return note(
-                'unknown category id', _unknown(annotation, 'category_id', self.category_ids)
-            )
+            note('unknown category id', _unknown(annotation, 'category_id', self.category_ids))
+            return None
         flags = [_check_flag(annotation, key, note) for key in ('iscrowd', 'ignore')]
         area = annotation.get('area')
         area = area if are_numbers([area]) and area > 0 else None

@@ -61,7 +61,8 @@ class ImageFolder:
     def _names(self, folder: str) -> dict[str, list[str]]:
         """What a folder holds, by the names' common form."""
         if folder not in self._listings:
-            self._listings[folder] = names = defaultdict(list)
+            names: dict[str, list[str]] = defaultdict(list)
+            self._listings[folder] = names
             for name in os.listdir(folder) if os.path.isdir(folder) else ():
                 names[_folded(name)].append(name)
         return self._listings[folder]

@@ -173,7 +173,7 @@ def _common(a: Box, b: Box) -> float:
 
 
 # How boxes are written elsewhere, and the same as x, y, width, height.
-_ORDERS = {
+_ORDERS: dict[str, Callable[..., Box]] = {
     'x1 y1 x2 y2': lambda a, b, c, d: (a, b, c - a, d - b),
     'centre, width, height': lambda a, b, c, d: (a - c / 2, b - d / 2, c, d),
     'y x height width': lambda a, b, c, d: (b, a, d, c),
@@ -198,7 +198,8 @@ class BoxLayout:
 
     def __init__(self) -> None:
         self._boxes = self._relative = self._compared = self._plain = self._outside = 0
-        self._fits, self._inside = Counter(), Counter()
+        self._fits: Counter[str] = Counter()
+        self._inside: Counter[str] = Counter()
 
     def add(self, box: Box, image: dict, shape: Shape | None, area: float | None) -> None:
         """Take note of an annotation's four numbers, and of its mask's box or else its area."""

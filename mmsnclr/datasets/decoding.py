@@ -4,7 +4,7 @@ import os
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -120,8 +120,10 @@ def max_pixels() -> int:
 
 def _why_unidentified(data: bytes) -> str:
     """Why Pillow takes a file for no image, which it does not tell."""
+    formats: dict[str, Any] = Image.OPEN
     for kind in FORMATS:
-        factory, accept = Image.OPEN[kind]
+        factory, accept = formats[kind]
+
         if accept and accept(data[:16]) is True:
             try:
                 factory(BytesIO(data))
@@ -291,7 +293,7 @@ def to_rgb(image: Image.Image, levels: tuple[int, int] | None = None) -> Image.I
     return image.transpose(_TRANSPOSE[turn]) if turn in _TRANSPOSE else image
 
 
-def has_undeclared_band(image: Image.Image) -> bool:
+def has_undeclared_band(image: Any) -> bool:
     """Whether the fourth band of a TIFF file may be anything, such as near infrared."""
     is_rgba = image.format == 'TIFF' and image.mode == 'RGBA'
     return is_rgba and image.tag_v2.get(_EXTRA_BANDS) not in ((1,), (2,))
@@ -305,7 +307,7 @@ def value_range(image: Image.Image) -> tuple[int, int] | None:
     return int(values.min()), int(values.max())
 
 
-def _values(image: Image.Image) -> np.ndarray:
+def _values(image: Any) -> np.ndarray:
     values = np.asarray(image)
     if image.format == 'TIFF' and image.tag_v2.get(_BITS) == (32,):
         # Pillow reads unsigned integers as signed ones.

@@ -84,7 +84,7 @@ def read_sets(
         count = len(contents[1]['images'])
         say(f'No --val: {count} of the images were drawn to validate on (seed {seed})')
     else:
-        contents[1] = match_categories(*contents, *files)
+        contents[1] = match_categories(contents[0], contents[1], files[0], files[1])
     sets = (
         CocoSet(contents[0], out / 'train.json', read[0].images),
         CocoSet(contents[1], out / 'val.json', read[-1].images),

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from sklearn.datasets import load_digits
+from sklearn.utils import Bunch
 
 CLASSES = tuple(str(digit) for digit in range(10))
 
@@ -54,7 +55,9 @@ def write_digits(
     return root
 
 
-def _pictures(rng, digits, source, count: int) -> Iterator[tuple[np.ndarray, int]]:
+def _pictures(
+    rng: np.random.Generator, digits: Bunch, source: np.ndarray, count: int
+) -> Iterator[tuple[np.ndarray, int]]:
     """Pictures of one digit each, and which digit it is."""
     for index in rng.choice(source, count):
         size = rng.uniform(36, 60)
@@ -63,8 +66,16 @@ def _pictures(rng, digits, source, count: int) -> Iterator[tuple[np.ndarray, int
         yield _render(rng, ink), int(digits.target[index])
 
 
-def _write_scenes(folder: Path, part: str, rng, digits, source, count: int) -> None:
-    images, annotations = [], []
+def _write_scenes(
+    folder: Path,
+    part: str,
+    rng: np.random.Generator,
+    digits: Bunch,
+    source: np.ndarray,
+    count: int,
+) -> None:
+    images: list[dict] = []
+    annotations: list[dict] = []
     for number in range(count):
         scene = np.zeros((128, 128), np.float32)
         for index in rng.choice(source, rng.integers(3, 7)):
@@ -97,17 +108,19 @@ def _write_scenes(folder: Path, part: str, rng, digits, source, count: int) -> N
     (folder / f'{part}.json').write_text(json.dumps(content), 'utf-8')
 
 
-def _ink(rng, digit: np.ndarray, size: float, centre: np.ndarray, canvas: int) -> np.ndarray:
+def _ink(
+    rng: np.random.Generator, digit: np.ndarray, size: float, centre: np.ndarray, canvas: int
+) -> np.ndarray:
     """One digit at a size, place and random rotation: 0 for ground, 1 for ink."""
     zoomed = cv2.resize(
         np.pad(digit, 1).astype(np.float32), (60, 60), interpolation=cv2.INTER_CUBIC
     )
-    matrix = cv2.getRotationMatrix2D((29.5, 29.5), rng.uniform(-20, 20), size / 60)
+    matrix: np.ndarray = cv2.getRotationMatrix2D((29.5, 29.5), rng.uniform(-20, 20), size / 60)
     matrix[:, 2] += centre - 29.5
     return cv2.warpAffine(zoomed, matrix, (canvas, canvas), flags=cv2.INTER_LINEAR).clip(0, 16) / 16
 
 
-def _render(rng, ink: np.ndarray) -> np.ndarray:
+def _render(rng: np.random.Generator, ink: np.ndarray) -> np.ndarray:
     """Ink of random contrast on a ground of random brightness, with mild noise."""
     ground = rng.uniform(40, 90)
     picture = ground + ink * rng.uniform(80, 160) + rng.normal(0, 5, ink.shape)

@@ -1,6 +1,7 @@
 """Images in a folder and in the tars in it."""
 
 import os
+from typing import Any
 
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
@@ -37,7 +38,7 @@ class ImageFolder(BaseDataset):
         data_prefix: str = '',
         with_label: bool = True,
         labels: str = 'folders',
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         self.labels = labels if with_label else None
         prefix = data_prefix or split
@@ -53,7 +54,7 @@ class ImageFolder(BaseDataset):
         paths = image_paths(folder)
         # As the config names the folder: it is by this path that views are seeded.
         prefix, start = os.path.join(self.img_prefix, ''), len(folder) + 1
-        images = [dict(img_path=prefix + path[start:]) for path in paths]
+        images: list[dict] = [dict(img_path=prefix + path[start:]) for path in paths]
         labels = read_labels(self.labels, paths, self.data_root)
         if labels is None:
             return images

@@ -3,6 +3,7 @@
 import os
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
@@ -32,7 +33,7 @@ class ImageList(BaseDataset):
         ValueError: If an image has no label.
     """
 
-    def __init__(self, ann_file: str, labels: str | None = None, **kwargs) -> None:
+    def __init__(self, ann_file: str, labels: str | None = None, **kwargs: Any) -> None:
         self.labels = labels
         super().__init__(ann_file=ann_file, **kwargs)
 
@@ -51,7 +52,7 @@ class ImageList(BaseDataset):
                 f'first {missing[0]!r}: put them back, or take their lines out of the file'
             )
         self.missing, gone = missing, set(missing)
-        images = [dict(img_path=path) for path in paths if path not in gone]
+        images: list[dict] = [dict(img_path=path) for path in paths if path not in gone]
         if self.labels is not None:
             paths = [os.path.abspath(image['img_path']) for image in images]
             labels = read_labels(self.labels, paths, self.data_root or os.getcwd())

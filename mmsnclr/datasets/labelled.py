@@ -138,7 +138,7 @@ def part(classes: dict[Path, str], val: Collection[Path] | None = None, seed: in
     return val
 
 
-def draw_part(labels: Sequence[object], share: float, seed: int) -> np.ndarray:
+def draw_part(labels: Sequence[object] | np.ndarray, share: float, seed: int) -> np.ndarray:
     """Draw a share of each class, at least one and not all of its images.
 
     Args:

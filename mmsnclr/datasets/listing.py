@@ -67,7 +67,7 @@ def image_paths(
 ) -> list[str]:
     """What :func:`list_images` collects, as texts, which take less time and memory."""
     files: dict[str, str] = {}  # by what they are without links
-    others = Counter()
+    others: Counter[str] = Counter()
     if isinstance(sources, str | Path):
         sources = [sources]
     for source in map(Path, sources):
@@ -109,7 +109,7 @@ def _with_those_in_tars(files: dict[str, str], others: Counter) -> list[str]:
     shards = dict(zip(tars, load_shards(tars.values())))
     if not shards:
         return list(files.values())
-    found = {}
+    found: dict[str, str] = {}
     for real, path in files.items():
         if real not in shards:
             found.setdefault(real, path)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from mmengine import fileio
@@ -106,8 +106,10 @@ def scan_images(paths: Sequence[Path], min_edge: int = 32) -> Scan:
     Returns:
         The usable images and the others.
     """
-    scan, first, deep = Scan(), {}, {}
-    unseen = Counter()
+    scan = Scan()
+    first: dict[bytes, Path] = {}
+    deep: dict[Path, tuple[int, int]] = {}
+    unseen: Counter[str] = Counter()
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter('always')
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # has a limit of its own
@@ -217,7 +219,8 @@ def _look(data: bytes, draft: bool) -> _Found:
         image.load()
         values = value_range(image)
         rgb = to_rgb(image)
-    levels = max(high - low for low, high in rgb.getextrema()) + 1
+    lows_and_highs: Any = rgb.getextrema()
+    levels = max(high - low for low, high in lows_and_highs) + 1
     look = look_of(rgb) if levels > _CONTRAST else 0
     # More than 8 bits are judged by the range of the set.
     flat = levels <= _CONTRAST and values is None
@@ -232,7 +235,7 @@ def _has_colors(image: Image.Image) -> bool:
     return any(largest > _GRAY for _, largest in differences)
 
 
-def _unseen(image: Image.Image) -> str:
+def _unseen(image: Any) -> str:
     """What of an image file is not looked at, in words."""
     if image.format != 'MPO' and getattr(image, 'is_animated', False):
         return 'hold several pages or frames, of which the first is used'

@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -183,6 +183,7 @@ def _index(path: str) -> np.ndarray:
             raise _compressed(path)
         file.seek(0)
         try:
+            tar: Any
             with tarfile.open(fileobj=file, mode='r:') as tar:
                 while (member := tar.next()) is not None:
                     tar.members = []  # which would grow
@@ -199,7 +200,7 @@ def _index(path: str) -> np.ndarray:
                 _check_end(file, tar.offset)
         except (tarfile.TarError, ValueError, OSError) as error:
             raise ValueError(f'{path} is no whole tar: {error}; copy or make it again') from error
-    rows = [
+    rows: list[tuple] = [
         (os.fsencode(name), *place, labels.get(_sample(name), b''))
         for name, place in images.items()
     ]
@@ -208,7 +209,7 @@ def _index(path: str) -> np.ndarray:
     return np.array(sorted(rows), dtype=[*kinds, ('label', f'S{widths[1]}')])
 
 
-def _check_end(file, offset: int) -> None:
+def _check_end(file: BinaryIO, offset: int) -> None:
     """See that a tar ends where tarfile took it to, which also passes over a damaged header."""
     file.seek(offset)
     rest = file.read(2**16)
@@ -234,7 +235,7 @@ def _compressed(path: str) -> ValueError:
 class _File:
     """An open file, closed when it is no longer used."""
 
-    descriptor = None
+    descriptor: int | None = None
 
     def __init__(self, path: str) -> None:
         self.descriptor = os.open(path, os.O_RDONLY)

@@ -15,7 +15,7 @@ from .decoding import middle, read_image
 from .image_id import image_id
 
 
-def transforms_of(dataset) -> Iterator[BaseTransform]:
+def transforms_of(dataset: object) -> Iterator[BaseTransform]:
     """Every transform of a data set's pipeline, and of those of data sets inside it."""
     yield from getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
     for inner in getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]:

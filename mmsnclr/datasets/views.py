@@ -3,7 +3,9 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from multiprocessing.queues import Queue
 from random import Random
+from typing import Any
 
 import cv2
 import numpy as np
@@ -115,7 +117,7 @@ class AugmentedViews(SeededTransform):
 
     # A queue that gets the path and the error of images that cannot be read, in place of an
     # exception; see UnreadableImagesHook.
-    failures = None
+    failures: Queue | None = None
 
     def __init__(
         self,
@@ -268,7 +270,9 @@ def adjust_brightness(image: np.ndarray, factor: float) -> np.ndarray:
 
 def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
     """Blend with the mean gray of the image."""
-    mean = int(cv2.mean(_luma(image))[0] + 0.5)
+    means: Any = cv2.mean(_luma(image))
+    mean = int(means[0] + 0.5)
+
     return _map_levels(image, _LEVELS * factor + mean * (1 - factor))
 
 
@@ -283,7 +287,7 @@ def adjust_hue(image: np.ndarray, turn: float) -> np.ndarray:
     """Turn the hue by a share of the full circle; by 0 it stays as it is."""
     if turn == 0:  # 8 bits would not come back exactly
         return image
-    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV_FULL)
+    hsv: np.ndarray = cv2.cvtColor(image, cv2.COLOR_BGR2HSV_FULL)
     hsv[..., 0] += np.uint8(round(turn * 255) % 256)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR_FULL)
 
@@ -321,7 +325,7 @@ def view_levels(cfg: Config) -> tuple[int, int] | None:
     return next((step.get('levels') for step in views), None)
 
 
-def _dicts(node) -> Iterable[dict]:
+def _dicts(node: object) -> Iterable[dict]:
     """All dictionaries in a config, in order."""
     if isinstance(node, dict):
         yield node

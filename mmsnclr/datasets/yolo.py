@@ -148,7 +148,8 @@ def _read_labels(paths: list[Path], names: dict[int, str], description: Path) ->
         annotations=[],
         categories=[dict(id=number, name=name) for number, name in names.items()],
     )
-    origins, mistakes = {}, []
+    origins: dict[str, str] = {}
+    mistakes: list[Mistake] = []
     labels = {image: next(filter(Path.is_file, _label_files(image)), None) for image in paths}
     if not any(labels.values()):
         raise ValueError(
@@ -156,7 +157,7 @@ def _read_labels(paths: list[Path], names: dict[int, str], description: Path) ->
             f'looked for as {next(_label_files(paths[0]))}'
         )
     for number, (path, label) in enumerate(labels.items(), start=1):
-        image = dict(id=number, file_name=str(path.relative_to(folder)))
+        image: dict = dict(id=number, file_name=str(path.relative_to(folder)))
         if label is not None:
             origin = origins[image['file_name']] = from_here(label, description.parent)
             try:

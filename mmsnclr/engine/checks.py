@@ -75,7 +75,7 @@ def _file_for_all(folder: str) -> Iterator[Path | None]:
 
     ``None`` where there are none, or where it could not, which is for the checkpoints to say.
     """
-    name = [None]
+    name: list[str | None] = [None]
     if is_main_process() and get_world_size() > 1:
         with suppress(OSError):
             path = Path(folder, f'.seen_by_all_{uuid4().hex}')
@@ -83,7 +83,7 @@ def _file_for_all(folder: str) -> Iterator[Path | None]:
             name = [str(path)]
     broadcast_object_list(name)
     try:
-        yield name[0] and Path(name[0])
+        yield Path(name[0]) if name[0] else None
     finally:
         if is_main_process() and name[0]:
             Path(name[0]).unlink(missing_ok=True)
@@ -100,7 +100,7 @@ def _appears(path: Path | None) -> bool:
 
 def _check_shared_memory(runner: Runner, loader: DataLoader, ranks: list[_Found]) -> None:
     """Refuse what cannot hold a batch of each worker, warn of less than all that they prefetch."""
-    if not loader.num_workers:
+    if not loader.num_workers or loader.prefetch_factor is None:
         return
     local = Counter(rank.host for rank in ranks)
     least = min(ranks, key=lambda rank: rank.free / local[rank.host])

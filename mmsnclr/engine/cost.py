@@ -39,7 +39,7 @@ def synthetic_peers(ranks: int) -> Iterator[Counter]:
         as a ring, in which a rank receives ``2 (ranks - 1) / ranks`` times the
         tensor.
     """
-    received = Counter()
+    received: Counter[str] = Counter()
 
     def all_gather(values: Tensor) -> Tensor:
         received['all_gather'] += (ranks - 1) * values.nbytes
@@ -97,7 +97,7 @@ class PeakMemory(TorchDispatchMode):
         self.now -= size
 
 
-def _tensors(tree) -> Iterator[Tensor]:
+def _tensors(tree: object) -> Iterator[Tensor]:
     return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
 
 
@@ -141,7 +141,9 @@ def seconds_per_step(cfg: Config, limit: float = 5.0) -> float:
     ahead = 1 + loader.num_workers * (loader.prefetch_factor or 0)
     start, steps, measuring = time.perf_counter(), 0, False
     try:
-        for batch in loaded(chain.from_iterable(repeat(loader))):
+        batches: Iterator = loaded(chain.from_iterable(repeat(loader)))
+        while True:
+            batch = next(batches)
             model.train_step(batch, wrapper)
             model.after_optimizer_step(0.0)
             if torch.cuda.is_available():

@@ -15,6 +15,8 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 from uuid import uuid4
 
 import torch
@@ -86,7 +88,7 @@ def threads_of_a_process(processes: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def launch(processes: int, function: Callable[..., None], *args) -> None:
+def launch(processes: int, function: Callable[..., None], *args: Any) -> None:
     """Run a function in one or several processes of this machine, and wait for them.
 
     One is this process; several are started by torch's elastic launcher, and joined
@@ -145,12 +147,13 @@ def _forwarding() -> Iterator[list[int]]:
     """Send signals on to the processes; those that came."""
     received = []
 
-    def receive(number: int, frame) -> None:
+    def receive(number: int, frame: FrameType | None) -> None:
         children = multiprocessing.active_children()
         received.append(number)
         for child in children:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(child.pid, number)
+                if child.pid is not None:
+                    os.kill(child.pid, number)
         if not children:
             raise _ended_by(number)
 

@@ -1,7 +1,9 @@
 """Optimisers and optimiser wrappers that the parents lack, and the precision of a training."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -34,11 +36,14 @@ class BackboneLayerDecay(LearningRateDecayOptimWrapperConstructor):
     ``paramwise_cfg`` is as there; what is not the backbone's learns at the full rate.
     """
 
-    def add_params(self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs) -> None:
+    def add_params(
+        self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs: Any
+    ) -> None:
         """Add a group for each parameter of a module."""
         if prefix:
             return super().add_params(params, module, prefix, **kwargs)
-        depth = partial(module.backbone.get_layer_depth, prefix='backbone.')
+        backbone: Any = module.backbone
+        depth = partial(backbone.get_layer_depth, prefix='backbone.')
         super().add_params(params, module, get_layer_depth=depth)
         for group in params:  # so that those of equal settings can be merged
             del group['param_name']
@@ -53,7 +58,7 @@ class BFloat16OptimWrapper(OptimWrapper):
     """
 
     @contextmanager
-    def optim_context(self, model: nn.Module):
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Enter autocast on the device of the model."""
         device = next(model.parameters()).device.type
         with super().optim_context(model), torch.autocast(device, dtype=torch.bfloat16):
@@ -64,7 +69,7 @@ def mixed_precision(
     optimizer: Optimizer,
     precision: str = 'auto',
     loss_scale: str | float | dict = 'dynamic',
-    **kwargs,
+    **kwargs: Any,
 ) -> OptimWrapper:
     """Wrap an optimiser for mixed precision on the device that its parameters are on.
 
@@ -154,7 +159,8 @@ def set_amp(cfg: Config, amp: str | bool | None = 'auto') -> None:
     """
     if amp is None:
         return
-    amp = {True: 'auto', False: 'off'}.get(amp, amp)
+    if isinstance(amp, bool):
+        amp = 'auto' if amp else 'off'
     if amp not in AMP:
         raise ValueError(f'amp={amp!r} must be one of {AMP}')
     if cfg.get('default_scope') == 'mmdet':

@@ -1,5 +1,7 @@
 """Optimisers whose parameters of equal settings are one group."""
 
+from typing import Any
+
 import mmengine.optim
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper, OptimWrapperDict
@@ -25,9 +27,10 @@ def merge_groups(wrapper: OptimWrapper) -> OptimWrapper:
     Returns:
         The same; several optimisers are left as they are.
     """
-    optimizer = getattr(wrapper, 'optimizer', None)
+    optimizer: Any = getattr(wrapper, 'optimizer', None)
     # Torch's ZeroRedundancyOptimizer, for one, keeps groups and numbers of its own.
-    if isinstance(wrapper, OptimWrapperDict) or type(optimizer).state_dict != Optimizer.state_dict:
+    own = getattr(type(optimizer), 'state_dict', None) != Optimizer.state_dict
+    if isinstance(wrapper, OptimWrapperDict) or own:
         return wrapper
     merged: list[dict] = []
     numbers: list[list[int]] = []

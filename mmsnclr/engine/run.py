@@ -42,6 +42,7 @@ def read_encoder(checkpoint: str | Path) -> Encoder:
 
 def _build_method(stored: Stored) -> NeighborMethod:
     """The whole model of a pretraining's checkpoint, in evaluation mode."""
+    assert stored.config is not None
     settings = stored.config.model.to_dict() | dict(pretrained=None, init_cfg=None)
     settings['compile_backbone'] = False  # it would take minutes
     # The checkpoint has all weights: nothing is downloaded first.

@@ -5,6 +5,7 @@ import os
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import torch
@@ -66,7 +67,11 @@ class ResumableRunner(Runner):
         run_id: Name of the run, the same after it was resumed.
     """
 
-    def __init__(self, *args, experiment_name: str | None = None, **kwargs) -> None:
+    _train_dataloader: DataLoader | dict
+    _resume: bool
+    _load_from: str | None
+
+    def __init__(self, *args: Any, experiment_name: str | None = None, **kwargs: Any) -> None:
         self.run_id = uuid4().hex
         self._pretrained: list[Stored] = []
         # Runners that mmengine names alike, by the second, would share log, values and pictures.
@@ -138,7 +143,7 @@ class ResumableRunner(Runner):
         return model
 
     @staticmethod
-    def build_dataloader(*args, **kwargs) -> DataLoader:
+    def build_dataloader(*args: Any, **kwargs: Any) -> DataLoader:
         """Build a loader that does not draw from the generator that models draw from.
 
         Its workers keep this process's handler of SIGTERM (see ``PreemptionHook``).
@@ -160,7 +165,9 @@ class ResumableRunner(Runner):
         newest = self._resume and self._load_from is None
         if restarted or newest:
             own = None if newest else self._read_run_id()
-            choice = [newest_checkpoint(self.work_dir, own) if is_main_process() else None]
+            choice: list[Any] = [
+                newest_checkpoint(self.work_dir, own) if is_main_process() else None
+            ]
             broadcast_object_list(choice)
             path, skipped = choice[0]
             for name, reason in skipped.items():
@@ -204,7 +211,7 @@ class ResumableRunner(Runner):
         with replacing(os.path.join(self.work_dir, 'run_id')) as name:
             Path(name).write_text(self.run_id, 'utf-8')
 
-    def resume(self, filename: str, *args, **kwargs) -> None:
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Resume training from a checkpoint.
 
         Args:
@@ -229,7 +236,7 @@ class ResumableRunner(Runner):
         self.run_id = meta.get('run_id') or self.run_id
         self._write_run_id()
         for sampler in (loader.sampler, getattr(loader.batch_sampler, 'sampler', None)):
-            if getattr(sampler, 'seed', None) is not None:
+            if sampler is not None and getattr(sampler, 'seed', None) is not None:
                 sampler.seed = self.seed  # that of the checkpoint
         ranks = meta.get('world_size', self.world_size)
         self.call_hook('load_rank_state', path=filename, world_size=ranks)
@@ -285,7 +292,7 @@ class ResumableRunner(Runner):
             write_config(self.cfg, target.with_suffix('.py'))
 
     @master_only
-    def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
+    def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
         """Save a checkpoint, whole or not at all.
 
         Args:

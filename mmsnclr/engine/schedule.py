@@ -87,7 +87,7 @@ class Schedule:
                 f'{len(self._optimizer["param_groups"])}; leave optim_wrapper.paramwise_cfg as it '
                 'was'
             )
-        found = {}
+        found: dict[str, tuple] = {}
         for before, now in zip(there, here):
             for name, values in _differences(before, now, but).items():
                 found.setdefault(f'optimizer.{name.removeprefix("initial_")}', values)

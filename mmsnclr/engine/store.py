@@ -24,7 +24,7 @@ def patience(cfg: Config) -> float:
     return group_timeout(cfg) * 2 / 3
 
 
-def connect(clients: int) -> list[dist.Store]:
+def connect(clients: int) -> list[dist.PrefixStore]:
     """Connect to the store by which the ranks found each other, under names that nobody else uses.
 
     It answers wherever the process group could be made. Every rank has to call this.

@@ -7,6 +7,7 @@ from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,7 +75,8 @@ def remember(key: str, content: Mapping[str, np.ndarray]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         # Of a name of its own: another process may write the same.
         with NamedTemporaryFile(dir=folder, suffix='.npz', delete=False) as draft:
-            np.savez(draft, **content)
+            arrays: dict[str, Any] = dict(content)
+            np.savez(draft, **arrays)
         os.replace(draft.name, folder / f'{key}.npz')
         _forget(folder.glob('*.npz'))
     except OSError as error:

@@ -81,6 +81,7 @@ def rate(predictions: Predictions, classes: list[str]) -> Accuracies:
         classes: Names of the classes.
     """
     scores, labels = predictions.scores, predictions.labels
+    assert labels is not None
     topk = (1, 5) if len(classes) > 5 else (1,)
     top = [float(accuracy) for (accuracy,) in Accuracy.calculate(scores, labels, topk)]
     columns = SingleLabelMetric.calculate(
@@ -99,7 +100,7 @@ def rate(predictions: Predictions, classes: list[str]) -> Accuracies:
         sum(known) / len(known),
         by_class,
         ConfusionMatrix.calculate(scores, labels, num_classes=len(classes)),
-        scores.argmax(dim=1) == labels,
+        scores.argmax(dim=1).eq(labels),
     )
 
 
@@ -110,7 +111,7 @@ def write_predictions(predictions: Predictions, classes: list[str], path: str | 
         ``path``, ``label`` if it is known, ``class`` and ``score`` of each image.
     """
     scores, found = predictions.scores.max(dim=1)
-    rows = [dict(path=path) for path in predictions.paths]
+    rows: list[dict] = [dict(path=path) for path in predictions.paths]
     for number, row in enumerate(rows):
         if predictions.labels is not None:
             row['label'] = classes[predictions.labels[number]]

@@ -86,8 +86,8 @@ def evaluate_coco(
         )
         for number, category in enumerate(categories)
     ]
-    at = [_percent(precision), _percent(precision[0]), _percent(precision[5])]
-    return CocoAP(*at, classes, precision[0])
+    ap, ap50, ap75 = _percent(precision), _percent(precision[0]), _percent(precision[5])
+    return CocoAP(ap, ap50, ap75, classes, precision[0])
 
 
 def _percent(precision: np.ndarray) -> float:

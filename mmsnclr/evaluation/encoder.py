@@ -1,6 +1,6 @@
 """A network that represents images, of a checkpoint of any origin."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -14,7 +14,9 @@ from ..models import NeighborMethod, pooled
 from ..parents import quiet
 from ..random_state import seeded
 
-_IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
+_IMAGENET: dict[str, Any] = dict(
+    mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True
+)
 
 
 class Sight(NamedTuple):
@@ -78,7 +80,7 @@ class Encoder(NamedTuple):
         levels = None if config is None else view_levels(config)
         sight = Sight(
             image.shape[-1],
-            tuple(levels) if levels else None,
+            (levels[0], levels[1]) if levels else None,
             tuple(norm['mean']),
             tuple(norm['std']),
             norm['to_rgb'],
@@ -102,7 +104,7 @@ class Encoder(NamedTuple):
             cfg = cfg | dict(zero_init_residual=False)
         say(f'random: {cfg.get("model_name", cfg["type"])} of random weights (seed {seed})')
         with seeded(seed), quiet():
-            backbone = build_backbone(cfg)
+            backbone: Any = build_backbone(cfg)
             backbone.init_weights()
         return cls('random', cfg, sight, dict(features=backbone))
 

@@ -124,7 +124,8 @@ def findings(values: Mapping[str, float], cfg: Config) -> dict[str, str]:
     reason = _noise(values)
     if reason is None:
         return {}
-    advice = method_of(cfg).against_noise(cfg)
+    method = method_of(cfg)
+    advice = method.against_noise(cfg) if method else []
     advice = f'If this lasts, {", or ".join(advice)}.' if advice else ''
     return dict(noise=f'The neighbours are noise: {reason}. {advice}')
 
@@ -134,7 +135,8 @@ def _against_collapse(cfg: Config, slower: str) -> str:
     advice = [slower]
     if decay > 0.1:
         advice.append(f'optim_wrapper.optimizer.weight_decay={1e-4:g} (now {decay:g})')
-    return ' and '.join(advice + method_of(cfg).against_collapse(cfg))
+    method = method_of(cfg)
+    return ' and '.join(advice + (method.against_collapse(cfg) if method else []))
 
 
 def _noise(values: Mapping[str, float]) -> str | None:
@@ -149,7 +151,9 @@ def _noise(values: Mapping[str, float]) -> str | None:
             )
         return None
     recall, chance = values.get('view_recall'), values.get('chance_recall')
-    if recall is not None and recall < max(2 * chance, 0.05) and chance < 0.5:
+    if recall is None or chance is None:
+        return None
+    if recall < max(2 * chance, 0.05) and chance < 0.5:
         return (
             f'to only {100 * recall:.0f} % of the images is their own other view nearer than the '
             f'last neighbour, by chance it would be {100 * chance:.1f} %'

@@ -88,7 +88,7 @@ def knn_classes(
             f'k={most} neighbours need at least as many labelled images, not {len(bank)}'
         )
     bank, bank_labels = F.normalize(bank, dim=1), bank_labels.to(bank.device)
-    predicted = {k: [] for k in ks}
+    predicted: dict[int, list[Tensor]] = {k: [] for k in ks}
     for part in F.normalize(queries, dim=1).split(chunk):
         similarity, index = (part.to(bank.device) @ bank.T).topk(most, dim=1)
         nearest = bank_labels[index]
@@ -155,5 +155,7 @@ def evaluate_knn(
     bank_loader.sampler = dict(type='DefaultSampler', shuffle=False)
     bank, bank_labels = extract_features(model, Runner.build_dataloader(bank_loader))
     queries, labels = extract_features(model, Runner.build_dataloader(cfg.val_dataloader))
+    if bank_labels is None or labels is None:
+        raise ValueError('train_dataloader and val_dataloader must have labelled images')
     bank = bank.to(next(model.parameters()).device)
     return knn_accuracy(bank, bank_labels, queries, labels, ks, temperature)

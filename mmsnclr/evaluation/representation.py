@@ -142,8 +142,9 @@ def _represent(
     What is not in the cache is computed for all parts in one pass, and put there.
     """
     keys = {part: features_key(encoder, paths, part) for part in parts}
-    found = {part: recall(key) for part, key in keys.items()}
-    missing = [part for part in parts if found[part] is None]
+    recalled = {part: recall(key) for part, key in keys.items()}
+    found = {part: content for part, content in recalled.items() if content is not None}
+    missing = [part for part in parts if part not in found]
     if missing:
         rows, readable = _encode(encoder, paths, missing, workers)
         for part in missing:
@@ -173,7 +174,8 @@ def _encode(
         torch.tensor(x, device=device).view(-1, 1, 1)
         for x in (encoder.sight.mean, encoder.sight.std)
     )
-    rows, readable = {part: [] for part in parts}, []
+    rows: dict[str, list[Tensor]] = {part: [] for part in parts}
+    readable: list[Tensor] = []
     for images, good in track(loaded(loader), 'Representing images', len(loader)):
         images = images.to(device)
         images = images.flip(1) if encoder.sight.to_rgb else images

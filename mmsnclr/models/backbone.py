@@ -1,5 +1,7 @@
 """One representation vector per image, of any backbone and of timm's models."""
 
+from typing import Any
+
 from mmengine.logging import print_log
 from mmpretrain.models.backbones import TIMMBackbone
 from mmpretrain.registry import MODELS
@@ -51,7 +53,7 @@ class TIMMRepresentation(TIMMBackbone):
         **kwargs: As for mmpretrain's ``TIMMBackbone``.
     """
 
-    def __init__(self, *args, frozen: bool = False, **kwargs) -> None:
+    def __init__(self, *args: Any, frozen: bool = False, **kwargs: Any) -> None:
         with quiet():  # timm's stages, a line each
             super().__init__(*args, **kwargs)
         self.frozen = frozen

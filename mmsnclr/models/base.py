@@ -5,7 +5,7 @@ import logging
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -108,8 +108,6 @@ class NeighborMethod(BaseSelfSupervisor):
 
     # Views whose keys the others are compared with; those of the last are enqueued.
     targets: tuple[int, ...] = (0, 1)
-    # Whether K neighbours share what counts, as `log_weights` says.
-    weighs = False
     # More micro-batches than this without an optimiser step: the hook is missing.
     _max_pending = 256
 
@@ -125,7 +123,7 @@ class NeighborMethod(BaseSelfSupervisor):
         channels_last: bool = False,
         compile_backbone: bool = False,
         data_preprocessor: dict | nn.Module | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         backbone = MODELS.build(backbone)
         if isinstance(backbone, MoCoV3ViT):
@@ -227,6 +225,11 @@ class NeighborMethod(BaseSelfSupervisor):
         return [f'model.momentum_coefficient={_MOMENTUM_COEFFICIENT} (now {coefficient:g})']
 
     @property
+    def weighs(self) -> bool:
+        """Whether K neighbours share what counts, as :meth:`log_weights` says."""
+        return False
+
+    @property
     def online_encoder(self) -> nn.Sequential:
         """Backbone and projector, which learn by gradients."""
         return nn.Sequential(self.backbone, self.neck)
@@ -253,7 +256,8 @@ class NeighborMethod(BaseSelfSupervisor):
         ids, labels = self._identify(data_samples or [{}] * len(inputs[0]), inputs[0].device)
         keys = {target: self._keys(inputs[target]) for target in self.targets}
         all_keys = {target: gather_rows(key) for target, key in keys.items()}
-        total, self.diagnostics, self.last_step = 0.0, None, None
+        total: Any = 0.0
+        self.diagnostics, self.last_step = None, None
         for number, view in enumerate(inputs):
             others = [target for target in self.targets if target != number]
             if not others:
@@ -314,7 +318,8 @@ class NeighborMethod(BaseSelfSupervisor):
         known = [label for label in labels if label is not None and label.numel() == 1]
         unknown = (known or [ids])[0].new_full((1,), UNKNOWN)
         labels = [unknown if label is None or label.numel() != 1 else label for label in labels]
-        return tuple(x.to(device, non_blocking=True) for x in (ids, torch.cat(labels).long()))
+        labels = torch.cat(labels).long()
+        return ids.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
     def _keep_for_queue(self, keys: Tensor, all_keys: Tensor, ids: Tensor, labels: Tensor) -> None:
         """Set view 2's keys aside until the optimiser has stepped."""

@@ -19,7 +19,7 @@ class ViewsDataPreprocessor(SelfSupDataPreprocessor):
         **kwargs: As for mmpretrain's.
     """
 
-    def __init__(self, *args, non_blocking: bool = True, **kwargs) -> None:
+    def __init__(self, *args: Any, non_blocking: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, non_blocking=non_blocking, **kwargs)
 
     def forward(self, data: dict, training: bool = False) -> dict[str, Any]:

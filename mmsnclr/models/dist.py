@@ -7,6 +7,7 @@ the step is theirs.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Any
 
 import mmengine.dist
 import torch
@@ -23,7 +24,7 @@ def _all_gather(rows: Tensor) -> Tensor:
     return gathered
 
 
-_collectives = SimpleNamespace(
+_collectives: Any = SimpleNamespace(
     all_gather=_all_gather,
     all_reduce=mmengine.dist.all_reduce,
     get_world_size=mmengine.dist.get_world_size,
@@ -31,7 +32,7 @@ _collectives = SimpleNamespace(
 
 
 @contextmanager
-def exchanging_by(collectives: object) -> Iterator[None]:
+def exchanging_by(collectives: Any) -> Iterator[None]:
     """Use others than mmengine's collectives for a while, such as some that count."""
     global _collectives
     before, _collectives = _collectives, collectives
@@ -84,6 +85,6 @@ class _GatherRows(torch.autograd.Function):
         return sum_over_ranks(grad_output.clone()).split(count)[mmengine.dist.get_rank()]
 
 
-def unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> Any:
     """The model itself, where a wrapper trains it on several processes."""
     return model.module if is_model_wrapper(model) else model

@@ -4,6 +4,7 @@ import copy
 import math
 from contextlib import suppress
 from functools import cached_property
+from typing import Any
 
 import torch
 from mmengine.config import ConfigDict
@@ -57,7 +58,7 @@ def fitting_neck(
         The neck's config, and the strides of its levels.
     """
     if len(channels) > 1:
-        neck = dict(type='FPN', in_channels=channels)
+        neck: dict[str, Any] = dict(type='FPN', in_channels=channels)
         neck |= dict(norm_cfg=dict(type='mmpretrain.LN2d', eps=1e-6)) if norm else {}
     else:
         finest = 2 ** round(math.log2(strides[0] / _FINEST))
@@ -131,11 +132,11 @@ class TIMMFeatures(TIMMBackbone):
         ValueError: If the model has no maps, or none of images of any size.
     """
 
-    def __init__(self, model_name: str, **kwargs) -> None:
+    def __init__(self, model_name: str, **kwargs: Any) -> None:
         refusal = f'model_name={model_name!r}: timm has no feature maps of it'
         # What transformers call it, that images have many sizes; other models do not know it.
         for sizes in (dict(dynamic_img_size=True), dict(strict_img_size=False), {}):
-            with quiet(), suppress(TypeError if sizes else ()):
+            with quiet(), suppress(*([TypeError] if sizes else [])):
                 super().__init__(model_name, **kwargs | sizes)
                 break
         self.sizes, model = sizes, self.timm_model
@@ -195,7 +196,7 @@ class ViTFeatures(VisionTransformer):
         divisor: What the edges of images must be multiples of, in pixels.
     """
 
-    def __init__(self, window: int | None = 14, global_layers: int = 4, **kwargs) -> None:
+    def __init__(self, window: int | None = 14, global_layers: int = 4, **kwargs: Any) -> None:
         super().__init__(**kwargs | dict(out_type='featmap'))
         every = math.ceil(self.num_layers / global_layers) if window else 1
         last = self.num_layers - 1
@@ -229,6 +230,7 @@ class ViTFeatures(VisionTransformer):
     def _attend_in_windows(self, attention: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """Attention of tokens ``(N, extra + H * W, C)`` within windows, zeros beyond the map."""
         extra, patches = x.split([self.num_extra_tokens, grid[0] * grid[1]], dim=1)
+        assert self.window is not None  # else all layers are global
         height, width = (min(self.window, edge) for edge in grid)
         patches = F.pad(
             patches.unflatten(1, grid), (0, 0, 0, -grid[1] % width, 0, -grid[0] % height)

@@ -1,5 +1,7 @@
 """The projector."""
 
+from typing import Any
+
 from mmpretrain.models.necks import NonLinearNeck
 from mmpretrain.registry import MODELS
 from torch import Tensor
@@ -32,7 +34,7 @@ class SNCLRNeck(NonLinearNeck):
         out_channels: int = 256,
         num_layers: int = 2,
         with_last_bn: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
             in_channels,

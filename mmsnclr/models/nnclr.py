@@ -1,5 +1,7 @@
 """NNCLR: the nearest neighbour takes the key's place."""
 
+from typing import Any
+
 import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
@@ -34,7 +36,7 @@ class NNCLR(NeighborMethod):
 
     neighbors = 1
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.head.neighbors != self.neighbors:
             raise ValueError(f'head.neighbors={self.head.neighbors}: NNCLR has 1')

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 from torch import Tensor
 
 # What multiplies, and whose setting it follows where it has none of its own (torch >= 2.9).
-_BACKENDS = (
+_BACKENDS: tuple[tuple[Any, Any], ...] = (
     (torch.backends.cuda.matmul, torch.backends.cudnn),
     (getattr(torch.backends.mkldnn, 'matmul', None), torch.backends.mkldnn),
 )

@@ -1,6 +1,6 @@
 """The candidate neighbour set C and its search (Eq. 3)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmpretrain.registry import MODELS
@@ -24,7 +24,7 @@ class Neighbors(NamedTuple):
         valid: ``False`` where fewer than K entries were eligible, ``(N, K)``.
     """
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # in the place of tuple's method
     similarity: Tensor
     valid: Tensor
 
@@ -61,6 +61,10 @@ class NeighborQueue(nn.Module):
     }
     # Entries that are searched at once; bounds the memory of a search.
     _CHUNK = 32_768
+    features: Tensor
+    ids: Tensor
+    labels: Tensor
+    enqueued: Tensor
 
     def __init__(
         self,
@@ -184,7 +188,9 @@ class NeighborQueue(nn.Module):
             buffer.copy_(entries[name])
         self._enqueued = int(self.enqueued)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
         stored = state_dict.get(f'{prefix}features')
         if stored is not None:
             self._check_shape(stored)

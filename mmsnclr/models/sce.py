@@ -1,5 +1,7 @@
 """SCE: the similarities of the target view are what the prediction has to match."""
 
+from typing import Any
+
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModule
@@ -124,7 +126,7 @@ class SCE(NeighborMethod):
 
     neighbors = None  # every entry of the set counts, by its similarity
 
-    def __init__(self, *args, symmetric: bool = False, **kwargs) -> None:
+    def __init__(self, *args: Any, symmetric: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.targets = (0, 1) if symmetric else (1,)
 

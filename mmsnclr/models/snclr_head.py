@@ -75,7 +75,7 @@ class SNCLRHead(BaseModule):
         self.positiveness_temperature = positiveness_temperature
         self.register_buffer('log_gamma', gamma.log(), persistent=False)
 
-        self.projections = None
+        self.projections: nn.ModuleList | None = None
         if projection == 'linear':
             if positiveness != 'attention' or self.loss_module.neighbors_in == 'negatives':
                 raise ValueError(
@@ -95,7 +95,7 @@ class SNCLRHead(BaseModule):
         """Initialise, starting parametric projections as the identity."""
         super().init_weights()
         for projection in self.projections or ():
-            nn.init.eye_(projection.weight)
+            nn.init.eye_(projection.get_parameter('weight'))
 
     def loss(
         self,
@@ -123,7 +123,7 @@ class SNCLRHead(BaseModule):
             loss = self.loss_module(prediction, keys, own_key)
             if self.projections is not None:
                 # Keeps the projections in the graph, which DDP insists on.
-                loss = loss + 0.0 * sum(p.weight.sum() for p in self.projections)
+                loss = loss + 0.0 * sum(weight.sum() for weight in self.projections.parameters())
             return loss, None
         log_weights = self.log_weights(projection, candidates)
         loss = self.loss_module(prediction, keys, own_key, candidates, log_weights)
@@ -147,7 +147,7 @@ class SNCLRHead(BaseModule):
             query = F.normalize(projection.float(), dim=1)
             if self.projections is not None:
                 # f1(y1) . f2(n) is f2^T f1 y1 . n, so that no neighbour has to be projected.
-                first, second = (projection.weight for projection in self.projections)
+                first, second = self.projections.parameters()
                 query = products(products(query, first), second.T)
             scores = neighbor_scores(query, candidates)
             log_weights = log_positiveness(

@@ -133,6 +133,7 @@ def snclr_loss(
         visible = neighbor_logits.masked_fill(~candidates.valid, MASKED)
         normalizer = torch.logaddexp(normalizer, visible.logsumexp(dim=1))
     else:
+        assert candidates.counts is not None
         log_counts = candidates.counts.clamp(min=1).to(prediction).log()
         log_counts = log_counts.masked_fill(candidates.counts == 0, MASKED)
         without_own = _without_own(candidates, prediction) if neighbors_in == 'negatives' else ()
@@ -143,6 +144,7 @@ def snclr_loss(
     if neighbors_in == 'both':
         neighbor_logits = neighbor_scores(prediction, candidates) / temperature
 
+    assert log_weights is not None
     logits = torch.cat([own_logit, neighbor_logits], dim=1)
     log_weights = torch.cat([torch.zeros_like(own_logit), log_weights], dim=1)
     if form == 'log_sum':
@@ -152,6 +154,7 @@ def snclr_loss(
 
 def _without_own(candidates: Candidates, prediction: Tensor) -> tuple[Tensor, Tensor]:
     """Per-row change of the log-counts that takes one's own picks out."""
+    assert candidates.counts is not None
     count = candidates.counts[candidates.own].to(prediction)
     left = (count - 1).clamp(min=1).log() - count.clamp(min=1).log()
     left = left.masked_fill(count <= 1, MASKED)
@@ -219,7 +222,7 @@ def streaming_softmax(
         torch.mm(part, query, out=logits)
         if log_counts is not None:
             logits += log_counts[start : start + len(part), None]
-        if own is not None:
+        if own is not None and own_bias is not None:
             inside = (own >= start) & (own < start + len(part))
             position = (own - start).clamp(0, len(part) - 1)
             logits.scatter_add_(0, position.T, (own_bias * inside).T)

@@ -23,7 +23,7 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         if not self.training or world_size() == 1:
             return _BatchNorm.forward(self, input)
         self._check_input_dim(input)
-        if self.track_running_stats:
+        if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         running = self.running_mean, self.running_var
         return _Normalize.apply(input, self.weight, self.bias, *running, self.momentum, self.eps)

@@ -6,7 +6,7 @@ from collections.abc import Container
 from pathlib import Path
 
 import numpy as np
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from ..console import Setting, say
 from ..datasets.coco import CocoSet, levels_of, objects_of
@@ -181,7 +181,7 @@ def _overlap(boxes: np.ndarray, sides: np.ndarray, ratios: list[float]) -> float
     return float((inter / union).max(axis=1).mean())
 
 
-def _fit_regions(model: dict, size: int) -> Setting:
+def _fit_regions(model: ConfigDict, size: int) -> Setting:
     """Choose how many regions of an image are learned from, and proposed."""
     most, proposed = model.train_cfg.rcnn.sampler.num, model.test_cfg.rpn.max_per_img
     # A power of 2, so that images of a similar size have the same.

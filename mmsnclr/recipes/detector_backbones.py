@@ -89,7 +89,7 @@ class Start(NamedTuple):
 def _depth(cfg: dict) -> str | None:
     """The depth of a ResNet of timm whose weights are named as mmdet's."""
     match = re.fullmatch(r'resnet(18|34|50|101|152)', cfg.get('model_name', ''))
-    return match and match[1]
+    return match[1] if match else None
 
 
 def _adamw(**paramwise: float) -> dict:
@@ -203,7 +203,7 @@ def read_starts(backbone: str | Path, compare: str | Path | None, folder: Path) 
     }
     if 'random' in files.values():
         known = [start.backbone._replace(init_cfg=None) for start in starts.values()]
-        random = dict(random=Start('random weights', *known or [random_backbone()]))
+        random = dict(random=Start('random weights', known[0] if known else random_backbone()))
         starts = random | starts if backbone == 'random' else starts | random
     return starts
 

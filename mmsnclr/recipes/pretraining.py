@@ -5,7 +5,7 @@ from pathlib import Path
 
 import timm
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from ..console import Setting
 from ..datasets.views import VIEW_KINDS
@@ -235,7 +235,7 @@ def fit_to_epochs(
     ]
 
 
-def set_size(backbone: dict, size: int) -> None:
+def set_size(backbone: ConfigDict, size: int) -> None:
     """Tell the config of a backbone the size of its images, if it must know it.
 
     Raises:

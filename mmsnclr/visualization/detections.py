@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from ..datasets.decoding import read_image
 def draw_detections(
     image: str | Path,
     found: list[dict],
-    classes: dict[int, str],
+    classes: dict[int | str, str],
     path: str | Path,
     truth: list[dict] | None = None,
     threshold: float = 0.3,
@@ -61,7 +62,7 @@ def draw_detections(
     return Path(path)
 
 
-def _instances(objects: list[dict], classes: dict[int, str], shape: tuple[int, int]):
+def _instances(objects: list[dict], classes: dict[int | str, str], shape: tuple[int, ...]) -> Any:
     """COCO's objects as mmdet's instances."""
     from mmengine.structures import InstanceData
 
@@ -76,7 +77,7 @@ def _instances(objects: list[dict], classes: dict[int, str], shape: tuple[int, i
     return instances
 
 
-def _pixels(mask: list | dict, shape: tuple[int, int]) -> np.ndarray:
+def _pixels(mask: list | dict, shape: tuple[int, ...]) -> np.ndarray:
     """Polygons or run lengths as an array of 0 and 1."""
     from pycocotools import mask as mask_tools
 

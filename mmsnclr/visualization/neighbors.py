@@ -32,7 +32,7 @@ class Gallery(NamedTuple):
     paths: list[str]
     labels: list[str] | None
     queries: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # in the place of tuple's method
     similarity: Tensor
     positiveness: Tensor | None
 

@@ -1,6 +1,7 @@
 """HTML pages that need no other file and no network."""
 
 import base64
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ _TEMPLATES = Environment(
 )
 
 
-def render(template: str, **values) -> str:
+def render(template: str, **values: Any) -> str:
     """Fill a template of the package, named by its file, with values."""
     return _TEMPLATES.get_template(template).render(**values)
 
@@ -22,4 +23,4 @@ def render(template: str, **values) -> str:
 def data_uri(image: np.ndarray) -> str:
     """An image ``(H, W, 3)`` uint8 BGR as an address, ``data:image/jpeg;base64,...``."""
     _, data = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 80])
-    return f'data:image/jpeg;base64,{base64.b64encode(data).decode()}'
+    return f'data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}'

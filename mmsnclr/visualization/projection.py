@@ -3,9 +3,10 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import color_sequences
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
@@ -57,7 +58,7 @@ def draw_projection(
         The picture's path.
     """
     figure = Figure((7.2, 5.4), layout='constrained')
-    axis = figure.subplots()
+    axis: Any = figure.subplots()
     size = 26 if len(positions) < 1000 else 8
     if labels is None:
         axis.scatter(*positions.T, s=size, alpha=0.7, linewidths=0)
@@ -68,7 +69,7 @@ def draw_projection(
             where = np.array([label in rest for label in labels])
             other = f'{len(rest)} other classes'
             axis.scatter(*positions[where].T, s=size, color='0.8', label=other, linewidths=0)
-        for colour, name in zip(colormaps['tab10'].colors, coloured):
+        for colour, name in zip(color_sequences['tab10'], coloured):
             where = np.array([label == name for label in labels])
             axis.scatter(
                 *positions[where].T, s=size, color=colour, label=name, alpha=0.8, linewidths=0

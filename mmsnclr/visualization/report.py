@@ -13,7 +13,7 @@ from .neighbors import Gallery, gallery_view
 from .pages import render
 
 # Title, meaning, the logged values by what the page calls them, and the axis's least range.
-_CHARTS = (
+_CHARTS: tuple[tuple[str, str, dict[str, str], Sequence[float]], ...] = (
     ('Loss', 'Rises where neighbours join: they add negatives.', dict(loss='loss'), ()),
     ('Learning rate', 'As the schedule sets it.', {'learning rate': 'lr'}, (0,)),
     (

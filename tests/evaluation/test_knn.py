@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT
+from mmengine.config import Config
 from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional as F
 
-from mmsnclr.evaluation import knn_accuracy
+from mmsnclr.evaluation import evaluate_knn, knn_accuracy
 
 
 def test_knn_agrees_with_scikit_learn():
@@ -36,3 +38,14 @@ def test_at_a_small_temperature_the_nearest_neighbour_decides(temperature):
 def test_a_temperature_that_is_not_positive_is_refused():
     with pytest.raises(ValueError, match='temperature=0 must be positive'):
         knn_accuracy(torch.eye(4), torch.arange(4), torch.eye(4), torch.arange(4), (1,), 0)
+
+
+def test_images_without_labels_are_named(digits):
+    cfg = Config.fromfile(ROOT / 'configs/demo/linear_digits.py')
+    cfg.model.backbone.init_cfg = None
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.update(num_workers=0, persistent_workers=False)
+        loader.dataset.data_root = str(digits / 'labelled')
+    cfg.val_dataloader.dataset.with_label = False
+    with pytest.raises(ValueError, match='val_dataloader must have labelled images'):
+        evaluate_knn(cfg)

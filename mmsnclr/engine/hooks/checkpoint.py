@@ -2,11 +2,13 @@
 
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from glob import escape, glob
 from inspect import signature
 from os import remove
 from os.path import basename, join
+from typing import Any
 
 import torch
 from mmengine.dist import (
@@ -50,11 +52,12 @@ class AtomicCheckpointHook(CheckpointHook):
         TypeError: If neither it nor the saving of a checkpoint has such an argument.
     """
 
-    _random_states = None
-    _saving = None
-    _resumed_states = None
+    _random_states: list[dict] | None = None
+    _saving: dict | None = None
+    _resumed_states: list[dict] | None = None
+    keep_ckpt_ids: deque[int]
 
-    def __init__(self, *args, minutes: float | None = None, **kwargs) -> None:
+    def __init__(self, *args: Any, minutes: float | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # mmengine would hand it down to the first checkpoint's saving.
         unknown = self.args.keys() - signature(Runner.save_checkpoint).parameters.keys()
@@ -74,8 +77,9 @@ class AtomicCheckpointHook(CheckpointHook):
         if is_main_process():
             for path in glob(f'{escape(self.out_dir)}/*.pth*{TEMPORARY}'):
                 remove(path)
-        if runner.iter > 0 and len(self._resumed_states or ()) == get_world_size():
-            set_random_state(self._resumed_states[runner.rank])
+        states = self._resumed_states or []
+        if runner.iter > 0 and len(states) == get_world_size():
+            set_random_state(states[runner.rank])
         interval = _epoch_length(runner) if self.by_epoch else self.interval
         summed = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
         if interval and interval % summed:
@@ -185,7 +189,9 @@ class AtomicCheckpointHook(CheckpointHook):
     def _write_beside(self, runner: Runner, name: str) -> None:
         """Write what the checkpoint is complete without."""
         record = join(runner.work_dir, 'last_checkpoint')
-        files = {record: (self._write_record, record, join(self.out_dir, basename(name)))}
+        files: dict[str, tuple] = {
+            record: (self._write_record, record, join(self.out_dir, basename(name)))
+        }
         if isinstance(unwrap(runner.model), BaseSelfSupervisor) and '://' not in self.out_dir:
             backbone = join(self.out_dir, BACKBONE)
             files[backbone] = (write_backbone, self._saving, name, backbone)
@@ -207,7 +213,7 @@ def _epoch_length(runner: Runner) -> int | None:
     return None
 
 
-def _try(function, *args, **kwargs) -> OSError | None:
+def _try(function: Callable, *args: Any, **kwargs: Any) -> OSError | None:
     try:
         function(*args, **kwargs)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from typing import Any
 
 import torch
 from mmengine.dist import get_world_size, is_main_process
@@ -82,7 +83,7 @@ class HealthHook(Hook):
         self._logger = next((hook for hook in runner.hooks if isinstance(hook, LoggerHook)), None)
 
     @torch.no_grad()
-    def after_train_iter(self, runner: Runner, batch_idx: int, *args, **kwargs) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
         """Measure, log and warn."""
         if not is_main_process() or not self._is_logged(runner, batch_idx):
             return
@@ -112,6 +113,7 @@ class HealthHook(Hook):
             Scalars by the names that are logged.
         """
         queue, step = model.queue, model.last_step
+        assert step is not None
         values = dict(queue_fill=queue.fill / queue.length)
         per_iteration = len(step.keys) * (get_world_size() if queue.sync else 1)
         values['queue_age'] = queue.fill / per_iteration
@@ -127,6 +129,7 @@ class HealthHook(Hook):
 
     def _neighbors(self, model: NeighborMethod, k: int) -> dict[str, Tensor | float]:
         queue = model.queue
+        assert model.last_step is not None
         projections, keys, ids, labels = model.last_step
         found = queue.search(keys, ids, k)
         values = dict(

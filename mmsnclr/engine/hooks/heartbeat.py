@@ -10,6 +10,7 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from torch.distributed import Store
 
 from ..store import LONGEST_CALL, connect, group_timeout, patience
 
@@ -39,7 +40,7 @@ class HeartbeatHook(Hook):
             raise ValueError(f'HeartbeatHook.timeout={timeout} must be positive seconds')
         self.timeout = timeout
         self._over = threading.Event()
-        self._store = None
+        self._store: Store | None = None
         self._threads: list[threading.Thread] = []
 
     def before_train(self, runner: Runner) -> None:
@@ -79,7 +80,7 @@ class HeartbeatHook(Hook):
 
     def after_run(self, runner: Runner) -> None:
         """Have rank 0, which may serve the store, stay until all ranks have stopped."""
-        if self._store is None:
+        if self._store is None or self.timeout is None:
             return
         self._store.set(f'over/{get_rank()}', '')
         if get_rank() == 0:

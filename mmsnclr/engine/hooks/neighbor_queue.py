@@ -5,6 +5,7 @@ from io import BytesIO
 from os import remove
 from os.path import dirname, exists
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.dist import get_rank, get_world_size
@@ -109,7 +110,7 @@ class NeighborQueueHook(Hook):
             )
         unwrap(runner.model).use_neighbors = runner.epoch >= self.warmup_epochs
 
-    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Close the step if the optimiser did."""
         if runner.optim_wrapper.should_update():
             if runner.message_hub.runtime_info.get('step_skipped'):  # see NonFiniteHook

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.dist import all_gather, get_rank
@@ -55,7 +56,7 @@ class NonFiniteHook(Hook):
         self._model = model = unwrap(runner.model)
         self._names = {parameter: name for name, parameter in model.named_parameters()}
         norms = (module for module in model.modules() if isinstance(module, _BatchNorm))
-        by_type = {}  # torch copies those of one type together
+        by_type: dict[torch.dtype, list[Tensor]] = {}  # torch copies those of one type together
         for buffer in (buffer for module in norms for buffer in module.buffers()):
             by_type.setdefault(buffer.dtype, []).append(buffer)
         self._statistics = list(by_type.values())
@@ -69,12 +70,12 @@ class NonFiniteHook(Hook):
             wrapper, self._look_and_update, self._step_if_finite
         )
 
-    def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Keep the BN statistics that a batch may spoil."""
         if not self._paths:  # else gradients are being accumulated
             _copy(self._statistics, self._kept)
 
-    def _look_and_update(self, loss: Tensor, **kwargs) -> None:
+    def _look_and_update(self, loss: Tensor, **kwargs: Any) -> None:
         self._loss = loss.detach()
         # A bad image spoils its own rank's features, and by its key the loss of all ranks.
         parts = [loss.detach(), *(getattr(self._model, 'last_step', None) or (loss,))[:2]]
@@ -83,7 +84,8 @@ class NonFiniteHook(Hook):
         self._update(loss, **kwargs)
 
     @torch.no_grad()
-    def _step_if_finite(self, **kwargs) -> None:
+    def _step_if_finite(self, **kwargs: Any) -> None:
+        assert self._flags is not None and self._loss is not None  # of `_look_and_update`
         gradients = {p: p.grad for p in self._parameters if p.grad is not None}
         bad = self._flags[0].int()
         if not self._scaled:
@@ -98,7 +100,11 @@ class NonFiniteHook(Hook):
         self._bad = [self._names[p] for p, good in zip(gradients, finite) if not good]
 
     def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs=None
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
     ) -> None:
         """Report a skipped step, and stop if there have been too many.
 
@@ -146,6 +152,7 @@ class NonFiniteHook(Hook):
 
     def _where(self) -> str:
         """Whose features are to blame or, if nobody's are, whose loss."""
+        assert self._flags is not None
         ranks = [flags.tolist() for flags in all_gather(self._flags.int())]
         losses = [rank for rank, (loss, *_) in enumerate(ranks) if loss]
         features = [rank for rank, (_, *parts) in enumerate(ranks) if any(parts)]

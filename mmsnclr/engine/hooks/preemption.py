@@ -5,12 +5,15 @@ import signal
 import threading
 from contextlib import suppress
 from mmap import mmap
+from types import FrameType
+from typing import Any
 
 from mmengine.dist import barrier, get_world_size
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from torch.distributed import Store
 
 from ...parents import worker_handlers
 from ..store import LONGEST_CALL, connect, patience
@@ -67,12 +70,14 @@ class PreemptionHook(Hook):
             raise ValueError(f'PreemptionHook.interval={interval} must be at least 1')
         self.interval = interval
         self.signals = _SIGNALS | ({signal.SIGINT} if interrupt else set())
-        self._received = None
+        self._received: int | None = None
         self._leave = False
-        self._store = self._vote = self._signalled = None
+        self._store: Store | None = None
+        self._vote: threading.Thread | None = None
+        self._signalled: bool | None = None
         self._over = threading.Event()
-        self._handlers = {}
-        self._ending = None
+        self._handlers: dict[int, Any] = {}
+        self._ending: mmap | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Wait for signals from now on."""
@@ -92,15 +97,15 @@ class PreemptionHook(Hook):
         self._handlers = {number: signal.signal(number, self._receive) for number in self.signals}
         worker_handlers[signal.SIGTERM] = self._receive
 
-    def _receive(self, number: int, frame) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() == self._main:
             self._received = number
             if number == signal.SIGINT:
                 signal.signal(number, signal.default_int_handler)
-        elif self._ending[0]:
+        elif self._ending is not None and self._ending[0]:
             os._exit(0)
 
-    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Leave if a signal came and the optimiser has stepped."""
         self._leave = self._leave or self._agreed(runner)
         wrapper = runner.optim_wrapper
@@ -136,13 +141,14 @@ class PreemptionHook(Hook):
                 self._train_on(runner, 'the store does not answer')
                 return False
         self._signalled = None
-        self._vote = threading.Thread(target=self._agree, args=(runner.iter,), daemon=True)
+        arguments = (self._store, runner.iter)
+        self._vote = threading.Thread(target=self._agree, args=arguments, daemon=True)
         self._vote.start()
         return False
 
-    def _agree(self, iteration: int) -> None:
+    def _agree(self, store: Store, iteration: int) -> None:
         """Vote, and wait until all have, in a thread."""
-        store, vote = self._store, 1 if self._received is None else 1 + _SIGNALLED
+        vote = 1 if self._received is None else 1 + _SIGNALLED
         with suppress(RuntimeError):  # `_agreed` says it
             votes = store.add(str(iteration), vote)
             while votes % _SIGNALLED < get_world_size():

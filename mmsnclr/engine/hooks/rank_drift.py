@@ -1,6 +1,8 @@
 """Ranks that should hold the same numbers do."""
 
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from mmengine.dist import all_gather, get_world_size
@@ -30,7 +32,7 @@ class RankDriftHook(Hook):
     def __init__(self, interval: int = 1000) -> None:
         self.interval = interval
 
-    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Compare.
 
         Raises:
@@ -57,7 +59,7 @@ class RankDriftHook(Hook):
             )
 
 
-def _shared_tensors(model: nn.Module):
+def _shared_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_parameters()
     if isinstance(model, NeighborMethod) and model.queue.sync:
         yield from ((f'queue.{name}', buffer) for name, buffer in model.queue.named_buffers())

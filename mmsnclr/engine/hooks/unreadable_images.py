@@ -3,6 +3,7 @@
 import csv
 from multiprocessing import Queue
 from pathlib import Path
+from typing import Any
 
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
@@ -39,7 +40,7 @@ class UnreadableImagesHook(Hook):
         """Have the transforms report to here instead of raising."""
         self.count, self.seen = runner.message_hub.get_info('unreadable_images', (0, 0))
         # Made before the workers are, which inherit it.
-        self._failures = Queue()
+        self._failures: Queue = Queue()
         self._path = Path(runner.work_dir, f'unreadable_images_rank{get_rank()}.csv')
         dataset = runner.train_dataloader.dataset
         for transform in transforms_of(dataset):
@@ -53,7 +54,7 @@ class UnreadableImagesHook(Hook):
             for path in missing:
                 self._list(runner, path, 'no longer there')
 
-    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Write down what failed.
 
         Raises:
