@@ -27,6 +27,7 @@ from mmengine.runner import CheckpointLoader
 from mmengine.visualization import Visualizer
 from mmpretrain.utils import dependency
 from packaging.version import Version
+from PIL import Image
 from torch.distributed.elastic.multiprocessing import api as elastic
 from torch.utils.data import DataLoader, Sampler
 
@@ -60,6 +61,15 @@ def without_prints() -> contextlib.AbstractContextManager:
     A fork of mmpretrain (1.3.6) prints on import which of its data sets it does without.
     """
     return contextlib.redirect_stdout(io.StringIO())
+
+
+def leave_out_pillows_limit() -> None:
+    """Have Pillow open images of any number of pixels, without a warning.
+
+    It (13.0) warns from 89 megapixels on, and refuses twice as many in any case.
+    ``datasets.decoding`` has a limit, which users can set, for all that is opened here.
+    """
+    Image.MAX_IMAGE_PIXELS = None
 
 
 def read_checkpoints_by(load: Callable[[str, str | None], dict]) -> None:

@@ -16,7 +16,14 @@ from mmengine import fileio
 from PIL import Image
 
 from ..console import say, track
-from .decoding import describe, has_undeclared_band, open_image, to_rgb, value_range
+from .decoding import (
+    deep_values,
+    describe,
+    has_undeclared_band,
+    open_image,
+    to_rgb,
+    value_range,
+)
 from .listing import list_images, read_labels
 
 # Images that are handed to the threads at once; bounds the memory of what waits.
@@ -94,7 +101,6 @@ def scan_images(paths: Sequence[Path], min_edge: int = 32) -> Scan:
     workers = len(os.sched_getaffinity(0))
     with warnings.catch_warnings(record=True) as warned, ThreadPoolExecutor(workers) as pool:
         warnings.simplefilter('always')
-        warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # has a limit of its own
         chunks = (paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK))
         examined = chain.from_iterable(pool.map(_examine, chunk) for chunk in chunks)
         for path, found in track(zip(paths, examined), 'Scanning', len(paths)):
@@ -178,9 +184,8 @@ def _look(data: bytes, draft: bool) -> _Found:
         edge, unseen = min(image.size), _unseen(image)
         if draft:
             image.draft('RGB', (1, 1))
-        image.load()
-        values = value_range(image)
-        lows_and_highs = to_rgb(image).getextrema()
+        deep = deep_values(image, data)
+        values, lows_and_highs = value_range(deep), to_rgb(image, deep).getextrema()
     levels = max(high - low for low, high in lows_and_highs) + 1
     # More than 8 bits are judged by the range of the set.
     flat = levels <= _CONTRAST and values is None
