@@ -11,6 +11,8 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.registry import init_default_scope
 
+from ..backbones import check_starts
+from ..checkpoints import sole_writer
 from ..console import Setting, say, settings_table
 from ..datasets.labelled import list_labelled, scan_labelled
 from ..engine import build_runner
@@ -59,6 +61,7 @@ class Classification(NamedTuple):
     summary: Path
 
 
+@sole_writer
 def classify(
     images: str | Path,
     backbone: str | Path,
@@ -123,6 +126,7 @@ def classify(
     init_default_scope('mmpretrain')
     names = _name_runs(arguments)
     share_of_batch(batch or 0, processes)
+    check_starts(backbone=[arguments['backbone']], compare=arguments['compare'])
     if not _is_begun(out, arguments, resume):
         _begin(out, names, arguments, processes)
     # The first is what was asked for.

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from mmengine.config import Config
 
-from ..checkpoints import at_hand
+from ..backbones import check_starts
+from ..checkpoints import at_hand, sole_writer
 from ..console import Setting, say, settings_table
 from ..datasets.coco import CocoSet, category_names, levels_of, mask_crowds, objects_of
 from ..datasets.detection_sets import read_sets
@@ -52,6 +53,7 @@ class Detection(NamedTuple):
     summary: Path
 
 
+@sole_writer
 def detect(
     train_json: str | Path,
     images: str | Path | None,
@@ -114,7 +116,9 @@ def detect(
     check_settings(
         size=size, iterations=iterations, epochs=epochs, batch=batch, lr=lr, workers=workers
     )
-    _check_files(val_json, val_images, backbone=backbone, compare=compare)
+    if val_images is not None and val_json is None:
+        raise ValueError('val_images is given without val_json, the annotations that go with it')
+    check_starts(backbone=[backbone], compare=[] if compare is None else [compare])
     check_detection_requirements()
     processes = count_processes(gpus)
     batch = _check_out(out, resume, batch, processes)
@@ -132,19 +136,6 @@ def detect(
         _write(part.file, json.dumps(part.content), resume, _annotations_of)
     trained = _train_all(starts, cfgs, settings, out, resume, processes)
     return _summarise(out, train, val, settings, *trained)
-
-
-def _check_files(
-    val_json: str | Path | None, val_images: str | Path | None, **starts: str | Path | None
-) -> None:
-    """Refuse images without annotations, and what is neither a checkpoint nor the word for none."""
-    if val_images is not None and val_json is None:
-        raise ValueError('val_images is given without val_json, the annotations that go with it')
-    for name, file in starts.items():
-        if file not in (None, 'random') and not Path(file).exists():
-            raise FileNotFoundError(
-                f"{name}={str(file)!r} is no file, and not 'random', the word for random weights"
-            )
 
 
 def _check_out(out: Path, resume: bool, batch: int | None, processes: int) -> int | None:
