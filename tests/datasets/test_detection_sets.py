@@ -104,7 +104,7 @@ def test_images_that_are_learned_and_validated_on_are_told_of(yolo, capsys):
 def test_a_line_that_is_repeated_and_turned_boxes_are_said(yolo, capsys):
     (yolo / 'labels/train/b.txt').write_text(f'0 {SQUARE}\n1 {SQUARE}\n0 {SQUARE}\n')
     (yolo / 'labels/train/a.txt').unlink()
-    train, _ = read(yolo)
+    train, _ = read(yolo / 'data.yaml')
     assert len(train.content['annotations']) == 2
     said = capsys.readouterr().out
     line = 'labels/train/b.txt: repeated annotation, annotation line 3, b.jpg: it says the same as'
@@ -119,7 +119,7 @@ def test_parts_and_files_of_one_name_are_told_apart(yolo, content, scenes, capsy
         read(yolo)
     for part in ('train', 'val'):
         assert f'  images/{part}/other.jpg: image unreadable, other.jpg: ' in str(caught.value)
-    read(yolo, skip_bad=True)
+    read(yolo / 'data.yaml', skip_bad=True)
     assert 'data.yaml (val): 1 images, 1 objects' in capsys.readouterr().out
     for part in ('train', 'valid'):  # as of Roboflow
         (yolo / part).mkdir()
