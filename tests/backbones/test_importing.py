@@ -93,7 +93,7 @@ def test_fixed_positions_tell_a_converted_checkpoint_from_one_of_timm(tmp_path):
     )
     weights['pos_embed'][0, 0] = 0
     torch.save(dict(model=weights), tmp_path / 'moco.pth')
-    assert 'with 12 heads' in import_checkpoint(tmp_path / 'moco.pth', tmp_path / 'ours.pth')
+    assert 'with 12 heads' in import_checkpoint(tmp_path / 'moco.pth', tmp_path / 'others.pth')
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ def test_messages_name_settings_as_they_are_typed(tmp_path):
     assert '--val-images is given without --val,' in said(*common, '--val-images', path)
     assert '--size=8 must be at least 32' in said(*common, '--size', '8')
     assert "--compare='randm' is no file" in said(*common, '--compare', 'randm')
-    assert f'no annotation file at {path!r}' in said(*common)
+    assert f'--compare={path!r} is no file' in said(*common, '--compare', path)
     assert f'OUT={path!r} would overwrite' in said('import', path, path)
     assert "CHECKPOINTS='randm' is no file, and not 'random'" in said(
         'evaluate', 'randm', str(tmp_path), '--out', path
