@@ -126,8 +126,8 @@ def classify(
     init_default_scope('mmpretrain')
     names = _name_runs(arguments)
     share_of_batch(batch or 0, processes)
-    check_starts(backbone=[arguments['backbone']], compare=arguments['compare'])
     if not _is_begun(out, arguments, resume):
+        check_starts(backbone=[arguments['backbone']], compare=arguments['compare'])
         _begin(out, names, arguments, processes)
     # The first is what was asked for.
     folders = {name: out / name if number else out for number, name in enumerate(names)}

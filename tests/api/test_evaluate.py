@@ -268,7 +268,7 @@ def test_a_foreign_backbone_is_compared_embedded_and_shown(digits, tmp_path):
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (['none.pth', 'labelled'], 'no checkpoint at'),
+        (['none.pth', 'labelled'], 'is no file'),
         (['random', 'random', 'labelled'], 'name one twice'),
         (['random', 'labelled/val/0'], "labels='folders': all"),
         (['random', 'nowhere'], 'there is no folder or file'),
