@@ -116,9 +116,7 @@ def detect(
     check_settings(
         size=size, iterations=iterations, epochs=epochs, batch=batch, lr=lr, workers=workers
     )
-    if val_images is not None and val_json is None:
-        raise ValueError('val_images is given without val_json, the annotations that go with it')
-    check_starts(backbone=[backbone], compare=[] if compare is None else [compare])
+    _check_files(val_json, val_images, backbone, compare)
     check_detection_requirements()
     processes = count_processes(gpus)
     batch = _check_out(out, resume, batch, processes)
@@ -136,6 +134,18 @@ def detect(
         _write(part.file, json.dumps(part.content), resume, _annotations_of)
     trained = _train_all(starts, cfgs, settings, out, resume, processes)
     return _summarise(out, train, val, settings, *trained)
+
+
+def _check_files(
+    val_json: str | Path | None,
+    val_images: str | Path | None,
+    backbone: str | Path,
+    compare: str | Path | None,
+) -> None:
+    """Refuse images without annotations, and starts that are not there."""
+    if val_images is not None and val_json is None:
+        raise ValueError('val_images is given without val_json, the annotations that go with it')
+    check_starts(backbone=[backbone], compare=[] if compare is None else [compare])
 
 
 def _check_out(out: Path, resume: bool, batch: int | None, processes: int) -> int | None:
