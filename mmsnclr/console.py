@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from typing import NamedTuple, TypeVar
 
 import click
@@ -47,6 +48,12 @@ def settings_table(settings: list[Setting]) -> str:
     """Lay settings out in columns, a line for each."""
     name, value = (max(len(row[column]) for row in settings) for column in (0, 1))
     return '\n'.join(f'  {s.name:{name}}  {s.value:>{value}}  {s.reason}' for s in settings)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about a name that is not known: those like it, if there are any."""
+    alike = get_close_matches(name, list(known))
+    return f'; did you mean {" or ".join(alike)}?' if alike else ''
 
 
 def parse_time(text: str) -> float:

@@ -56,20 +56,21 @@ def leave_out_multimodal_models() -> None:
             dependency.WITH_MULTIMODAL = False
 
 
-def open_large_images(pixels: int) -> None:
-    """Have Pillow open images of so many pixels.
-
-    It (11 and 12) refuses twice its own limit as an attack; needless once a call can say otherwise.
-    """
-    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, pixels)
-
-
 def without_prints() -> contextlib.AbstractContextManager:
     """Drop what is printed inside.
 
     A fork of mmpretrain (1.3.6) prints on import which of its data sets it does without.
     """
     return contextlib.redirect_stdout(io.StringIO())
+
+
+def leave_out_pillows_limit() -> None:
+    """Have Pillow open images of any number of pixels, without a warning.
+
+    It (13.0) warns from 89 megapixels on, and refuses twice as many in any case.
+    ``datasets.decoding`` has a limit, which users can set, for all that is opened here.
+    """
+    Image.MAX_IMAGE_PIXELS = None
 
 
 def read_checkpoints_by(load: Callable[[str, str | None], dict]) -> None:

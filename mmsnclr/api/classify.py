@@ -11,6 +11,8 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.registry import init_default_scope
 
+from ..backbones import check_starts
+from ..checkpoints import sole_writer
 from ..console import Setting, say, settings_table
 from ..datasets.labelled import list_labelled, scan_labelled
 from ..datasets.leakage import tell_of_leakage
@@ -61,6 +63,7 @@ class Classification(NamedTuple):
     summary: Path
 
 
+@sole_writer
 def classify(
     images: str | Path,
     backbone: str | Path,
@@ -126,6 +129,7 @@ def classify(
     names = _name_runs(arguments)
     share_of_batch(batch or 0, processes)
     if not _is_begun(out, arguments, resume):
+        check_starts(backbone=[arguments['backbone']], compare=arguments['compare'])
         _begin(out, names, arguments, processes)
     parts = (map(Path, read_text(out / f'{part}.txt').splitlines()) for part in ('train', 'val'))
     leakage = tell_of_leakage(out, *map(list, parts), list(names.values()))

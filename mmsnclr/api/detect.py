@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from mmengine.config import Config
 
-from ..checkpoints import at_hand
+from ..backbones import check_starts
+from ..checkpoints import at_hand, sole_writer
 from ..console import Setting, say, settings_table
 from ..datasets.coco import CocoSet, category_names, levels_of, mask_crowds, objects_of
 from ..datasets.detection_sets import read_sets
@@ -53,6 +54,7 @@ class Detection(NamedTuple):
     summary: Path
 
 
+@sole_writer
 def detect(
     train_json: str | Path,
     images: str | Path | None,
@@ -115,7 +117,7 @@ def detect(
     check_settings(
         size=size, iterations=iterations, epochs=epochs, batch=batch, lr=lr, workers=workers
     )
-    _check_files(val_json, val_images, backbone=backbone, compare=compare)
+    _check_files(val_json, val_images, backbone, compare)
     check_detection_requirements()
     processes = count_processes(gpus)
     batch = _check_out(out, resume, batch, processes)
@@ -136,16 +138,15 @@ def detect(
 
 
 def _check_files(
-    val_json: str | Path | None, val_images: str | Path | None, **starts: str | Path | None
+    val_json: str | Path | None,
+    val_images: str | Path | None,
+    backbone: str | Path,
+    compare: str | Path | None,
 ) -> None:
-    """Refuse images without annotations, and what is neither a checkpoint nor the word for none."""
+    """Refuse images without annotations, and starts that are not there."""
     if val_images is not None and val_json is None:
         raise ValueError('val_images is given without val_json, the annotations that go with it')
-    for name, file in starts.items():
-        if file not in (None, 'random') and not Path(file).exists():
-            raise FileNotFoundError(
-                f"{name}={str(file)!r} is no file, and not 'random', the word for random weights"
-            )
+    check_starts(backbone=[backbone], compare=[] if compare is None else [compare])
 
 
 def _check_out(out: Path, resume: bool, batch: int | None, processes: int) -> int | None:

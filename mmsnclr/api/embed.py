@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..checkpoints import replacing
 from ..datasets.listing import list_images, read_labels
 from ..engine.run import read_encoder
 from ..evaluation.representation import represent_images
@@ -77,9 +78,11 @@ def embed(
     columns: dict[str, Any] = dict(paths=np.array(found.paths))
     if found.labels is not None:
         columns['labels'] = np.array(found.labels)
-    np.savez_compressed(files.npz, **columns, projection=positions, features=features)
+    with replacing(str(files.npz)) as name, open(name, 'wb') as file:
+        np.savez_compressed(file, **columns, projection=positions, features=features)
     if files.csv:
-        _write_table(files.csv, columns, positions, features)
+        with replacing(str(files.csv)) as name:
+            _write_table(Path(name), columns, positions, features)
     title = f'{len(features)} images by {_TITLES[projection]}'
     draw_projection(positions, found.labels, files.picture, title)
     return files

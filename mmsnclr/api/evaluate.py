@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..backbones import check_starts
 from ..checkpoints import replacing
 from ..console import say
 from ..datasets.labelled import list_labelled, part
@@ -71,6 +72,7 @@ def evaluate(
     names = [str(checkpoint) for checkpoint in checkpoints]
     if len(set(names)) < len(names):
         raise ValueError(f'checkpoints={names} name one twice: leave it out')
+    check_starts(checkpoints=names)
     classes, given = list_labelled(images, labels, val, image_root)
     val = part(classes, given, seed)
     encoders = _read_encoders(names, seed)

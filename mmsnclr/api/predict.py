@@ -13,7 +13,7 @@ import torch
 from mmengine.dataset import Compose, pseudo_collate
 
 from ..backbones.classifier import read_classifier
-from ..checkpoints import Stored, at_hand
+from ..checkpoints import Stored, at_hand, sole_writer
 from ..console import say, track
 from ..datasets.coco import read_image_ids
 from ..datasets.coco_images import ImageFolder
@@ -30,6 +30,7 @@ _UNREADABLE = (OSError, ValueError, AssertionError, cv2.error)
 _LARGE = 2  # times the detector's size, from which on much is lost
 
 
+@sole_writer
 def predict(
     checkpoint: str | Path,
     images: str | Path | Sequence[str | Path],

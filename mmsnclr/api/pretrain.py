@@ -16,7 +16,14 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from ..backbones import build_backbone, initialize_backbone
-from ..checkpoints import BACKBONE, Stored, at_hand, newest_checkpoint, write_backbone
+from ..checkpoints import (
+    BACKBONE,
+    Stored,
+    at_hand,
+    newest_checkpoint,
+    sole_writer,
+    write_backbone,
+)
 from ..console import Setting, duration, parse_time, say, settings_table
 from ..datasets.scan import Scan, scan_into
 from ..datasets.views import VIEW_KINDS, view_size
@@ -33,7 +40,7 @@ from ..engine.optim import set_amp
 from ..engine.run import latest_checkpoint, relocated, write_config
 from ..parents import only_progress
 from ..recipes.overriding import DRAFT_IMAGES, flattened, overridden, try_overrides
-from ..recipes.pretraining import fit_to_epochs, fit_to_images, load_recipe, set_size
+from ..recipes.pretraining import check_size, fit_to_epochs, fit_to_images, load_recipe, set_size
 
 # What is free on resuming, as arguments and as settings.
 _MACHINE = ('workers', 'amp', 'gpus')
@@ -53,6 +60,7 @@ _ROWS = {
 }
 
 
+@sole_writer
 def pretrain(
     images: Sequence[str | Path],
     out: str | Path,
@@ -215,6 +223,8 @@ def _try_backbone(cfg: Config, arguments: dict, stored: Stored | None) -> None:
     set_size(draft.model.backbone, size)
     draft = overridden(draft, arguments['cfg_options'])
     network = _build_backbone(draft.model.backbone, arguments['backbone'], size)
+    if arguments['size'] is not None:
+        check_size(network, size)
     if stored is not None:
         initialize_backbone(network, stored)
 

@@ -4,12 +4,13 @@ from .exporting import export_backbone
 from .importing import import_backbone
 from .naming import build_backbone
 from .reading import Trained, read_backbone
-from .starting import check_pretrained, initialize_backbone
+from .starting import check_pretrained, check_starts, initialize_backbone
 
 __all__ = [
     'Trained',
     'build_backbone',
     'check_pretrained',
+    'check_starts',
     'export_backbone',
     'import_backbone',
     'initialize_backbone',

@@ -11,7 +11,7 @@ from mmpretrain.models.backbones import VisionTransformer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..checkpoints import Stored
+from ..checkpoints import Stored, refuse_to_replace, replacing
 from ..models.backbone import pooled
 from ..models.feature_maps import TIMMFeatures, fitting_neck, probe
 from ..parents import quiet
@@ -69,6 +69,7 @@ def export_backbone(checkpoint: str | Path, out: str | Path, to: str) -> str:
     out = Path(out)
     if out.resolve() == Path(checkpoint).resolve():
         raise ValueError(f'out={str(out)!r} would overwrite the training checkpoint')
+    refuse_to_replace(out)
     stored = Stored.read(checkpoint)
     trained = read_backbone(stored)
     if to == 'onnx':
@@ -81,16 +82,19 @@ def export_backbone(checkpoint: str | Path, out: str | Path, to: str) -> str:
         meta |= dict(format='pt', **_as_text(trained.preprocessing))
         if isinstance(trained.backbone, VisionTransformer):  # weights do not tell it
             meta['num_heads'] = str(trained.backbone.arch_settings['num_heads'])
-        save_file({key: value.contiguous() for key, value in weights.items()}, out, meta)
+        with replacing(str(out)) as temporary:
+            save_file({key: v.contiguous() for key, v in weights.items()}, temporary, meta)
         model = call if naming == 'timm' else f'mmpretrain.registry.MODELS.build({call})'
         load = f'safetensors.torch.load_file({str(out)!r})'
         return f'{wrote} model = {model}; model.load_state_dict({load}, strict=False)'
     if to in ('mmpretrain', 'mmdet'):
-        torch.save({'state_dict': weights, 'meta': meta}, out)
+        with replacing(str(out)) as temporary:
+            torch.save({'state_dict': weights, 'meta': meta}, temporary)
         init_cfg = dict(type='Pretrained', checkpoint=str(out))
         backbone = f'backbone={Call("dict", (), call.kwargs | dict(init_cfg=init_cfg))}'
         return f'{wrote} {backbone}{_neck(trained) if to == "mmdet" else ""}'
-    torch.save(weights, out)
+    with replacing(str(out)) as temporary:
+        torch.save(weights, temporary)
     load = f'model.load_state_dict(torch.load({str(out)!r}), strict=False)'
     return f'{wrote} model = {call}; {load}'
 
@@ -177,7 +181,8 @@ def _write_onnx(trained: Trained, classifier: Classifier | None, out: Path) -> s
                 f'{difference:.1e} relative, so nothing was written'
             )
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(content)
+    with replacing(str(out)) as temporary:
+        Path(temporary).write_bytes(content)
     shape = ', '.join(map(str, images.shape[1:]))
     return (
         f'wrote {out} for onnx, verified at batches of {_BATCHES}; run it with '

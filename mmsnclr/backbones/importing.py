@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from ..checkpoints import Stored
+from ..checkpoints import Stored, refuse_to_replace, replacing
 from ..parents import quiet
 from .naming import Call, equivalent, verify
 from .reading import recognise
@@ -49,6 +49,7 @@ def import_backbone(
         raise ValueError(f'out={str(out)!r} would overwrite the original')
     if Path(out).is_dir():
         raise ValueError(f'out={str(out)!r} is a folder: pass the file to write')
+    refuse_to_replace(out)
     trained, what, naming, weights = recognise(Stored.read(checkpoint), heads, timm_model)
     cfg, backbone = trained.cfg, trained.backbone
     verify(backbone, cfg, weights, equivalent(backbone, cfg, naming), naming)
@@ -57,7 +58,8 @@ def import_backbone(
     meta = dict(source=Path(checkpoint).name, cfg=Config(full).pretty_text)
     weights = {f'backbone.{key}': value for key, value in backbone.state_dict().items()}
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    torch.save(dict(state_dict=weights, meta=meta), out)
+    with replacing(str(out)) as temporary:
+        torch.save(dict(state_dict=weights, meta=meta), temporary)
     init_cfg = dict(type='Pretrained', checkpoint=str(out), prefix='backbone.')
     return (
         f'found {what}; wrote {out}, verified; start from it with '

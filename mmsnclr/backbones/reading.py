@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
+import timm
 from mmengine.config import Config
 from mmpretrain.models.backbones import TIMMBackbone, VisionTransformer
 from torch import Tensor, nn
 
 from ..checkpoints import Stored
+from ..console import did_you_mean
 from ..datasets.views import view_size
 from .naming import (
     build_backbone,
@@ -109,7 +111,9 @@ def recognise(
     # Of names that nobody knows, settings that a class does not have, and models without features.
     except (AssertionError, KeyError, RuntimeError, TypeError) as error:
         setting = f'timm_model={timm_model!r}' if timm_model else f'{stored.path} ({what})'
-        raise ValueError(f'{setting}: {error}') from error
+        unknown = timm_model and not timm.is_model(timm_model)
+        hint = did_you_mean(timm_model, timm.list_models()) if unknown else ''
+        raise ValueError(f'{setting}: {error}{hint}') from error
     if isinstance(backbone, TIMMBackbone):
         naming = 'timm'
         weights = {key.removeprefix('timm_model.'): value for key, value in weights.items()}
@@ -182,8 +186,27 @@ def _fill(
             '(--timm-model)'
         )
     weights = {name: weights.get(name, value) for name, value in wanted.items()}
+    check_finite(weights, source)
     backbone.load_state_dict({names[name]: value for name, value in weights.items()})
     return weights
+
+
+def check_finite(weights: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights of a training that has diverged.
+
+    Args:
+        weights: By their names.
+        source: Where they are from, named in the error.
+
+    Raises:
+        ValueError: If some are not finite.
+    """
+    bad = [name for name, value in weights.items() if not value.isfinite().all()]
+    if bad:
+        raise ValueError(
+            f'{source}: {len(bad)} of its {len(weights)} weights are not finite (nan, inf), the '
+            f'first {bad[0]}: its training diverged, so pass an earlier checkpoint'
+        )
 
 
 def _misfits(

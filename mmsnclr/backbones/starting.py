@@ -1,7 +1,7 @@
 """What a backbone starts from: filled from any naming, and checked to be filled in full."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from os.path import exists
 from pathlib import Path
@@ -15,7 +15,25 @@ from torch import Tensor, nn
 from ..checkpoints import Stored
 from .naming import rename
 from .origins import take_apart
-from .reading import filtered_by_timm, stated_heads
+from .reading import check_finite, filtered_by_timm, stated_heads
+
+
+def check_starts(**starts: Sequence[str | Path]) -> None:
+    """Refuse what is neither a file or folder nor ``'random'``, the word for random weights.
+
+    Args:
+        **starts: What was given, by the names of the settings.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    for name, given in starts.items():
+        for start in given:
+            if start != 'random' and not exists(start):
+                raise FileNotFoundError(
+                    f"{name}={str(start)!r} is no file, and not 'random', the word for random "
+                    'weights'
+                )
 
 
 def initialize_backbone(backbone: nn.Module, stored: Stored) -> None:
@@ -29,8 +47,8 @@ def initialize_backbone(backbone: nn.Module, stored: Stored) -> None:
         stored: The checkpoint.
 
     Raises:
-        ValueError: If it fills fewer than all weights of the backbone, has several
-            backbones that would, or its attention has another number of heads.
+        ValueError: If it fills fewer than all weights of the backbone, or with what is not
+            finite, has several backbones that would, or its attention has another number of heads.
     """
     given = f'init={str(stored.path)!r}'
     _check_heads(backbone, stored, given)
@@ -76,6 +94,7 @@ def initialize_backbone(backbone: nn.Module, stored: Stored) -> None:
             f'{given} has several backbones, under the prefixes {[prefix_of_best, *others]}: save '
             'the one to start from alone'
         )
+    check_finite(best, given)
     backbone.load_state_dict(best, strict=False)
 
 

@@ -2,7 +2,15 @@
 
 from .choosing import check_bytes, check_resumable, newest_checkpoint
 from .reading import Stored, at_hand, load_checkpoint
-from .writing import BACKBONE, TEMPORARY, rank_file, replacing, write_backbone
+from .writing import (
+    BACKBONE,
+    TEMPORARY,
+    rank_file,
+    refuse_to_replace,
+    replacing,
+    sole_writer,
+    write_backbone,
+)
 
 __all__ = [
     'BACKBONE',
@@ -14,6 +22,8 @@ __all__ = [
     'load_checkpoint',
     'newest_checkpoint',
     'rank_file',
+    'refuse_to_replace',
     'replacing',
+    'sole_writer',
     'write_backbone',
 ]

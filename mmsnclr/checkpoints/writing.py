@@ -1,8 +1,14 @@
 """Files written whole or not at all."""
 
+import fcntl
+import inspect
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import wraps
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -10,6 +16,8 @@ import torch
 TEMPORARY = '.tmp'
 # Its name beside the checkpoints of a pretraining.
 BACKBONE = 'backbone.pth'
+_PATIENCE = 8  # seconds, in which the processes of a run that was killed end
+_Verb = TypeVar('_Verb', bound=Callable)
 
 
 @contextmanager
@@ -32,6 +40,59 @@ def replacing(path: str) -> Iterator[str]:
         with suppress(OSError):
             os.remove(temporary)
         raise
+
+
+def refuse_to_replace(path: str | Path) -> None:
+    """Refuse to write a file that is there.
+
+    Raises:
+        ValueError: If it is.
+    """
+    if Path(path).exists():
+        raise ValueError(f'out={str(path)!r} is there already: remove it, or choose another name')
+
+
+def sole_writer(verb: _Verb) -> _Verb:
+    """Let a verb run only while no other writes into its folder ``out``.
+
+    The folder is made, and removed again if it stays empty. A lock that ends with the process
+    is on it, where its file system has such.
+    """
+
+    @wraps(verb)
+    def alone(*args, **kwargs):
+        out = Path(inspect.signature(verb).bind(*args, **kwargs).arguments['out'])
+        made = not out.exists()
+        out.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(out, os.O_RDONLY)
+        try:
+            _lock(descriptor, out)
+            return verb(*args, **kwargs)
+        finally:
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # for forked processes, too
+            os.close(descriptor)
+            if made:
+                with suppress(OSError):  # of a folder that is not empty
+                    os.rmdir(out)
+
+    return alone
+
+
+def _lock(descriptor: int, out: Path) -> None:
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise ValueError(
+                    f'out={str(out)!r} is being written by another process: wait for its end, or '
+                    'choose another folder'
+                ) from None
+            time.sleep(0.1)
+        except OSError:  # of a file system without locks
+            return None
 
 
 def _flush(path: str) -> None:

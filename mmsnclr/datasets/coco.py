@@ -45,15 +45,19 @@ def read_coco(ann_file: str | Path) -> dict:
         ValueError: If it is not in COCO's format at all, or its categories
             are ambiguous.
     """
-    content = _read_lists(ann_file, ('images', 'annotations', 'categories'))
+    content = read_lists(ann_file, ('images', 'annotations', 'categories'))
     _unify_ids(content['images'], content['annotations'], 'image_id')
     _unify_ids(content['categories'], content['annotations'], 'category_id')
     content['categories'] = distinct_categories(content, ann_file)
     return content
 
 
-def _read_lists(ann_file: str | Path, names: tuple[str, ...]) -> dict:
-    """A json file's content, which has lists of entries under these names."""
+def read_lists(ann_file: str | Path, names: tuple[str, ...]) -> dict:
+    """A json file's content, which has lists of entries under these names.
+
+    Raises:
+        FileNotFoundError, ValueError: As :func:`read_coco`.
+    """
     if not Path(ann_file).is_file():
         raise FileNotFoundError(f'no annotation file at {str(ann_file)!r}')
     try:
@@ -73,7 +77,7 @@ def read_image_ids(ann_file: str | Path) -> list[tuple[str, int | str | None]]:
     Raises:
         ValueError: If the file is not in COCO's format.
     """
-    images = _read_lists(ann_file, ('images',))['images']
+    images = read_lists(ann_file, ('images',))['images']
     return [(str(image.get('file_name')), as_id(image.get('id'))) for image in images]
 
 
@@ -112,7 +116,8 @@ def distinct_categories(content: dict, ann_file: str | Path) -> list[dict]:
         if kept.setdefault(number, category)['name'] != name:
             raise ValueError(
                 f'{ann_file}: each category needs an id of its own, unlike '
-                f'{kept[number]["name"]!r} and {name!r}, which share {number!r}'
+                f'{kept[number]["name"]!r} and {name!r}, which share {number!r} (as a number or a '
+                'text)'
             )
     if not kept:
         raise ValueError(f'{ann_file}: each annotation needs a category, and there is none')

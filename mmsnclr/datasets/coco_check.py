@@ -143,16 +143,16 @@ class _Checker:
         self.known = {as_id(image.get('id')) for image in self.listed}
         self.category_ids = {category['id'] for category in content['categories']}
         self.images: dict[int | str, dict] = {}  # by every id that a file has
-        self.dropped: set[int | str] = set()
+        self.dropped: dict[int | str, str] = {}  # names by ids
         self.mistakes: list[Mistake] = []
         self.values: list[int] = []  # the lowest and highest of images with more than 8 bits
         self.layout = BoxLayout()
 
     def _note_image(self, image: dict, kind: str, detail: str, fatal: bool = True) -> None:
-        number = as_id(image.get('id'))
+        number, name = as_id(image.get('id')), str(image.get('file_name') or image.get('id'))
         if fatal and number is not None:
-            self.dropped.add(number)
-        name = str(image.get('file_name') or image.get('id'))
+            before = self.dropped.get(number)  # of another image of this id
+            self.dropped[number] = f'{before} or {name}' if before else name
         self.mistakes.append(Mistake(self.file, kind, None, name, detail, fatal))
 
     def check_images(self) -> list[dict]:
@@ -230,20 +230,31 @@ class _Checker:
         """The annotations that can be used, numbered, as pycocotools and mmdet want them."""
         good: list[dict] = []
         others: dict[int | str, list[tuple[dict, Note]]] = defaultdict(list)
+        seen: dict = {}
         for position, annotation in enumerate(annotations):
             number, image_id = as_id(annotation.get('id')), as_id(annotation.get('image_id'))
             if number is None:
                 number = f'without id, number {position} in the list'
             image = self.images.get(image_id)
-            name = image['file_name'] if image else str(annotation.get('image_id'))
+            name = str(annotation.get('image_id'))
+            name = image['file_name'] if image else self.dropped.get(image_id, name)
             note = partial(self._note, number, name)
             if image is None and image_id in self.dropped:
                 note('image left out', 'its image is left out, and it with it', False)
                 continue
             checked = self._check_annotation(annotation, image, note)
-            if checked is not None and image_id == image['id']:
+            if checked is None:
+                continue
+            said = [image_id, checked['category_id'], *map(float, checked['bbox'])]
+            said += [checked['iscrowd'], checked.get('segmentation')]
+            key = hash(repr(said))
+            if key in seen:
+                note('repeated annotation', f'it says the same as {seen[key]}: left out', False)
+                continue
+            seen[key] = number
+            if image_id == image['id']:
                 good.append(checked)
-            elif checked is not None:
+            else:
                 others[image_id].append((checked, note))
         by_image = defaultdict(list)
         for annotation in good if others else ():

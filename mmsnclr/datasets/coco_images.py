@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-from .decoding import decode_any, open_image, value_range
+from .decoding import deep_values, describe, open_image, to_rgb, value_range
 
 
 class ImageFolder:
@@ -86,10 +86,12 @@ class Looked(NamedTuple):
 
 def look(path: str) -> Looked | str:
     """Read an image, or tell why it cannot be used."""
+    data = b''
     try:
         data = Path(path).read_bytes()
-        height, width = decode_any(data, path).shape[:2]
         with open_image(data) as image:
-            return Looked((width, height), value_range(image))
-    except (OSError, ValueError) as error:
-        return str(error)
+            deep = deep_values(image, data)
+            return Looked(to_rgb(image, deep).size, value_range(deep))
+    # Pillow's decoders raise whatever a damaged file leads them into.
+    except Exception as error:
+        return f'{path} cannot be decoded: {describe(error, data)}'

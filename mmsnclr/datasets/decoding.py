@@ -1,7 +1,9 @@
 """Image files of every kind as they are looked at: upright, 8 bits, three channels."""
 
+import math
 import os
-from functools import cache
+import re
+import sys
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,8 +12,6 @@ import cv2
 import numpy as np
 from mmengine import fileio
 from PIL import Image, UnidentifiedImageError
-
-from ..parents import open_large_images
 
 Image.init()
 # Nothing else is opened: Pillow would start Ghostscript on a PostScript file, whatever its name.
@@ -27,7 +27,7 @@ SUFFIXES = frozenset([
 ])
 # fmt: on
 MAX_PIXELS = 2**27  # 12 bytes each while they are decoded
-_LIMIT = 'MMSNCLR_MAX_MEGAPIXELS'  # an environment variable, so that all processes have it
+LIMIT = 'MMSNCLR_MAX_MEGAPIXELS'  # the environment variable that replaces it
 ORIENTATION = 0x0112  # the tag of EXIF
 # An eighth would differ by more than 2 grey levels from resizing at full size.
 _DECODE = {
@@ -46,8 +46,9 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 _LONGEST = 16  # times the shorter edge
+_DEEP_BANDS = r'(RGB[AX]?|LA|[RGBA]);16'
 # Tags of TIFF.
-_BITS, _EXTRA_BANDS, _NUMBERS = 258, 338, 339
+_BITS, _BLACK, _EXTRA_BANDS, _NUMBERS = 258, 262, 338, 339
 
 
 class Header(NamedTuple):
@@ -75,47 +76,32 @@ def open_image(data: bytes) -> Image.Image:
 
     Raises:
         ValueError: If it is empty, of another kind, damaged at its beginning, or has more than
-            :func:`max_pixels`.
+            :data:`MAX_PIXELS`, or than the environment variable :data:`LIMIT` says.
     """
     if not data:
         raise ValueError('empty file')
-    most = max_pixels()
     try:
         image = Image.open(BytesIO(data), formats=FORMATS)
-        pixels = image.width * image.height
     except UnidentifiedImageError:
         raise ValueError(_why_unidentified(data)) from None
-    except Image.DecompressionBombError:
-        pixels = most + 1
     # Pillow's parsers raise whatever a damaged file leads them into.
     except Exception as error:
         raise ValueError(describe(error, data)) from error
-    if pixels > most:
+    most, size = _most_megapixels(), image.width * image.height / 1e6
+    if size > most:
         raise ValueError(
-            f'more than {most / 1e6:.0f} megapixels: make it smaller, or raise {_LIMIT} (an '
-            'environment variable), at 12 bytes a pixel in each thread and process that loads'
+            f'more than {most:.3g} megapixels: make it smaller, or allow it by '
+            f'`mmsnclr --max-megapixels {math.ceil(size)} ...`'
         )
     return image
 
 
-@cache
-def max_pixels() -> int:
-    """Pixels of the largest image that is decoded.
-
-    :data:`MAX_PIXELS`, or as the environment variable ``MMSNCLR_MAX_MEGAPIXELS`` says.
-
-    Raises:
-        ValueError: If that is no number.
-    """
-    text = os.environ.get(_LIMIT)
-    if text is None:
-        return MAX_PIXELS
+def _most_megapixels() -> float:
+    text = os.environ.get(LIMIT)
     try:
-        pixels = int(float(text) * 1e6)
-    except (OverflowError, ValueError):
-        raise ValueError(f'{_LIMIT}={text!r} must be a number') from None
-    open_large_images(pixels)
-    return pixels
+        return float(text) if text else MAX_PIXELS / 1e6
+    except ValueError:
+        raise ValueError(f'{LIMIT}={text!r} must be a number') from None
 
 
 def _why_unidentified(data: bytes) -> str:
@@ -234,7 +220,8 @@ def decode_any(data: bytes, path: str, levels: tuple[int, int] | None = None) ->
     """
     try:
         with open_image(data) as image:
-            return np.ascontiguousarray(np.asarray(to_rgb(image, levels))[..., ::-1])
+            picture = to_rgb(image, deep_values(image, data), levels)
+            return np.ascontiguousarray(np.asarray(picture)[..., ::-1])
     except Exception as error:  # as above
         raise ValueError(f'{path} cannot be decoded: {describe(error, data)}') from error
 
@@ -257,7 +244,9 @@ def middle(image: np.ndarray) -> np.ndarray:
     return image[top : top + longest, left : left + longest]
 
 
-def to_rgb(image: Image.Image, levels: tuple[int, int] | None = None) -> Image.Image:
+def to_rgb(
+    image: Image.Image, deep: np.ndarray | None = None, levels: tuple[int, int] | None = None
+) -> Image.Image:
     """Turn upright and convert to 8-bit RGB.
 
     What is transparent lies on white, as a viewer shows it. A fourth band of a TIFF file is
@@ -265,9 +254,10 @@ def to_rgb(image: Image.Image, levels: tuple[int, int] | None = None) -> Image.I
 
     Args:
         image: As opened, of any mode; of an animation the first frame is taken.
-        levels: Black and white of images with more than 8 bits, such as the range of a set.
-            By default white is the highest value of as many bits as the image uses, and black
-            is 0 or its lowest value below.
+        deep: Its :func:`deep_values`.
+        levels: Black and white of these, such as the range of a set. By default white is the
+            highest value of as many bits as the image uses, and black is 0 or its lowest value
+            below.
 
     Returns:
         The image in mode ``RGB``.
@@ -278,15 +268,16 @@ def to_rgb(image: Image.Image, levels: tuple[int, int] | None = None) -> Image.I
     image.load()  # only then a TIFF file is upright, and a PNG file's EXIF known
     turn = orientation(image)
     if image.mode == 'F':
-        raise ValueError('32-bit values have no defined black and white: convert it to 8 bits')
-    if image.mode.startswith('I'):
-        image = _to_8_bits(image, levels)
+        raise ValueError(
+            'it holds floats, which have no defined black and white: convert it to 8 or 16 bits'
+        )
+    if image.mode.startswith('I') and deep is None:  # PPM states its white, to which Pillow scales
+        deep, levels = np.asarray(image), (0, 65535)
+    if deep is not None:
+        image = _to_8_bits(image, deep, levels)
     elif has_undeclared_band(image):
         image = image.convert('RGB')
-    key = image.info.get('transparency')
-    if isinstance(key, tuple) and max(key) > 255:  # of 16 bits, of which Pillow keeps the upper 8
-        image.info['transparency'] = tuple(value >> 8 for value in key)
-    if image.mode in ('RGBA', 'LA', 'PA', 'La', 'RGBa') or key is not None:
+    if image.mode in ('RGBA', 'LA', 'PA', 'La', 'RGBa') or 'transparency' in image.info:
         image = image.convert('RGBA')
         image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
     image = image.convert('RGB')
@@ -299,32 +290,78 @@ def has_undeclared_band(image: Any) -> bool:
     return is_rgba and image.tag_v2.get(_EXTRA_BANDS) not in ((1,), (2,))
 
 
-def value_range(image: Image.Image) -> tuple[int, int] | None:
-    """Lowest and highest value of an image with more than 8 bits, whose white is not known."""
-    if not image.mode.startswith('I') or image.format == 'PPM':
+def deep_values(image: Image.Image, data: bytes) -> np.ndarray | None:
+    """Values of an image with more than 8 bits, or with signs, whose white is not known.
+
+    Args:
+        image: As opened, of any mode.
+        data: Its file.
+
+    Returns:
+        ``(H, W)`` of grey, or ``(H, W, 3)`` of RGB; ``None`` of other images.
+    """
+    image.load()
+    if image.mode.startswith('I') and image.format != 'PPM':
+        return _whole_numbers(image)
+    if image.format == 'TIFF' and image.mode == 'L' and image.tag_v2.get(_NUMBERS) == (2,):
+        return np.asarray(image).view(np.int8)  # which Pillow reads as unsigned
+    if image.format not in ('PNG', 'TIFF') or image.mode not in ('RGB', 'RGBA'):
         return None
-    values = _values(image)
-    return int(values.min()), int(values.max())
+    with Image.open(BytesIO(data), formats=FORMATS) as other:
+        if not all(re.match(_DEEP_BANDS, _packing(tile)) for tile in other.tile):
+            return None
+        if _packing(other.tile[0]).startswith('LA'):  # of which Pillow has no lower 8 bits
+            return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)[..., 0]
+        # Of 16 bits Pillow keeps the upper 8: those of the other byte order are the lower.
+        other.tile = [(*tile[:3], _swapped(tile[3])) for tile in other.tile]
+        other.load()
+        upper, lower = (np.asarray(part)[..., :3].astype(np.uint16) for part in (image, other))
+    return upper << 8 | lower
 
 
-def _values(image: Any) -> np.ndarray:
+def _packing(tile: tuple) -> str:
+    """How Pillow unpacks a part of a file: bands, bits, byte order."""
+    return tile[3] if isinstance(tile[3], str) else tile[3][0]
+
+
+def _swapped(args: str | tuple) -> str | tuple:
+    """A decoder's arguments with the other byte order."""
+    if isinstance(args, tuple):
+        return _swapped(args[0]), *args[1:]
+    own = 'L' if sys.byteorder == 'little' else 'B'
+    return args[:-1] + ('B' if args[-1].replace('N', own) == 'L' else 'L')
+
+
+def value_range(deep: np.ndarray | None) -> tuple[int, int] | None:
+    """Lowest and highest of :func:`deep_values`."""
+    return None if deep is None else (int(deep.min()), int(deep.max()))
+
+
+def _whole_numbers(image: Any) -> np.ndarray:
     values = np.asarray(image)
-    if image.format == 'TIFF' and image.tag_v2.get(_BITS) == (32,):
-        # Pillow reads unsigned integers as signed ones.
-        return values if image.tag_v2.get(_NUMBERS) == (2,) else values.view(np.uint32)
-    return values
+    if image.format != 'TIFF':
+        return values
+    if image.tag_v2.get(_BITS) == (32,) and image.tag_v2.get(_NUMBERS) != (2,):
+        values = values.view(np.uint32)  # which Pillow reads as signed ones
+    # 0 may be white, which Pillow knows of 8 bits only.
+    return values if image.tag_v2.get(_BLACK) else -values.astype(np.int64)
 
 
-def _to_8_bits(image: Image.Image, levels: tuple[int, int] | None) -> Image.Image:
-    values = _values(image)
-    if image.format == 'PPM':  # states its white, to which Pillow scales
-        levels = 0, 65535
-    elif levels is None:
-        levels = min(0, int(values.min())), 2 ** int(values.max()).bit_length() - 1
-    low, high = levels
-    scaled = (values - float(low)) * (256 / (high - low + 1))
-    gray = Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
+def _to_8_bits(image: Image.Image, deep: np.ndarray, levels: tuple[int, int] | None) -> Image.Image:
+    """Scale an image's values, and keep what of it is transparent."""
+    if levels is None:
+        levels = min(0, int(deep.min())), 2 ** max(0, int(deep.max())).bit_length() - 1
+    scaled = Image.fromarray(_scaled(deep, *levels))
     if 'transparency' in image.info:
-        opaque = (values != image.info['transparency']).astype(np.uint8) * 255
-        gray.putalpha(Image.fromarray(opaque))
-    return gray
+        seen = deep != image.info['transparency']
+        seen = seen.any(axis=2) if seen.ndim == 3 else seen
+        scaled.putalpha(Image.fromarray(seen.astype(np.uint8) * 255))
+    elif image.mode == 'RGBA' and not has_undeclared_band(image):
+        scaled.putalpha(image.getchannel('A'))
+    return scaled
+
+
+def _scaled(values: np.ndarray, low: int, high: int) -> np.ndarray:
+    if values.dtype == np.uint16:  # a table takes less time and memory
+        return _scaled(np.arange(2**16), low, high)[values]
+    return ((values - float(low)) * (256 / (high - low + 1))).clip(0, 255).astype(np.uint8)

@@ -64,17 +64,18 @@ def read_sets(
     elif 'val' in parts:
         read.append(parts['val'])
         files.append(Path(train))
-    checked = [_check(*pair) for pair in zip(read, files)]
+    names = _tell_apart(files)
+    checked = [_check(*part) for part in zip(read, files, names)]
     mistakes = [mistake for _, found in checked for mistake in found]
     if mistakes:
         text = describe_mistakes(mistakes, out / 'mistakes.csv')
         if any(mistake.fatal for mistake in mistakes) and not skip_bad:
             raise ValueError(f'{text}\nMend them, or leave these annotations out by --skip-bad')
         say(text)
-    for file, part, (content, found) in zip(files, read, checked):
-        _check_objects(content, found, file)
+    for name, part, (content, found) in zip(names, read, checked):
+        _check_objects(content, found, name)
         if part.origins:
-            _tell(content, file)
+            _tell(content, name)
     contents = [content for content, _ in checked]
     if levels_of(contents[0]):
         low, high = levels_of(contents[0])
@@ -130,18 +131,24 @@ def _read(
         ) from error
 
 
-def _check(part: LabelFiles, source: Path) -> tuple[dict, list[Mistake]]:
+def _tell_apart(files: list[Path]) -> list[str]:
+    """What the sources are called; two parts of one, and files of one name, differently."""
+    if len(set(files)) < len(files):
+        return [f'{files[0].name} (train)', f'{files[0].name} (val)']
+    short = [file.name for file in files]
+    return short if len(set(short)) == len(short) else list(map(str, files))
+
+
+def _check(part: LabelFiles, source: Path, name: str) -> tuple[dict, list[Mistake]]:
     """The content without what is wrong, and the mistakes by the files that they are in."""
     if part.content['categories'] or not part.mistakes:  # which may be why there is none
         part.content['categories'] = distinct_categories(part.content, source)
     content, found = check_content(part.content, source, part.images)
-    found = [
-        mistake._replace(file=part.origins.get(mistake.image, mistake.file)) for mistake in found
-    ]
+    found = [mistake._replace(file=part.origins.get(mistake.image, name)) for mistake in found]
     return content, part.mistakes + found
 
 
-def _tell(content: dict, source: Path) -> None:
+def _tell(content: dict, source: str) -> None:
     """Tell what was read from label files, so that classes that are spelt wrong are seen."""
     names, (having, objects) = category_names(content), objects_of(content)
     counts = Counter(names[one['category_id']] for one in objects)
@@ -149,6 +156,12 @@ def _tell(content: dict, source: Path) -> None:
     count = len(content['images'])
     without = f' ({count - len(having)} without objects)' if len(having) < count else ''
     say(f'{source}: {count} images{without}, {len(objects)} objects: {listed}')
+    masks = [one['segmentation'] for one in objects if 'segmentation' in one]
+    if masks and all(list(map(len, mask)) == [8] for mask in masks):
+        say(
+            f'{source}: all of its {len(masks)} polygons have 4 corners, as turned boxes (OBB) '
+            'have: they are learned as masks, beside upright boxes around them'
+        )
 
 
 def _tell_shared(train: CocoSet, val: CocoSet) -> None:
@@ -164,7 +177,7 @@ def _tell_shared(train: CocoSet, val: CocoSet) -> None:
         )
 
 
-def _check_objects(content: dict, mistakes: list[Mistake], file: str | Path) -> None:
+def _check_objects(content: dict, mistakes: list[Mistake], file: str) -> None:
     """Refuse a set without objects, and say why it has none; tell of its crowds."""
     annotations = content['annotations']
     if not annotations:
@@ -173,6 +186,6 @@ def _check_objects(content: dict, mistakes: list[Mistake], file: str | Path) -> 
     elif not objects_of(content)[1]:
         why = f'all of its {len(annotations)} annotations are crowds ({CROWDS})'
     else:
-        crowds = describe_crowds(content, Path(file).name)
+        crowds = describe_crowds(content, file)
         return say(crowds) if crowds else None
     raise ValueError(f'{file}: {why}; what is learned and measured are single objects')

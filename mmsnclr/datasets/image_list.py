@@ -8,7 +8,8 @@ from typing import Any
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
-from .listing import Files, read_labels, read_text
+from .listing import read_labels
+from .lists import Files, read_text
 
 # If more are missing, a folder was moved or a disk is not there.
 _MISSING_SHARE = 0.1

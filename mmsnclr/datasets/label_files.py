@@ -17,7 +17,7 @@ class LabelFiles(NamedTuple):
         content: ``images``, ``annotations`` and ``categories``; the id of an annotation is its
             place in its label file.
         images: Folder that file names start from.
-        origins: Label file of each image, by its file name.
+        origins: Label file of each image, or the image itself if it has none, by its file name.
         mistakes: What cannot be said in COCO's words, and is left out of the content.
     """
 
@@ -33,14 +33,20 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def find_files(folder: Path, suffixes: Container[str]) -> list[Path]:
-    """Files of these suffixes in a folder and below it, sorted, without hidden ones as macOS's."""
+    """Files of these suffixes in a folder and below it, sorted, without hidden ones as macOS's.
+
+    Among them are links to nowhere, but no folders, pipes or devices.
+    """
     found = sorted(path for path in folder.rglob('*') if path.suffix.lower() in suffixes)
+    found = [path for path in found if path.is_file() or not path.exists()]
     hidden = re.compile(rf'(^|{re.escape(os.sep)})\.')
     return [path for path in found if not hidden.search(str(path.relative_to(folder)))]
 
 
 def upright_size(path: Path) -> tuple[int, int]:
     """Width and height of an image that lies upright, 1 and 1 if it cannot be read."""
+    if not path.is_file():
+        return 1, 1
     try:
         with open_image(path.read_bytes()) as image:
             width, height = image.size

@@ -1,12 +1,10 @@
 """Images that a user names, and their labels."""
 
 import csv
-import json
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from io import StringIO
 from itertools import zip_longest
@@ -14,11 +12,11 @@ from pathlib import Path
 
 from ..console import say
 from .decoding import SUFFIXES
+from .lists import listed_images, read_text
 from .shards import (
     extracted_path,
     is_shard,
     label_of,
-    load_shard,
     load_shards,
     place_in_tar,
 )
@@ -31,8 +29,6 @@ _RESULTS = {
     'precision_recall.png': {'precision_recall.png', 'pictures'},
     'confusion_matrix.png': {'confusion_matrix.png'},
 }
-_BYTE_ORDERS = (b'\xff\xfe', b'\xfe\xff')  # what a text in UTF-16 starts with
-_LONGEST_LINE = 4096  # of Linux's paths
 _SPLITS = {'train', 'training', 'val', 'valid', 'validation', 'test'}
 
 
@@ -78,7 +74,7 @@ def image_paths(
         elif source.suffix.lower() in SUFFIXES or is_shard(str(source)):
             found = _unlinked([source])
         else:
-            found = _unlinked(_listed(source, image_root))
+            found = _unlinked(listed_images(source, image_root))
         for path, real in found:
             files.setdefault(real, path)
     images = _with_those_in_tars(files, others)
@@ -171,112 +167,6 @@ def _order(entry: os.DirEntry) -> tuple[str, str]:
     """By what is sorted: names, those of tars as if they were extracted."""
     name = entry.name
     return name[: -len('.tar')] if name.lower().endswith('.tar') else name, name
-
-
-class Files:
-    """Which files there are, also in tars: each folder is listed once, no file asked for."""
-
-    def __init__(self) -> None:
-        self._folders: dict[str, Callable[[str], bool]] = {}
-        self._load_shard = cache(load_shard)
-
-    def __contains__(self, path: str) -> bool:
-        folder, name = os.path.split(path)
-        if folder not in self._folders:
-            self._folders[folder] = self._names(folder)
-        return self._folders[folder](name) or os.path.isfile(path)
-
-    def _names(self, folder: str) -> Callable[[str], bool]:
-        """What tells whether there is a file of a name in a folder."""
-        place = place_in_tar(f'{folder}/')
-        if place is not None:
-            shard = self._load_shard(place[0])
-            return lambda name: shard.find(place[1] + name) is not None
-        with suppress(OSError, ValueError):
-            names = {entry.name for entry in os.scandir(folder or '.') if entry.is_file()}
-            return names.__contains__
-        return lambda name: False
-
-
-def read_text(path: str | Path) -> str:
-    """Read a text in UTF-8 or UTF-16, as Windows writes them, too.
-
-    Raises:
-        ValueError: If it is in another encoding, or no text.
-    """
-    data = Path(path).read_bytes()
-    try:
-        text = data.decode('utf-16' if data[:2] in _BYTE_ORDERS else 'utf-8-sig')
-    except UnicodeDecodeError as error:
-        raise ValueError(f'{path} must be a text in UTF-8: {error}') from error
-    if '\0' in text:
-        raise ValueError(f'{path} must be a text in UTF-8: it has zero bytes')
-    return text
-
-
-def _listed(source: Path, image_root: str | Path | None) -> list[Path]:
-    """Images that a text or a COCO file lists."""
-    root = Path(image_root or source.parent)
-    try:
-        text = read_text(source)
-    except ValueError as error:
-        kinds = ' '.join(sorted(SUFFIXES))
-        raise ValueError(f'{source} is neither a text nor one of {kinds}: {error}') from error
-    if text.startswith('#!'):
-        raise ValueError(f'{source} is a script, neither a list of images nor one of them')
-    if source.suffix.lower() == '.json':
-        try:
-            names = [os.fspath(image['file_name']) for image in json.loads(text)['images']]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{source} is not in COCO's format, a list 'images' whose entries have a "
-                f"'file_name': {error!r}"
-            ) from error
-    else:
-        names = [line.strip() for line in text.splitlines() if line.strip()]
-    files = Files()
-    paths = [_locate(files, root, name) for name in names]
-    if len(names) > 1 and paths[0] is None and _is_heading(*names[:2]):
-        del names[0], paths[0]
-    missing = [root / name for name, path in zip(names, paths) if path is None]
-    if missing:
-        advice = 'pass the folder that its paths start from as --image-root'
-        if image_root is not None:
-            advice = f'are its paths meant from --image-root {root}?'
-        raise FileNotFoundError(
-            f'{source} lists {len(paths)} images, of which {len(missing)} are missing, the first '
-            f'{str(missing[0])!r}: {advice} (a line is a path, "path label" or "path,label")'
-        )
-    return paths
-
-
-def _locate(files: Files, root: Path, line: str) -> Path | None:
-    """The image that a line names, alone or before a label, quoted, or with backslashes."""
-    paths = (root / name for name in _readings(line))
-    return next((path for path in paths if str(path) in files), None)
-
-
-def _readings(line: str) -> Iterator[str]:
-    """What a line may mean, from the most to the least literal."""
-    yield line
-    if len(line) > _LONGEST_LINE:
-        return
-    slashed = line.replace('\\', '/')
-    accents = (unicodedata.normalize(form, slashed) for form in ('NFC', 'NFD'))  # macOS writes NFD
-    for text in dict.fromkeys((line, slashed, *accents)):
-        for separator in (',', ';', '\t', ' '):
-            parts = text.split(separator)
-            for end in range(len(parts), 0, -1):
-                yield separator.join(parts[:end]).strip().strip('\'"')
-
-
-def _is_heading(line: str, next_line: str) -> bool:
-    """Whether a line names columns, as the next one names an image."""
-    names_image = [
-        any(Path(name).suffix.lower() in SUFFIXES for name in _readings(text))
-        for text in (line, next_line)
-    ]
-    return names_image == [False, True]
 
 
 def read_labels(

@@ -24,14 +24,16 @@ def loaded(batches: Iterable[_T]) -> Iterator[_T]:
 
 @contextmanager
 def naming_lost_workers() -> Iterator[None]:
-    """Name processes that load images when one ends; torch says so wherever training is.
+    """Name what a process that loads images has met, or that it has ended, in one sentence.
+
+    torch says the latter wherever training is, and of the former tells all calls.
 
     Raises:
         OSError: In the place of torch's error.
     """
     try:
         yield
-    except RuntimeError as error:
+    except Exception as error:
         if not _OF_WORKERS.search(str(error)):
             raise
         raise _told(error) from error

@@ -17,7 +17,14 @@ from mmengine import fileio
 from PIL import Image, ImageChops
 
 from ..console import say, track
-from .decoding import describe, has_undeclared_band, open_image, to_rgb, value_range
+from .decoding import (
+    deep_values,
+    describe,
+    has_undeclared_band,
+    open_image,
+    to_rgb,
+    value_range,
+)
 from .listing import list_images, read_labels
 from .near_duplicates import EDGE, Fingerprints, groups_of, look_of
 
@@ -112,7 +119,6 @@ def scan_images(paths: Sequence[Path], min_edge: int = 32) -> Scan:
     unseen: Counter[str] = Counter()
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter('always')
-        warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # has a limit of its own
         for found, path in zip(_examine_all(paths, 'Scanning'), paths):
             problem = _name_problem(path) or found.problem
             if not problem and found.edge < min_edge:
@@ -216,9 +222,8 @@ def _look(data: bytes, draft: bool) -> _Found:
         edge, unseen = min(image.size), _unseen(image)
         if draft:
             image.draft('RGB', (EDGE, EDGE))
-        image.load()
-        values = value_range(image)
-        rgb = to_rgb(image)
+        deep = deep_values(image, data)
+        values, rgb = value_range(deep), to_rgb(image, deep)
     lows_and_highs: Any = rgb.getextrema()
     levels = max(high - low for low, high in lows_and_highs) + 1
     look = look_of(rgb) if levels > _CONTRAST else 0

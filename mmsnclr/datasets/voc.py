@@ -13,7 +13,7 @@ from typing import NamedTuple
 from .coco_check import Mistake
 from .coco_shapes import short
 from .label_files import LabelFiles, find_files, find_images, from_here
-from .listing import read_text
+from .lists import read_text
 
 _CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 

@@ -15,7 +15,7 @@ from .coco_check import Mistake
 from .coco_shapes import short
 from .decoding import SUFFIXES
 from .label_files import LabelFiles, find_images, from_here, upright_size
-from .listing import read_text
+from .lists import read_text
 
 _ROUNDING = 1e-3  # by which coordinates may leave 0 to 1
 _CLASSES = 'classes.txt'  # of labelImg and Label Studio
@@ -158,8 +158,8 @@ def _read_labels(paths: list[Path], names: dict[int, str], description: Path) ->
         )
     for number, (path, label) in enumerate(labels.items(), start=1):
         image: dict = dict(id=number, file_name=str(path.relative_to(folder)))
+        origin = origins[image['file_name']] = from_here(label or path, description.parent)
         if label is not None:
-            origin = origins[image['file_name']] = from_here(label, description.parent)
             try:
                 lines = read_text(label).splitlines()
             except (OSError, ValueError) as error:
@@ -218,8 +218,8 @@ def _orphans(labels: dict[Path, Path | None], folder: Path) -> Iterator[Mistake]
         if label is not None:
             image_folders.setdefault(label.parent, set()).add(image.parent)
     for place, folders in image_folders.items():
-        names = (name for images in folders for name in os.listdir(images))
-        stems = {Path(name).stem for name in names if Path(name).suffix.lower() in SUFFIXES}
+        there = (path for images in folders for path in images.iterdir() if path.is_file())
+        stems = {path.stem for path in there if path.suffix.lower() in SUFFIXES}
         stems |= {image.stem for image in labels}  # listed, and missed by the check of the set
         for label in sorted(place.glob('*.txt')):
             if label.stem not in stems and label.name != _CLASSES and label.name[0] != '.':

@@ -194,6 +194,16 @@ class ResumableRunner(Runner):
         finally:
             self.call_hook('leave_train')
 
+    def val(self) -> dict:
+        """Validate as the parent does, errors of loaders in one sentence."""
+        with naming_lost_workers():
+            return super().val()
+
+    def test(self) -> dict:
+        """Test likewise."""
+        with naming_lost_workers():
+            return super().test()
+
     def _init_model_weights(self) -> None:
         """Initialise from the checkpoints that were checked, without reading them again."""
         with at_hand(*self._pretrained):

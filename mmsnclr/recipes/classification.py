@@ -17,7 +17,7 @@ from ..checkpoints import Stored
 from ..console import Setting
 from ..datasets.labelled import LabelledImages
 from ..models.backbone import pooled
-from .pretraining import CONFIGS, set_size
+from .pretraining import CONFIGS, check_size, set_size
 
 _MOST_EPOCHS, _FEWEST_EPOCHS, _MANY_IMAGES = 100, 30, 10_000
 _BATCH = 64
@@ -61,6 +61,7 @@ def read_start(checkpoint: str | Path, size: int | None = None) -> Start:
     if size not in (None, trained.edge):
         set_size(cfg, size)
         network = build_backbone(cfg.to_dict())
+        check_size(network, size)
         initialize_backbone(
             network, Stored(Path(checkpoint), dict(state_dict=trained.backbone.state_dict()))
         )

@@ -6,8 +6,11 @@ from pathlib import Path
 import timm
 import torch
 from mmengine.config import Config, ConfigDict
+from timm.layers import PatchEmbed
+from torch import nn
 
-from ..console import Setting
+from ..backbones.naming import unwrapped
+from ..console import Setting, did_you_mean
 from ..datasets.views import VIEW_KINDS
 
 CONFIGS = Path(__file__).parents[1] / '.mim' / 'configs'
@@ -50,6 +53,7 @@ def load_recipe(backbone: str) -> Config:
         raise ValueError(
             f'backbone={backbone!r} is neither one of {", ".join(BACKBONES)} nor a model of timm '
             '(timm.list_models() lists these)'
+            + did_you_mean(backbone, [*BACKBONES, *timm.list_models()])
         )
     recipe = Config.fromfile(CONFIGS / name)
     cfg = Config({key: recipe[key] for key in _NEEDED if key in recipe})
@@ -245,8 +249,21 @@ def set_size(backbone: ConfigDict, size: int) -> None:
         if timm.models.get_pretrained_cfg(backbone.model_name).fixed_input_size:
             backbone.img_size = size
     elif 'img_size' in backbone:
-        if size % backbone.patch_size:
-            raise ValueError(
-                f'size={size} must be a multiple of {backbone.patch_size}, the edge of a patch'
-            )
+        _check_patches(backbone.patch_size, size)
         backbone.img_size = size
+
+
+def check_size(network: nn.Module, size: int) -> None:
+    """Refuse a size of which a model of timm would not look at the last pixels.
+
+    Raises:
+        ValueError: If it is no multiple of the edge of a patch.
+    """
+    patches = getattr(unwrapped(network), 'patch_embed', None)
+    if isinstance(patches, PatchEmbed) and not patches.dynamic_img_pad:
+        _check_patches(patches.patch_size[0], size)
+
+
+def _check_patches(patch: int, size: int) -> None:
+    if size % patch:
+        raise ValueError(f'size={size} must be a multiple of {patch}, the edge of a patch')

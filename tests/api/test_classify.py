@@ -364,7 +364,7 @@ def unknown_class(folder):
         (lambda folder: dict(batch=1000), 'batch=1000 must lie between 2'),
         (lambda folder: dict(lr=0.0), 'lr=0.0 must be above 0'),
         (lambda folder: dict(compare=['random', 'random']), "'random' is given twice"),
-        (lambda folder: dict(backbone=folder / 'none.pth'), 'no checkpoint at'),
+        (lambda folder: dict(backbone=folder / 'none.pth'), 'is no file'),
     ],
 )
 def test_mistakes_are_named_before_anything_is_trained(

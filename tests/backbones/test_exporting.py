@@ -178,6 +178,10 @@ def test_arguments_at_fault_are_named(trained, tmp_path):
         export(tmp_path / 'none.pth', out, 'timm')
     with pytest.raises(ValueError, match='out='):
         export(good, good, 'timm')
+    out.touch()
+    with pytest.raises(ValueError, match=r"out='.*out\.pth' is there already"):
+        export(good, out, 'timm')
+    out.unlink()
     stored = torch.load(good)
     weights = stored['state_dict']
     for changed, message in (

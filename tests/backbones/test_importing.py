@@ -93,7 +93,7 @@ def test_fixed_positions_tell_a_converted_checkpoint_from_one_of_timm(tmp_path):
     )
     weights['pos_embed'][0, 0] = 0
     torch.save(dict(model=weights), tmp_path / 'moco.pth')
-    assert 'with 12 heads' in import_checkpoint(tmp_path / 'moco.pth', tmp_path / 'ours.pth')
+    assert 'with 12 heads' in import_checkpoint(tmp_path / 'moco.pth', tmp_path / 'others.pth')
 
 
 @torch.no_grad()
@@ -193,7 +193,17 @@ def test_files_at_fault_are_named_and_run_no_code(tmp_path, capsys):
         import_checkpoint(tmp_path / 'theirs.pth', tmp_path)
     with pytest.raises(ValueError, match="timm_model='crossvit_9_240': Only token or avg pool"):
         import_checkpoint(tmp_path / 'theirs.pth', tmp_path / 'ours.pth', None, 'crossvit_9_240')
+    with pytest.raises(ValueError, match=r'Unknown model.*did you mean .*convnext_tiny'):
+        import_checkpoint(tmp_path / 'theirs.pth', tmp_path / 'ours.pth', None, 'convnext_tny')
+    resnet['layer1.0.conv1.weight'][0, 0, 0, 0] = torch.nan
+    torch.save(resnet, tmp_path / 'theirs.pth')
+    with pytest.raises(ValueError, match=r'1 of its \d+ weights are not finite.*layer1.0.conv1'):
+        import_checkpoint(tmp_path / 'theirs.pth', tmp_path / 'ours.pth')
     assert not (tmp_path / 'ours.pth').exists()
+    (tmp_path / 'ours.pth').write_text('of another')
+    with pytest.raises(ValueError, match=r"out='.*ours\.pth' is there already"):
+        import_checkpoint(tmp_path / 'theirs.pth', tmp_path / 'ours.pth')
+    assert (tmp_path / 'ours.pth').read_text() == 'of another'
 
 
 def test_the_verb_says_what_it_found(tmp_path):

@@ -65,7 +65,11 @@ def test_mistakes_are_found_all_at_once_and_named(content, scenes, tmp_path):
     fine += [dict(bbox=[120, 120, 8.4, 8.0], segmentation=[])]
     changes = [change for _, change in wrong + put_right] + fine
     base = dict(annotations[0], image_id=1, bbox=[10, 10, 10, 10], segmentation=[square])
-    content['annotations'] = [base | change | dict(id=i) for i, change in enumerate(changes)]
+    kinds = [category['id'] for category in content['categories']]  # so that none is repeated
+    content['annotations'] = [
+        base | dict(category_id=kinds[i % len(kinds)]) | change | dict(id=i)
+        for i, change in enumerate(changes)
+    ]
     (tmp_path / 'all.json').write_text(json.dumps(content))
     good, mistakes = check_coco(tmp_path / 'all.json', tmp_path)
 
@@ -183,6 +187,20 @@ def test_an_id_that_two_files_share_leaves_both_out_and_their_boxes(content, sce
     assert len(good['images']) == len(content['images']) - 2
     assert len(good['annotations']) == len(content['annotations']) - count
     assert [m.kind for m in mistakes].count('image left out') == count
+    names = f'{shared["file_name"]} or {other["file_name"]}'
+    assert all(m.image == names for m in mistakes if m.kind == 'image left out')
+
+
+def test_an_annotation_that_is_repeated_is_left_out(content, scenes, tmp_path):
+    count, first = len(content['annotations']), content['annotations'][0]
+    other = next(c['id'] for c in content['categories'] if c['id'] != first['category_id'])
+    content['annotations'] += [first | dict(id=50, area=3), first | dict(category_id=other)]
+    good, mistakes = check(content, scenes, tmp_path)
+    assert len(good['annotations']) == count + 1
+    assert [(m.kind, m.annotation, m.fatal) for m in mistakes] == [
+        ('repeated annotation', 50, False)
+    ]
+    assert mistakes[0].detail == f'it says the same as {first["id"]}: left out'
 
 
 def test_a_file_under_two_ids_is_merged_unless_its_boxes_contradict(content, scenes, tmp_path):

@@ -1,6 +1,7 @@
 """YOLO and Pascal VOC sets are read as COCO's are, and their mistakes named."""
 
 import json
+import os
 
 import pytest
 from mmengine.utils import mkdir_or_exist
@@ -98,6 +99,57 @@ def test_images_that_are_learned_and_validated_on_are_told_of(yolo, capsys):
     said = capsys.readouterr().out
     assert '1 of 1 images to validate on are learned, too' in said
     assert f'such as {yolo / "images/val/a.jpg"}' in said
+
+
+def test_a_line_that_is_repeated_and_turned_boxes_are_said(yolo, capsys):
+    (yolo / 'labels/train/b.txt').write_text(f'0 {SQUARE}\n1 {SQUARE}\n0 {SQUARE}\n')
+    (yolo / 'labels/train/a.txt').unlink()
+    train, _ = read(yolo / 'data.yaml')
+    assert len(train.content['annotations']) == 2
+    said = capsys.readouterr().out
+    line = 'labels/train/b.txt: repeated annotation, annotation line 3, b.jpg: it says the same as'
+    assert f'{line} line 1: left out' in said
+    assert 'data.yaml (train): all of its 2 polygons have 4 corners, as turned boxes (OBB)' in said
+
+
+def test_parts_and_files_of_one_name_are_told_apart(yolo, content, scenes, capsys):
+    for part in ('train', 'val'):
+        (yolo / f'images/{part}/other.jpg').write_bytes(b'nothing')
+    with pytest.raises(ValueError, match='--skip-bad') as caught:
+        read(yolo)
+    for part in ('train', 'val'):
+        assert f'  images/{part}/other.jpg: image unreadable, other.jpg: ' in str(caught.value)
+    read(yolo / 'data.yaml', skip_bad=True)
+    assert 'data.yaml (val): 1 images, 1 objects' in capsys.readouterr().out
+    for part in ('train', 'valid'):  # as of Roboflow
+        (yolo / part).mkdir()
+        content['annotations'][0]['bbox'] = [500, 500, 10, 10]
+        (yolo / part / 'coco.json').write_text(json.dumps(content))
+    files = [yolo / part / 'coco.json' for part in ('train', 'valid')]
+    with pytest.raises(ValueError, match='--skip-bad') as caught:
+        read_sets(files[0], scenes / 'train', files[1], None, yolo / 'out', False, seed=0)
+    assert all(f'  {file}: box outside the image' in str(caught.value) for file in files)
+
+
+def test_what_is_left_out_with_an_image_is_named_by_its_label_file(yolo, devkit):
+    (yolo / 'images/train/a.jpg').write_bytes(b'nothing')
+    (devkit / 'JPEGImages/a.jpg').write_bytes(b'nothing')
+    for source, line in (
+        (yolo, 'labels/train/a.txt: image left out, annotation line 1, a.jpg: '),
+        (devkit, 'Annotations/a.xml: image left out, annotation object 2, a.jpg: '),
+    ):
+        with pytest.raises(ValueError, match='--skip-bad') as caught:
+            read(source)
+        assert f'  {line}' in str(caught.value)
+
+
+def test_only_regular_files_are_images_of_a_set(yolo):
+    os.mkfifo(yolo / 'images/train/pipe.jpg')
+    (yolo / 'labels/train/pipe.txt').write_text('0 0.5 0.5 0.5 0.5')
+    with pytest.raises(ValueError, match=r'labels/train/pipe\.txt: image missing'):
+        read(yolo)
+    (yolo / 'labels/train/pipe.txt').unlink()
+    assert len(read(yolo)[0].content['images']) == 4
 
 
 def test_boxes_are_meant_on_the_upright_image(yolo):

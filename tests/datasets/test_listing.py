@@ -1,5 +1,6 @@
 """Images that a user names, and their labels."""
 
+import json
 import os
 import shutil
 import unicodedata
@@ -49,7 +50,8 @@ def test_files_of_other_kinds_are_counted(tmp_path, capsys):
         ('list.txt', 'a.png\nb.png\n', r'lists 2 images, of which 2 are missing, .*/a\.png'),
         ('coco.json', '{"images": [{"file_name": "a.png"}]}', 'lists 1 images.*--image-root'),
         ('coco.json', '{"annotations": []}', "not in COCO's format"),
-        ('coco.json', 'no json', "not in COCO's format"),
+        ('coco.json', 'no json', 'is no json file'),
+        ('coco.json', '{"images": [{"file_name": null}]}', "an image needs a 'file_name'"),
         ('empty.txt', '', 'no images in'),
     ],
 )
@@ -135,6 +137,20 @@ def test_lists_with_labels_quotes_or_backslashes_are_read(tmp_path, line, name):
     image.touch()
     (tmp_path / 'list.txt').write_text(f'path,label\n{line.format(name)}\n')
     assert list_images(tmp_path / 'list.txt') == [image]
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-16', 'utf-32'])
+@pytest.mark.parametrize('name', ['C:\\photos\\sub\\a.png', '/home/other/sub/a.png', 'Sub/A.PNG'])
+def test_paths_of_another_machine_are_found_and_said(tmp_path, capsys, name, encoding):
+    folder = tmp_path / 'photos'
+    (folder / 'sub').mkdir(parents=True)
+    (folder / 'sub/a.png').touch()
+    text = json.dumps(dict(images=[dict(id=1, file_name=name)]))
+    (tmp_path / 'a.json').write_text(text, encoding)
+    (tmp_path / 'a.txt').write_text(name)
+    for source in ('a.json', 'a.txt'):
+        assert list_images([tmp_path / source], folder) == [folder / 'sub/a.png']
+        assert '1 of 1 paths are spelt otherwise than the files' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(('there', 'listed'), [('NFC', 'NFD'), ('NFD', 'NFC')])

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from mmdet.registry import TRANSFORMS
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from mmsnclr.datasets.decoding import read_image
+from mmsnclr.datasets.loading_errors import naming_lost_workers
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 
@@ -40,3 +42,26 @@ def test_a_damaged_image_is_named(tmp_path):
     (tmp_path / 'cut.jpg').write_bytes((tmp_path / 'a.jpg').read_bytes()[:-300])
     with pytest.raises(ValueError, match=r'cut\.jpg cannot be decoded: image file is truncated'):
         load(tmp_path / 'cut.jpg')
+
+
+class _Cut:
+    """A set of one image that is damaged."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, number):
+        return load(self.path)
+
+
+def test_a_damaged_image_is_one_sentence_though_another_process_loads_it(tmp_path):
+    (tmp_path / 'cut.jpg').write_bytes(b'no image')
+    loader = DataLoader(_Cut(tmp_path / 'cut.jpg'), num_workers=1)
+    said = (
+        r'^images cannot be loaded: .*cut\.jpg is not a usable image: not an image of a known kind$'
+    )
+    with pytest.raises(OSError, match=said), naming_lost_workers():
+        next(iter(loader))

@@ -1,0 +1,54 @@
+"""Files and folders are written by one process, whole or not at all."""
+
+import fcntl
+import os
+
+import pytest
+
+from mmsnclr.api.classify import classify
+from mmsnclr.api.detect import detect
+from mmsnclr.api.predict import predict
+from mmsnclr.api.pretrain import pretrain
+from mmsnclr.checkpoints import replacing, sole_writer, writing
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / 'a'
+    path.write_text('before')
+    with pytest.raises(KeyError), replacing(str(path)) as name:
+        (tmp_path / name).write_text('half')
+        raise KeyError
+    assert [file.read_text() for file in tmp_path.iterdir()] == ['before']
+
+
+@sole_writer
+def verb(out, fails=False):
+    assert out.is_dir()
+    if fails:
+        raise KeyError
+    (out / 'result').touch()
+
+
+def test_a_folder_that_stays_empty_is_removed_unless_it_was_there(tmp_path):
+    for folder in (tmp_path / 'a', tmp_path):
+        with pytest.raises(KeyError):
+            verb(folder, fails=True)
+    assert not (tmp_path / 'a').exists() and tmp_path.exists()
+    verb(out=tmp_path / 'a')
+    verb(tmp_path / 'a')  # after it, not beside it
+    assert (tmp_path / 'a' / 'result').exists()
+
+
+@pytest.mark.parametrize('of', [pretrain, detect, classify, predict])
+def test_a_folder_that_another_process_writes_is_refused(tmp_path, monkeypatch, of):
+    monkeypatch.setattr(writing, '_PATIENCE', 0)
+    arguments = dict(backbone='random', images=tmp_path, train_json=tmp_path, checkpoint=tmp_path)
+    names = of.__wrapped__.__code__.co_varnames[: of.__wrapped__.__code__.co_argcount]
+    arguments = {name: value for name, value in arguments.items() if name in names}
+    other = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(ValueError, match=f"out='{tmp_path}' is being written by another process"):
+        of(out=tmp_path, **arguments)
+    os.close(other)
+    with pytest.raises((ValueError, OSError), match=r'^(?!.*by another process)'):
+        of(out=tmp_path, **arguments)
