@@ -1,8 +1,7 @@
 """Makes what the documents show: `python docs/pictures.py tutorial` or `... report`.
 
-`tutorial` runs docs/tutorial.ipynb, keeps what its commands say and draw in it, and makes the
-picture of the README from that run. `report` trains as docs/reading_the_report.md says, and draws
-the curves there. Each takes some minutes on two cores.
+`tutorial` runs docs/tutorial.ipynb and keeps what its commands say and draw in it. `report` trains
+as docs/reading_the_report.md says, and draws the curves there. Each takes some minutes.
 """
 
 import base64
@@ -86,19 +85,6 @@ def _smaller(data: dict) -> dict:
     return {'image/jpeg': base64.b64encode(jpeg).decode()} if len(jpeg) < len(png) else data
 
 
-def draw_results(folder: Path, path: Path) -> None:
-    """Draw the tutorial's neighbours and, below, what the detector found beside the truth."""
-    gallery = Image.open(folder / 'look/neighbors.png').convert('RGB')
-    found = [Image.open(file) for file in sorted((folder / 'detector/pictures').glob('*'))[:3]]
-    width = gallery.width // len(found)
-    found = [one.resize((width, width * one.height // one.width)) for one in found]
-    sheet = Image.new('RGB', (gallery.width, gallery.height + found[0].height), 'white')
-    sheet.paste(gallery)
-    for number, one in enumerate(found):
-        sheet.paste(one, (number * width, gallery.height))
-    sheet.save(path, quality=80)
-
-
 def train_ill(folder: Path) -> dict[str, tuple[list[dict], list[str]]]:
     """Train each of :data:`ILL`; its log, and what the report says is wrong."""
     write_digits(folder / 'digits', 640, (4, 4), (1, 1))
@@ -134,7 +120,6 @@ def main() -> None:
         folder = Path(name)
         if sys.argv[1:] == ['tutorial']:
             nbformat.write(run_tutorial(folder), DOCS / 'tutorial.ipynb')
-            draw_results(folder, DOCS / 'results.jpg')
         elif sys.argv[1:] == ['report']:
             runs = train_ill(folder)
             for ill, (lines, problems) in runs.items():
