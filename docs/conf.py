@@ -10,13 +10,14 @@ from mmsnclr.version import __version__
 project, author, release = 'mmsnclr', 'The mmsnclr authors', __version__
 copyright = author
 extensions = [
-    'myst_parser',
+    'myst_nb',
     'sphinx.ext.autodoc',
     'sphinx.ext.napoleon',
     'sphinx.ext.viewcode',
     'sphinx_copybutton',
 ]
 exclude_patterns = ['_build']
+nb_execution_mode = 'off'  # its outputs are stored: docs/pictures.py
 myst_heading_anchors = 3
 myst_enable_extensions = ['colon_fence', 'dollarmath']
 autodoc_member_order = 'bysource'

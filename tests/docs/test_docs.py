@@ -7,7 +7,11 @@ import yaml
 from helpers import ROOT
 from mmengine.config import Config
 
-DOCUMENTS = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+DOCUMENTS = [
+    ROOT / 'README.md',
+    *sorted((ROOT / 'docs').glob('*.md')),
+    ROOT / 'docs/tutorial.ipynb',
+]
 
 
 def named_paths(text):

@@ -1,4 +1,4 @@
-"""What the README and the page on the paper say can be done can be done."""
+"""What the README and the pages on configs and on the paper say can be done can be done."""
 
 import ast
 import json
@@ -10,15 +10,18 @@ from helpers import ROOT, run_tool, small_model
 from mmengine.config import Config
 from mmpretrain.registry import DATASETS, MODELS
 
+from mmsnclr.cli import main
 from mmsnclr.datasets import AugmentedViews
 from mmsnclr.engine.hooks import NeighborQueueHook
 from mmsnclr.models import NeighborQueue, SNCLRLoss, SNCLRNeck
 
-README, PAPER = ((ROOT / name).read_text() for name in ('README.md', 'docs/paper.md'))
+README, CONFIGS, PAPER = (
+    (ROOT / name).read_text() for name in ('README.md', 'docs/configs.md', 'docs/paper.md')
+)
 
 
-def test_the_config_of_the_readme_pretrains_on_a_plain_folder(digits, tmp_path):
-    (code,) = [c for c in re.findall(r'```python\n(.*?)```', README, re.S) if '_base_ =' in c]
+def test_the_config_of_the_documents_pretrains_on_a_plain_folder(digits, tmp_path):
+    (code,) = [c for c in re.findall(r'```python\n(.*?)```', CONFIGS, re.S) if '_base_ =' in c]
     path = tmp_path / 'my_config.py'
     path.write_text(code.replace('data/my_images', str(digits / 'unlabelled')))
     config = Config.fromfile(path)
@@ -52,11 +55,23 @@ def test_the_config_of_the_readme_pretrains_on_a_plain_folder(digits, tmp_path):
     assert first['lr'] == pytest.approx(1e-6 * 4 / 4096, rel=1e-3)
 
 
-def test_the_files_that_the_readme_names_exist():
-    names = re.findall(r'(?:^|[\s(`])((?:tools|configs|mmsnclr)/[\w./-]+)', README)
+def test_the_files_that_the_readme_links_to_exist():
+    names = re.findall(r'\]\(((?!http)[^)]+)\)', README)
     assert len(names) > 10
     for name in names:
-        assert (ROOT / name.rstrip('.')).exists(), name
+        assert (ROOT / name).exists(), name
+
+
+def test_the_readme_names_every_verb_once_in_its_table():
+    rows = re.findall(r'^\| (`.*?) \|', README, re.M)
+    named = [verb for row in rows for verb in re.findall(r'`([a-z]+)`', row)]
+    assert sorted(named) == sorted(main.commands)
+
+
+def test_the_readme_fits_a_screen_and_its_pictures_a_page():
+    assert len(README.splitlines()) < 100
+    for picture in re.findall(r'!\[[^]]*\]\(([^)]+)\)', README):
+        assert (ROOT / picture).stat().st_size < 200_000
 
 
 # What the rows of the table about the paper and the released code speak of.

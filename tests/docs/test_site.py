@@ -31,7 +31,7 @@ def site(tmp_path_factory):
 
 
 def test_every_page_is_in_the_site(site):
-    for page in (ROOT / 'docs').rglob('*.md'):
+    for page in [*(ROOT / 'docs').rglob('*.md'), *(ROOT / 'docs').rglob('*.ipynb')]:
         assert (site / page.relative_to(ROOT / 'docs')).with_suffix('.html').exists(), page
 
 
