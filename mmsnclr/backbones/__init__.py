@@ -4,7 +4,7 @@ from .exporting import export_backbone
 from .importing import import_backbone
 from .naming import build_backbone
 from .reading import Trained, read_backbone
-from .starting import check_pretrained, initialize_backbone
+from .starting import check_pretrained, initialize_backbone, name_starts
 
 __all__ = [
     'Trained',
@@ -13,5 +13,6 @@ __all__ = [
     'export_backbone',
     'import_backbone',
     'initialize_backbone',
+    'name_starts',
     'read_backbone',
 ]
