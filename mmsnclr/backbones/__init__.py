@@ -4,7 +4,7 @@ from .exporting import export_backbone
 from .importing import import_backbone
 from .naming import build_backbone
 from .reading import Trained, read_backbone
-from .starting import check_pretrained, check_starts, initialize_backbone
+from .starting import check_pretrained, check_starts, initialize_backbone, name_starts
 
 __all__ = [
     'Trained',
@@ -14,5 +14,6 @@ __all__ = [
     'export_backbone',
     'import_backbone',
     'initialize_backbone',
+    'name_starts',
     'read_backbone',
 ]

@@ -36,6 +36,29 @@ def check_starts(**starts: Sequence[str | Path]) -> None:
                 )
 
 
+def name_starts(backbone: str | Path, compare: Sequence[str | Path]) -> dict[str, str]:
+    """Name what trainings that are compared start from.
+
+    Args:
+        backbone: A checkpoint, or ``'random'``: what is asked for.
+        compare: The others.
+
+    Returns:
+        Each by its name: ``'pretrained'``, ``'random'``, ``'compared'``, ``'compared_2'``, ...
+
+    Raises:
+        ValueError: If one is given twice.
+    """
+    sources = [str(source) for source in (backbone, *compare)]
+    twice = [source for source in sources if sources.count(source) > 1]
+    if twice:
+        raise ValueError(f'{twice[0]!r} is given twice in backbone and compare: leave one out')
+    others = [source for source in sources[1:] if source != 'random']
+    names = {source: f'compared_{n}' if n > 1 else 'compared' for n, source in enumerate(others, 1)}
+    names = {sources[0]: 'pretrained'} | names | dict(random='random')
+    return {names[source]: source for source in sources}
+
+
 def initialize_backbone(backbone: nn.Module, stored: Stored) -> None:
     """Fill a backbone from a checkpoint of any origin that :mod:`.origins` knows, or another's.
 

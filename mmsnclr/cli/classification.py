@@ -7,7 +7,7 @@ import click
 
 from ..console import say
 from .group import main
-from .options import amp, gpus, image_root, labels, seed, val
+from .options import amp, compare, fractions, gpus, image_root, labels, seed, seeds, val
 
 
 @main.command(short_help='Train a classifier on labelled images.')
@@ -17,12 +17,9 @@ from .options import amp, gpus, image_root, labels, seed, val
 @labels
 @val
 @image_root
-@click.option(
-    '--compare',
-    metavar='CHECKPOINT',
-    multiple=True,
-    help='Train the same from it, or from "random"; repeatable.',
-)
+@compare
+@fractions
+@seeds
 @click.option('--frozen', is_flag=True, help='Train a linear classifier alone.')
 @click.option('--size', type=int, help="Edge in pixels. [default: the backbone's]")
 @click.option('--epochs', type=int, help='How often each image is seen.')
@@ -40,16 +37,20 @@ def classify(**options: Any) -> None:
     IMAGES are a folder with a folder for each class, also below train/ and
     val/, which are then the parts, a csv (path,label), or others with
     --labels. DIR/summary.md has the result; tools/train.py DIR/config.py
-    --work-dir ELSEWHERE trains it again.
+    --work-dir ELSEWHERE trains it again. With --fractions or --seeds, a table and
+    a plot tell what each start is worth.
 
     \b
     mmsnclr classify labelled/ --backbone epoch_100.pth --out classifier/
     mmsnclr classify train.csv --backbone epoch_100.pth --out both/ \\
-        --val val.csv --compare random
+        --val val.csv --compare random --fractions 5,10,25,100 --seeds 3
     """  # noqa: D301
-    from ..api.classify import classify
+    from ..api.classify import Classification, classify
 
-    checkpoint = shlex.quote(str(classify(**options).checkpoint))
+    made = classify(**options)
+    if not isinstance(made, Classification):
+        return
+    checkpoint = shlex.quote(str(made.checkpoint))
     say(
         f'\nNext:\n'
         f'  mmsnclr predict {checkpoint} IMAGES --out DIR\n'

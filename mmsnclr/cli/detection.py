@@ -7,7 +7,7 @@ import click
 
 from ..console import say
 from .group import main
-from .options import amp, gpus, image_root, seed
+from .options import amp, compare, fractions, gpus, image_root, seed, seeds
 
 
 @main.command(short_help='Train a detector on images with boxes or masks.')
@@ -19,7 +19,9 @@ from .options import amp, gpus, image_root, seed
 @click.option('--out', metavar='DIR', required=True, help='Where results go.')
 @click.option('--val', 'val_json', metavar='SET', help='Validate on this, not on a fifth.')
 @click.option('--val-images', metavar='DIR', help='Images of --val. [default: IMAGES]')
-@click.option('--compare', metavar='CHECKPOINT', help='Train the same from it, or from "random".')
+@compare
+@fractions
+@seeds
 @click.option('--size', type=int, help="Longer side in pixels. [default: the images']")
 @click.option('--iterations', type=int, help='Training steps. [default: by number of images]')
 @click.option('--epochs', type=float, help='The same in passes over the images.')
@@ -43,6 +45,7 @@ def detect(**options: Any) -> None:
     folder IMAGES; the data.yaml of a YOLO set; or Pascal VOC's folder of xml
     files. The latter two tell where their images are, and which are for
     validation. Without masks it is Faster R-CNN. Mistakes are listed first.
+    With --fractions or --seeds, a table and a plot tell what each start is worth.
     DIR/summary.md has the result; tools/train.py DIR/config.py --work-dir
     ELSEWHERE trains it again.
 
@@ -50,12 +53,14 @@ def detect(**options: Any) -> None:
     mmsnclr detect my.json photos/ --backbone run/backbone.pth --out detector/
     mmsnclr detect data.yaml --backbone run/backbone.pth --out detector/
     mmsnclr detect my.json photos/ --backbone run/backbone.pth --out both/ \\
-        --val val.json --compare random
+        --val val.json --compare random --fractions 5,10,25,100 --seeds 3
     """  # noqa: D301
-    from ..api.detect import detect
+    from ..api.detect import Detection, detect
 
-    detection = detect(**options)
-    checkpoint = shlex.quote(str(detection.checkpoint))
+    made = detect(**options)
+    if not isinstance(made, Detection):
+        return
+    checkpoint = shlex.quote(str(made.checkpoint))
     say(f'\nNext:\n  mmsnclr predict {checkpoint} IMAGES --out DIR')
 
 

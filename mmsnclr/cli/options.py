@@ -39,6 +39,30 @@ load_workers = click.option(
 gpus = click.option(
     '--gpus', type=int, help='Processes that train. [default: one for each GPU; 1 on a CPU]'
 )
+compare = click.option(
+    '--compare',
+    metavar='CHECKPOINT',
+    multiple=True,
+    help='Train the same from it, or from "random"; repeatable.',
+)
+
+
+def _percents(context: click.Context, option: click.Parameter, text: str | None) -> list | None:
+    try:
+        return text and [float(part) for part in text.split(',')]
+    except ValueError as error:
+        raise click.BadParameter(f'{text!r} is no list of percents such as 5,10,100') from error
+
+
+fractions = click.option(
+    '--fractions',
+    metavar='P,P,...',
+    callback=_percents,
+    help='Train on so many percent of the labels, such as 5,10,100, and compare.',
+)
+seeds = click.option(
+    '--seeds', type=int, help='Train so often on each of --fractions. [default: 3]'
+)
 seed = click.option('--seed', default=0, show_default=True, help='Seed of all that is random.')
 
 

@@ -3,14 +3,14 @@
 import time
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, repeat
 from types import SimpleNamespace
 
 import torch
 from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
@@ -19,7 +19,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..datasets.loading_errors import loaded, naming_lost_workers
-from ..models import NeighborMethod
 from ..models.dist import exchanging_by
 from .param_groups import build_optim_wrapper
 
@@ -101,11 +100,11 @@ def _tensors(tree: object) -> Iterator[Tensor]:
     return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
 
 
-def build_training(cfg: Config) -> tuple[NeighborMethod, OptimWrapper]:
+def build_training(cfg: Config) -> tuple[BaseModel, OptimWrapper]:
     """Build what one process trains on this device.
 
     Args:
-        cfg: A pretraining config; its default scope is the current one.
+        cfg: A config of any training; its default scope is the current one.
 
     Returns:
         The model, whose SyncBN layers are BN on a CPU as in a run, and its optimiser.
@@ -124,7 +123,7 @@ def seconds_per_step(cfg: Config, limit: float = 5.0) -> float:
     """Train for some steps on this device, loading included, and time them.
 
     Args:
-        cfg: A pretraining config; its default scope is the current one.
+        cfg: A config of any training; its default scope is the current one.
         limit: Seconds after which no further step is taken, neither to warm up
             nor to measure; at least one of each is.
 
@@ -136,25 +135,50 @@ def seconds_per_step(cfg: Config, limit: float = 5.0) -> float:
         ValueError: If a step does not fit into the device's memory.
     """
     model, wrapper = build_training(cfg)
-    loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
-    # What the workers have loaded ahead must not count.
-    ahead = 1 + loader.num_workers * (loader.prefetch_factor or 0)
-    start, steps, measuring = time.perf_counter(), 0, False
+    after_step = getattr(model, 'after_optimizer_step', lambda progress: None)
+
+    def step(batch: dict) -> None:
+        model.train_step(batch, wrapper)
+        after_step(0.0)
+
     try:
-        batches: Iterator = loaded(chain.from_iterable(repeat(loader)))
-        while True:
-            batch = next(batches)
-            model.train_step(batch, wrapper)
-            model.after_optimizer_step(0.0)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            now, steps = time.perf_counter(), steps + 1
-            if measuring and (steps >= 10 or now - start > limit):
-                return (now - start) / steps
-            if not measuring and (steps >= ahead or now - start > limit):
-                start, steps, measuring = now, 0, True
+        return _time(cfg.train_dataloader, step, limit)
     except torch.cuda.OutOfMemoryError as error:
         raise ValueError(
             f'{cfg.train_dataloader.batch_size} images of a process do not fit into the memory of '
             'its device: lower --batch or --size'
         ) from error
+
+
+@naming_lost_workers()
+@torch.no_grad()
+def seconds_per_test(cfg: Config, limit: float = 5.0) -> float:
+    """The same of a batch of the validation, of an untrained model.
+
+    Args:
+        cfg: As for :func:`seconds_per_step`.
+        limit: Likewise.
+
+    Returns:
+        Seconds of a batch.
+    """
+    model, _ = build_training(cfg)
+    return _time(cfg.val_dataloader, model.eval().val_step, limit)
+
+
+def _time(dataloader: dict, step: Callable[[dict], object], limit: float) -> float:
+    """Seconds of a step on a batch, loading included."""
+    loader = Runner.build_dataloader(dataloader, seed=0)
+    # What the workers have loaded ahead must not count.
+    ahead = 1 + loader.num_workers * (loader.prefetch_factor or 0)
+    start, steps, measuring = time.perf_counter(), 0, False
+    for batch in loaded(chain.from_iterable(repeat(loader))):
+        step(batch)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now, steps = time.perf_counter(), steps + 1
+        if measuring and (steps >= 10 or now - start > limit):
+            return (now - start) / steps
+        if not measuring and (steps >= ahead or now - start > limit):
+            start, steps, measuring = now, 0, True
+    raise AssertionError('the batches have no end')

@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from mmengine.fileio import load
 from mmpretrain.evaluation import Accuracy, ConfusionMatrix, SingleLabelMetric
@@ -102,6 +103,25 @@ def rate(predictions: Predictions, classes: list[str]) -> Accuracies:
         ConfusionMatrix.calculate(scores, labels, num_classes=len(classes)),
         scores.argmax(dim=1).eq(labels),
     )
+
+
+def resample_accuracy(right: Tensor, labels: Tensor, draws: np.ndarray) -> np.ndarray:
+    """Accuracy on resampled images.
+
+    Args:
+        right: Whether each of V images is told right, ``(V,)`` bool.
+        labels: Number of its class, ``(V,)``.
+        draws: How often each is in each of R samples, ``(R, V)``.
+
+    Returns:
+        ``top1`` and ``balanced`` of each, in percent, ``(R, 2)``.
+    """
+    of_class = np.equal.outer(labels.numpy(), np.unique(labels))
+    images = draws @ of_class
+    found = draws @ (of_class & right.numpy()[:, None])
+    recall = np.where(images, found / np.maximum(images, 1), np.nan)
+    top1 = found.sum(axis=1) / images.sum(axis=1)
+    return 100 * np.stack([top1, np.nanmean(recall, axis=1)], axis=1)
 
 
 def write_predictions(predictions: Predictions, classes: list[str], path: str | Path) -> list[dict]:

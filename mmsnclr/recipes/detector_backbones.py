@@ -1,7 +1,7 @@
 """The kinds of backbones that detectors are built on, in one table."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -178,34 +178,32 @@ def _backbone(
     return Backbone(config, preprocessing, init_cfg, optim_wrapper, neck, strides, divisor)
 
 
-def read_starts(backbone: str | Path, compare: str | Path | None, folder: Path) -> dict[str, Start]:
+def read_starts(names: Mapping[str, str], folder: Path) -> dict[str, Start]:
     """Read what each run starts from.
 
     Args:
-        backbone: A checkpoint, or ``'random'``.
-        compare: Another one, ``'random'`` or ``None``.
+        names: A checkpoint or ``'random'`` by the name of each run.
         folder: For copies of weights that are named otherwise than mmengine looks for them.
 
     Returns:
-        The starts by the run's name, that of ``backbone`` first.
+        The starts by the run's name.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
-        ValueError: If both are random, or a checkpoint has no backbone for detectors.
+        ValueError: If a checkpoint has no backbone for detectors.
     """
-    if backbone == compare == 'random':
-        raise ValueError("backbone='random' and compare='random' are the same: leave one out")
-    files = {n: f for n, f in dict(pretrained=backbone, compared=compare).items() if f is not None}
-    starts = {
-        name: _read_start(file, folder / f'{name}.pth')
-        for name, file in files.items()
-        if file != 'random'
+    read = {
+        name: _read_start(source, folder / f'{name}.pth')
+        for name, source in names.items()
+        if source != 'random'
     }
-    if 'random' in files.values():
-        known = [start.backbone._replace(init_cfg=None) for start in starts.values()]
-        random = dict(random=Start('random weights', known[0] if known else random_backbone()))
-        starts = random | starts if backbone == 'random' else starts | random
-    return starts
+    like = next((start.backbone for start in read.values()), None)
+    return {name: read.get(name) or _random_start(like) for name in names}
+
+
+def _random_start(like: Backbone | None) -> Start:
+    backbone = random_backbone() if like is None else like._replace(init_cfg=None)
+    return Start('random weights', backbone)
 
 
 def _read_start(checkpoint: str | Path, copy_to: Path) -> Start:

@@ -12,7 +12,7 @@ from ..datasets.coco import objects_of
 from ..evaluation.coco import CocoAP
 from .tables import row
 
-_KINDS = dict(bbox='box', segm='mask')
+KINDS = dict(bbox='box', segm='mask')
 _MOST = 100  # detections of an image that pycocotools counts
 
 
@@ -22,15 +22,16 @@ def ap_table(results: dict[str, dict[str, CocoAP]]) -> str:
     Args:
         results: For each run, by name, its average precision of each kind.
     """
-    runs = list(results)
-    difference = ['difference'] if len(runs) > 1 else []
-    table = row('', *runs, *difference)
-    table += row('---', *['---:'] * (len(runs) + len(difference)))
-    for kind, name in _KINDS.items():
-        for field in ('ap', 'ap50', 'ap75') if kind in results[runs[0]] else ():
+    first, *others = results
+    runs = [first, *others]
+    differences = [f'difference to {run}' for run in others] if others[1:] else ['difference']
+    table = row('', *runs, *differences[: len(others)])
+    table += row('---', *['---:'] * (len(runs) + len(others)))
+    for kind, name in KINDS.items():
+        for field in ('ap', 'ap50', 'ap75') if kind in results[first] else ():
             values = [getattr(results[run][kind], field) for run in runs]
-            change = [f'{values[0] - values[1]:+.1f}'] if difference else []
-            table += row(f'{name} {field.upper()}', *values, *change)
+            changes = [f'{values[0] - value:+.1f}' for value in values[1:]]
+            table += row(f'{name} {field.upper()}', *values, *changes)
     return table
 
 
@@ -69,7 +70,7 @@ def ap_limit(val: dict) -> str:
 def _class_table(results: dict[str, dict[str, CocoAP]]) -> str:
     """Average precision of each annotated class."""
     columns = [(run, kind) for run in results for kind in results[run]]
-    table = row('class', 'objects', *(f'{_KINDS[kind]} AP, {run}' for run, kind in columns))
+    table = row('class', 'objects', *(f'{KINDS[kind]} AP, {run}' for run, kind in columns))
     table += row('---', '---:', *['---:'] * len(columns))
     by_class = zip(*(results[run][kind].classes for run, kind in columns))
     rows = [(c[0].objects, c[0].name, [one.ap for one in c]) for c in by_class]
