@@ -1,6 +1,7 @@
 """Classifiers that are trained and measured alike from several starts, on a set or parts of it."""
 
 import os
+from collections.abc import Collection, Hashable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,7 +137,7 @@ class ClassifierTrainings:
     def __init__(self, classifiers: Classifiers, leakage: str, processes: int) -> None:
         self._classifiers, self.leakage, self.processes = classifiers, leakage, processes
         self._train = list(classifiers.images.train.items())
-        self.classes = [{name} for _, name in self._train]
+        self.classes: Sequence[Collection[Hashable]] = [{name} for _, name in self._train]
         self.validated = len(classifiers.images.val)
         self.starts = {name: start.source for name, start in classifiers.starts.items()}
         folder = classifiers.out / 'init'

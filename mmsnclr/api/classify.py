@@ -131,8 +131,11 @@ def _classify(
 
 
 def _leakage(out: Path, names: dict[str, str]) -> str:
-    parts = (map(Path, read_text(out / f'{part}.txt').splitlines()) for part in ('train', 'val'))
-    return tell_of_leakage(out, *map(list, parts), list(names.values()))
+    train, val = (
+        [Path(line) for line in read_text(out / f'{part}.txt').splitlines()]
+        for part in ('train', 'val')
+    )
+    return tell_of_leakage(out, train, val, list(names.values()))
 
 
 def _plain(name: str, value: Any) -> Any:

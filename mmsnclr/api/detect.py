@@ -111,8 +111,15 @@ def _detect(given: dict, extent: tuple[list[float], int] | None) -> Detection | 
         began_by = notes['processes']
     share_of_batch(given['batch'] or 0, processes)
     starts = read_starts(names, out / 'init')
-    sets = [given[name] for name in ('train_json', 'images', 'val_json', 'val_images')]
-    train, val = read_sets(*sets, out, given['skip_bad'], given['seed'])
+    train, val = read_sets(
+        given['train_json'],
+        given['images'],
+        given['val_json'],
+        given['val_images'],
+        out,
+        given['skip_bad'],
+        given['seed'],
+    )
     cfg, detector, train, val = _choose_detector(train, val)
     set_amp(cfg, given['amp'])
     options = {name: given[name] for name in ('size', 'flip', 'skip_bad')}

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Hashable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -120,7 +120,8 @@ class Detectors(NamedTuple):
         """Train and measure, or what is left to do of it; what was made, and a table of it."""
         for part in (fitted.train, fitted.val):
             write_set(part, resume)
-        results, detectors = {}, {}
+        results: dict[str, dict[str, CocoAP]] = {}
+        detectors: dict[str, tuple[str, Path]] = {}
         for name, start in self.starts.items():
             folder = out / name if results else out  # the first is what was asked for
             start.write()
@@ -147,10 +148,11 @@ class DetectorTrainings:
         self.leakage = detectors.leakage
         self.starts = {name: start.source for name, start in detectors.starts.items()}
         self._images, objects = objects_of(whole.train.content)
-        having = {image['id']: set() for image in self._images}
+        having: dict = {image['id']: set() for image in self._images}
         for one in objects:
             having[one['image_id']].add(one['category_id'])
-        self.classes, self.validated = list(having.values()), len(whole.val.content['images'])
+        self.classes: Sequence[Collection[Hashable]] = list(having.values())
+        self.validated = len(whole.val.content['images'])
         self._whole = whole
 
     def begin(self, resume: bool) -> None:
@@ -208,7 +210,7 @@ def _summarise(
 ) -> tuple[Detection, str]:
     """Write plot, pictures and summary."""
     plot_precision_recall(results, out / 'precision_recall.png')
-    (_, checkpoint), kinds = (next(iter(part.values())) for part in (detectors, results))
+    (_, checkpoint), kinds = next(iter(detectors.values())), next(iter(results.values()))
     found = _predictions(out / 'training', 'segm' if 'segm' in kinds else 'bbox')
     pictures, threshold = _draw(fitted.val, found, out / 'pictures')
     summary, sets = out / 'summary.md', (fitted.train.content, fitted.val.content)

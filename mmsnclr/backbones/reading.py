@@ -111,8 +111,9 @@ def recognise(
     # Of names that nobody knows, settings that a class does not have, and models without features.
     except (AssertionError, KeyError, RuntimeError, TypeError) as error:
         setting = f'timm_model={timm_model!r}' if timm_model else f'{stored.path} ({what})'
-        unknown = timm_model and not timm.is_model(timm_model)
-        hint = did_you_mean(timm_model, timm.list_models()) if unknown else ''
+        hint = ''
+        if timm_model and not timm.is_model(timm_model):
+            hint = did_you_mean(timm_model, timm.list_models())
         raise ValueError(f'{setting}: {error}{hint}') from error
     if isinstance(backbone, TIMMBackbone):
         naming = 'timm'

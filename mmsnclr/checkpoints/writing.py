@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -60,7 +60,7 @@ def sole_writer(verb: _Verb) -> _Verb:
     """
 
     @wraps(verb)
-    def alone(*args, **kwargs):
+    def alone(*args: Any, **kwargs: Any) -> Any:
         out = Path(inspect.signature(verb).bind(*args, **kwargs).arguments['out'])
         made = not out.exists()
         out.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def sole_writer(verb: _Verb) -> _Verb:
                 with suppress(OSError):  # of a folder that is not empty
                     os.rmdir(out)
 
-    return alone
+    return cast(_Verb, alone)
 
 
 def _lock(descriptor: int, out: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from contextlib import suppress
+from typing import Any
 
 import click
 
@@ -20,7 +21,7 @@ class _Verbs(click.Group):
         try:
             return super().invoke(ctx)
         except (ValueError, OSError, ImportError) as error:
-            verb = self.commands[ctx.invoked_subcommand]
+            verb = self.commands[str(ctx.invoked_subcommand)]
             raise click.ClickException(_as_typed(str(error), verb)) from error
 
 
@@ -64,6 +65,7 @@ def main() -> None:
     mmsnclr pretrain photos/ --out run/
     mmsnclr pretrain --help
     """  # noqa: D301  click wants the backspace itself
-    for stream in (sys.stdout, sys.stderr):  # names of classes may be of any alphabet
+    streams: tuple[Any, ...] = sys.stdout, sys.stderr
+    for stream in streams:  # names of classes may be of any alphabet
         with suppress(AttributeError):  # of one that is no file
             stream.reconfigure(errors='backslashreplace')

@@ -49,7 +49,7 @@ compare = click.option(
 
 def _percents(context: click.Context, option: click.Parameter, text: str | None) -> list | None:
     try:
-        return text and [float(part) for part in text.split(',')]
+        return [float(part) for part in text.split(',')] if text else None
     except ValueError as error:
         raise click.BadParameter(f'{text!r} is no list of percents such as 5,10,100') from error
 
@@ -113,7 +113,7 @@ class ConfigOptions(DictAction):
         return _value(ast.parse(val.strip(), mode='eval').body)
 
 
-def _value(node: ast.expr) -> Any:
+def _value(node: Any) -> Any:
     """What an expression of dictionaries, lists, tuples, numbers and texts stands for."""
     match node:
         case ast.Dict(keys=keys, values=values) if None not in keys:

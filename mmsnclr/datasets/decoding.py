@@ -290,7 +290,7 @@ def has_undeclared_band(image: Any) -> bool:
     return is_rgba and image.tag_v2.get(_EXTRA_BANDS) not in ((1,), (2,))
 
 
-def deep_values(image: Image.Image, data: bytes) -> np.ndarray | None:
+def deep_values(image: Any, data: bytes) -> np.ndarray | None:
     """Values of an image with more than 8 bits, or with signs, whose white is not known.
 
     Args:
@@ -307,7 +307,8 @@ def deep_values(image: Image.Image, data: bytes) -> np.ndarray | None:
         return np.asarray(image).view(np.int8)  # which Pillow reads as unsigned
     if image.format not in ('PNG', 'TIFF') or image.mode not in ('RGB', 'RGBA'):
         return None
-    with Image.open(BytesIO(data), formats=FORMATS) as other:
+    with Image.open(BytesIO(data), formats=FORMATS) as opened:
+        other: Any = opened
         if not all(re.match(_DEEP_BANDS, _packing(tile)) for tile in other.tile):
             return None
         if _packing(other.tile[0]).startswith('LA'):  # of which Pillow has no lower 8 bits

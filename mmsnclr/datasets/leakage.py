@@ -31,8 +31,11 @@ def tell_of_leakage(
         A sentence for each, in markdown.
     """
     prints = _known(out, val)
-    lines, rows = [], []
-    seen = [('to learn from', train, _known(out, train))] if train else []
+    lines: list[str] = []
+    rows: list[tuple] = []
+    seen: list[tuple[str, Sequence[str | Path], Fingerprints]] = []
+    if train:
+        seen.append(('to learn from', train, _known(out, train)))
     for name in dict.fromkeys(map(str, checkpoints)):
         folder = Path(name) if Path(name).is_dir() else Path(name).parent
         if (folder / 'images.txt').is_file():

@@ -75,7 +75,7 @@ def near_pairs(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarr
     Returns:
         Numbers in ``one`` and in ``other``, both ``(P,)``, each pair once, sorted.
     """
-    found = [np.empty((0, 2), int)]
+    found: list[np.ndarray] = [np.empty((0, 2), int)]
     for low, high in pairwise(_BANDS):
         groups = [_by_band(looks, low, high - low) for looks in (one, other)]
         (order, starts), (other_order, other_starts) = groups

@@ -180,9 +180,10 @@ def _level(scan: Scan, deep: dict[Path, tuple[int, int]]) -> None:
             'become black to white'
         )
     if flat:
-        known = zip(scan.accepted, scan.edges, scan.prints)
-        kept = [image for image in known if image[0] not in flat]
-        scan.accepted, scan.edges, scan.prints = ([image[n] for image in kept] for n in range(3))
+        kept = [n for n, path in enumerate(scan.accepted) if path not in flat]
+        scan.accepted = [scan.accepted[n] for n in kept]
+        scan.edges = [scan.edges[n] for n in kept]
+        scan.prints = [scan.prints[n] for n in kept]
         scan.left_out += flat.items()
 
 
@@ -236,7 +237,7 @@ def _look(data: bytes, draft: bool) -> _Found:
 def _has_colors(image: Image.Image) -> bool:
     """Whether the channels of an RGB image differ."""
     red, green, blue = image.split()
-    differences = (ImageChops.difference(green, other).getextrema() for other in (red, blue))
+    differences: Any = [ImageChops.difference(green, other).getextrema() for other in (red, blue)]
     return any(largest > _GRAY for _, largest in differences)
 
 

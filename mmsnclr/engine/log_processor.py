@@ -1,6 +1,7 @@
 """Lines of the log that fit a screen."""
 
 import re
+from typing import Any
 
 from mmengine.registry import LOG_PROCESSORS
 from mmengine.runner import LogProcessor, Runner
@@ -23,7 +24,7 @@ class EssentialLogProcessor(LogProcessor):
     def __init__(
         self,
         shown: tuple[str, ...] = ('lr', 'eta', 'time', 'loss', 'feature_std', 'view_recall'),
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.shown = shown

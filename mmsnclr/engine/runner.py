@@ -111,7 +111,7 @@ class ResumableRunner(Runner):
             bound_history(self.message_hub, window)
         return loop
 
-    def build_logger(self, *args, **kwargs) -> MMLogger:
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         """Build the logger, which leaves out what says nothing about the run."""
         logger = super().build_logger(*args, **kwargs)
         leave_out_noise(logger)

@@ -3,7 +3,7 @@
 import json
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -100,7 +100,7 @@ def resample_ap(
     """
     evaluation = _match(ann_file, predictions, kind)
     recalls, images = evaluation.params.recThrs, len(evaluation.params.imgIds)
-    classes = []
+    classes: list[Any] = []
     for start in range(0, len(evaluation.evalImgs), images * len(evaluation.params.areaRng)):
         of_class = evaluation.evalImgs[start : start + images]  # objects of any size
         there = [(number, one) for number, one in enumerate(of_class) if one is not None]
@@ -108,7 +108,10 @@ def resample_ap(
     if not classes:
         return np.full((len(draws), 2), np.nan)
     parts = (draws[start : start + _AT_ONCE] for start in range(0, len(draws), _AT_ONCE))
-    aps = [[_class_ap(*of_class, part, recalls) for of_class in classes] for part in parts]
+    aps = [
+        [_class_ap(numbers, matched, part, recalls) for numbers, matched in classes]
+        for part in parts
+    ]
     aps = np.concatenate(aps, axis=1)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', RuntimeWarning)  # a sample has no object
@@ -141,7 +144,7 @@ def _class_ap(
     return aps
 
 
-def _match(ann_file: str | Path, predictions: str | Path | list[dict], kind: str) -> 'COCOeval':  # noqa: F821
+def _match(ann_file: str | Path, predictions: str | Path | list[dict], kind: str) -> Any:
     """Detections matched with objects, image by image."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval

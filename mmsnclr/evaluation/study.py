@@ -118,8 +118,8 @@ def _point(
     spread = float(np.std(list(values.values()), ddof=1)) if len(values) > 1 else None
     over_images = _percentiles([one.resampled for one in found.values()])
     difference = None
-    common = sorted(found.keys() & (first or {}).keys())
-    if common and first is not found:
+    common = sorted(found.keys() & first.keys()) if first else []
+    if first and common and first is not found:
         pairs = [(first[seed], found[seed]) for seed in common]
         each = np.array([ours.value - theirs.value for ours, theirs in pairs])
         resampled = [np.subtract(ours.resampled, theirs.resampled) for ours, theirs in pairs]

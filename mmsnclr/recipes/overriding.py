@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -41,7 +42,7 @@ def flattened(options: dict | None) -> dict:
     Returns:
         ``{'train_cfg.max_epochs': 3}`` for ``{'train_cfg': dict(max_epochs=3)}``.
     """
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in (options or {}).items():
         if isinstance(value, dict) and value and '_delete_' not in value:
             value = flattened({f'{key}.{name}': part for name, part in value.items()})
