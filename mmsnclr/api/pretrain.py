@@ -16,14 +16,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from ..backbones import build_backbone, initialize_backbone
-from ..checkpoints import (
-    BACKBONE,
-    Stored,
-    at_hand,
-    newest_checkpoint,
-    sole_writer,
-    write_backbone,
-)
+from ..checkpoints import BACKBONE, Stored, at_hand, newest_checkpoint, sole_writer, write_backbone
 from ..console import Setting, duration, parse_time, say, settings_table
 from ..datasets.scan import Scan, scan_into
 from ..datasets.views import VIEW_KINDS, view_size

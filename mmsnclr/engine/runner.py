@@ -47,14 +47,8 @@ from .run import write_config
 from .schedule import Schedule
 from .store import group_timeout
 
-_MMENGINES_HOOKS = [
-    'runtime_info',
-    'timer',
-    'sampler_seed',
-    'logger',
-    'param_scheduler',
-    'checkpoint',
-]
+# mmengine's
+_HOOKS = ['runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint']
 # Set by torchrun and by Slurm when they start a run again.
 _RESTARTS = ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT')
 
@@ -92,7 +86,7 @@ class ResumableRunner(Runner):
         if isinstance(checkpoint, dict) and checkpoint.get('type') in (None, 'CheckpointHook'):
             hooks['checkpoint'] = dict(interval=1) | checkpoint | dict(type='AtomicCheckpointHook')
         # mmengine takes None for its own hooks only.
-        kept = {k: hook for k, hook in hooks.items() if hook is not None or k in _MMENGINES_HOOKS}
+        kept = {k: hook for k, hook in hooks.items() if hook is not None or k in _HOOKS}
         super().register_default_hooks(kept)
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:

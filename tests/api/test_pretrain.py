@@ -19,7 +19,7 @@ from mmengine.config import Config
 from mmpretrain.registry import DATASETS
 from PIL import Image
 
-from mmsnclr.api.pretrain import parse_time, pretrain
+from mmsnclr.api.pretrain import pretrain
 from mmsnclr.api.report import report
 from mmsnclr.backbones import read_backbone
 from mmsnclr.checkpoints import Stored
@@ -192,13 +192,6 @@ def test_a_time_budget_chooses_the_epochs(digits, tmp_path, monkeypatch):
     assert cfg.train_cfg.max_epochs == 2 and 'what fits into 1h' in cfg.settings.epochs
     with pytest.raises(ValueError, match=r"time='26m' is too short: an epoch takes 25 m here"):
         run(digits / 'unlabelled', tmp_path / 'short', epochs=None, time='26m')
-
-
-def test_durations_are_read():
-    assert [parse_time(text) for text in ('45s', '30m', '1h30m', '2d')] == [45, 1800, 5400, 172800]
-    for text in ('half an hour', '0m', '', '30', '1h 30m'):
-        with pytest.raises(ValueError, match=f"time='{text}' is no duration"):
-            parse_time(text)
 
 
 def test_no_time_is_not_taken_for_any_time(digits, tmp_path):

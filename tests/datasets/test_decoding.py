@@ -372,13 +372,6 @@ def test_a_picture_too_large_for_the_memory_is_refused_by_its_header(tmp_path, m
     assert 'more than 0.005 megapixels' in scan_images([tmp_path / 'b.png']).left_out[0][1]
 
 
-def test_a_limit_of_pixels_that_is_no_number_is_named(tmp_path, monkeypatch):
-    RGB.save(tmp_path / 'a.png')
-    monkeypatch.setenv(LIMIT, 'many')
-    with pytest.raises(ValueError, match="MMSNCLR_MAX_MEGAPIXELS='many' must be a number"):
-        read_image(tmp_path / 'a.png')
-
-
 def test_a_lack_of_memory_is_named(tmp_path, monkeypatch):
     RGB.save(tmp_path / 'a.png')
 

@@ -12,6 +12,7 @@ from helpers import ROOT
 from PIL import Image
 
 from mmsnclr.api.pretrain import pretrain
+from mmsnclr.datasets.decoding import LIMIT
 from mmsnclr.datasets.scan import scan_images
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
@@ -174,3 +175,10 @@ def test_images_with_colours_are_counted(tmp_path):
     Image.fromarray(NOISE[:20]).save(tmp_path / 'tiny.png')
     scan = scan_images(sorted(tmp_path.iterdir()))
     assert (scan.colored, len(scan.accepted)) == (2, 8)
+
+
+def test_a_limit_of_pixels_that_is_no_number_is_named(tmp_path, monkeypatch):
+    Image.new('L', (64, 64)).save(tmp_path / 'a.png')
+    monkeypatch.setenv(LIMIT, 'many')
+    (left_out,) = scan_images([tmp_path / 'a.png']).left_out
+    assert left_out[1] == "unreadable: MMSNCLR_MAX_MEGAPIXELS='many' must be a number"
