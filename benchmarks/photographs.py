@@ -1,108 +1,122 @@
-"""The whole path on real photographs: unlabelled pictures in, a detector and its gain out.
+"""Is a detector of photographs better for its pretraining, and from how many labels on?
 
-    python benchmarks/photographs.py COCO UNLABELLED...
+    python benchmarks/photographs.py DATA
 
-COCO has annotations/*train2017.json and *val2017.json with train2017/ and val2017/; UNLABELLED
-are further folders of images. The defaults take about 20 minutes on two cores.
+DATA has train.json and test.json in COCO's format beside the folders train/ and test/. The
+photographs in train/ pretrain a narrow ResNet-18 by each method, without labels; from each of them,
+and from random weights, detectors are trained on parts of the labels and compared on test/. The
+same command goes on with what was interrupted; finished trainings are not repeated.
 """
 
 import argparse
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from compare import print_table
+from mmsnclr.api import detect, pretrain
+from mmsnclr.api.study import Study
 
-from mmsnclr.api import detect, neighbors, predict, pretrain, report
+WIDTH = 16
+NARROW = {
+    'model.backbone.stem_channels': WIDTH,
+    'model.backbone.base_channels': WIDTH,
+    'model.neck.in_channels': 8 * WIDTH,
+}
+# What each method changes in the settings of `mmsnclr pretrain`. MoCo v3's loss is SNCLR's without
+# neighbours.
+METHODS = {
+    'sum_log': {},
+    'log_sum': {'model.head.loss.form': 'log_sum'},
+    'moco_v3': {'custom_hooks.0.warmup_epochs': 10**6},
+}
 
 
-def annotations(coco: Path, split: str) -> Path:
-    """The annotation file of a split."""
-    found = sorted((coco / 'annotations').glob(f'*{split}.json'))
-    if len(found) != 1:
-        raise SystemExit(f'{coco}/annotations must have one *{split}.json, not {len(found)}')
-    return found[0]
+def pretrain_all(
+    images: Path, out: Path, methods: Sequence[str], size: int, epochs: int
+) -> list[Path]:
+    """Pretrain by each method, or what is left to do of it.
+
+    Args:
+        images: Folder of photographs.
+        out: Folder that gets one folder for each method.
+        methods: Names in ``METHODS``.
+        size: Edge of the views, in pixels.
+        epochs: How often each photograph is seen.
+
+    Returns:
+        The backbones.
+    """
+    backbones = []
+    for name in methods:
+        pretrain(
+            [images],
+            out / name,
+            backbone='r18',
+            size=size,
+            epochs=epochs,
+            cfg_options=NARROW | METHODS[name],
+            resume=(out / name / 'config.py').exists(),
+        )
+        backbones.append(out / name / 'backbone.pth')
+    return backbones
 
 
 def run(
-    coco: Path,
-    unlabelled: list[Path],
+    data: Path,
     out: Path,
-    backbone: str = 'r18',
-    size: int = 128,
-    pretrain_time: str = '7m',
-    detector_size: int = 256,
-    iterations: int = 120,
-) -> list[list[str]]:
-    """Walk the path.
+    methods: Sequence[str] = tuple(METHODS),
+    view_size: int = 96,
+    pretrain_epochs: int = 200,
+    detector_size: int = 192,
+    iterations: int = 1500,
+    fractions: Sequence[float] = (5, 10, 20, 100),
+    seeds: int = 3,
+) -> Study:
+    """Pretrain, and compare what detectors make of it.
 
     Args:
-        coco: Folder in COCO's layout.
-        unlabelled: Further folders of images.
-        out: Folder to write into.
-        backbone: As for ``mmsnclr pretrain``.
-        size: Edge of the views, in pixels.
-        pretrain_time: As ``--time`` of ``mmsnclr pretrain``.
-        detector_size: Longer side of the detector's images, in pixels.
+        data: Folder in the layout above.
+        out: Folder to write into, or to go on in.
+        methods: Names in ``METHODS``.
+        view_size: Edge of the views in pretraining, in pixels.
+        pretrain_epochs: How often each photograph is seen without labels.
+        detector_size: Longer side of the detectors' images, in pixels.
         iterations: Training steps of each detector.
+        fractions: Parts of the labelled images, in percent.
+        seeds: How many parts are drawn, and detectors trained, for each.
 
     Returns:
-        What each step took and gave.
+        What :func:`mmsnclr.api.detect` made.
     """
-    rows, start = [], time.perf_counter()
-
-    def done(step: str, result: object) -> None:
-        nonlocal start
-        rows.append([step, f'{(time.perf_counter() - start) / 60:.1f}', str(result)])
-        start = time.perf_counter()
-
-    images = [coco / 'train2017', *unlabelled]
-    checkpoint = pretrain(
-        images, out / 'pretrain', backbone=backbone, size=size, time=pretrain_time
-    )
-    done('pretrain', checkpoint.name)
-    done('neighbors', neighbors(checkpoint, images, out / 'pretrain', queries=12)[0].name)
-    done('report', report(out / 'pretrain').name)
-    detector = detect(
-        annotations(coco, 'train2017'),
-        coco / 'train2017',
-        backbone=checkpoint,
+    backbone, *others = pretrain_all(data / 'train', out, methods, view_size, pretrain_epochs)
+    return detect(
+        data / 'train.json',
+        data / 'train',
+        backbone=backbone,
         out=out / 'detect',
-        val_json=annotations(coco, 'val2017'),
-        val_images=coco / 'val2017',
-        compare='random',
+        val_json=data / 'test.json',
+        val_images=data / 'test',
+        compare=[*others, 'random'],
+        fractions=fractions,
+        seeds=seeds,
         size=detector_size,
         iterations=iterations,
         skip_bad=True,
+        resume=True,
     )
-    values = [
-        f'{kind} AP {ap.ap:.2f} from the {name} backbone'
-        for name, kinds in detector.results.items()
-        for kind, ap in kinds.items()
-    ]
-    done('detect', '; '.join(values))
-    found = predict(detector.checkpoint, [coco / 'val2017'], out / 'predict', threshold=0.05)
-    done('predict', f'{len(found)} objects')
-    return rows
 
 
 def main() -> None:
-    """Walk the path and print what it took."""
+    """Compare by the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('coco', type=Path)
-    parser.add_argument('unlabelled', type=Path, nargs='*')
+    parser.add_argument('data', type=Path)
     parser.add_argument('--out', type=Path, default=Path('work_dirs/photographs'))
-    parser.add_argument('--time', default='7m', help='time to pretrain')
-    parser.add_argument('--iterations', type=int, default=120, help='steps of each detector')
-    args = parser.parse_args()
-    rows = run(
-        args.coco,
-        args.unlabelled,
-        args.out,
-        pretrain_time=args.time,
-        iterations=args.iterations,
-    )
-    total = sum(float(row[1]) for row in rows)
-    print_table(['step', 'minutes', 'result'], [*rows, ['all', f'{total:.1f}', '']])
+    parser.add_argument('--methods', nargs='+', default=list(METHODS), choices=list(METHODS))
+    parser.add_argument('--pretrain-epochs', type=int, default=200)
+    parser.add_argument('--iterations', type=int, default=1500, help='steps of each detector')
+    parser.add_argument('--fractions', type=float, nargs='+', default=[5, 10, 20, 100])
+    parser.add_argument('--seeds', type=int, default=3)
+    args = vars(parser.parse_args())
+    run(args.pop('data'), args.pop('out'), **args)
 
 
 if __name__ == '__main__':

@@ -75,18 +75,23 @@ def test_methods_are_compared_on_class_folders(benchmarks, digits, tmp_path, mon
     assert (tmp_path / 'out/cifar10.png').stat().st_size > 10_000
 
 
-def test_the_whole_path_runs_on_photographs(benchmarks, digits, tmp_path):
+def test_pretrainings_are_compared_by_their_detectors(benchmarks, digits, tmp_path):
     import photographs
 
-    coco = tmp_path / 'coco'
-    (coco / 'annotations').mkdir(parents=True)
-    for split, folder in (('train2017', 'train'), ('val2017', 'val')):
-        (coco / split).symlink_to(digits / 'scenes' / folder)
-        (coco / 'annotations' / f'{split}.json').symlink_to(digits / 'scenes' / f'{folder}.json')
-    rows = photographs.run(
-        coco, [digits / 'unlabelled'], tmp_path / 'out', 'r18', 32, '30s', 64, iterations=2
-    )
-    assert [row[0] for row in rows] == ['pretrain', 'neighbors', 'report', 'detect', 'predict']
+    for split, folder in (('train', 'train'), ('test', 'val')):
+        (tmp_path / split).symlink_to(digits / 'scenes' / folder)
+        (tmp_path / f'{split}.json').symlink_to(digits / 'scenes' / f'{folder}.json')
+    sizes = dict(view_size=32, pretrain_epochs=1, detector_size=64, iterations=2)
+    for fractions in ([50], [50, 100]):  # the second goes on
+        study = photographs.run(
+            tmp_path, tmp_path / 'out', ['moco_v3'], fractions=fractions, seeds=2, **sizes
+        )
+    assert {(point.start, point.percent) for point in study.points} == {
+        (start, percent) for start in ('pretrained', 'random') for percent in (50, 100)
+    }
+    assert all(len(point.values) == 2 for point in study.points)
+    settings = (tmp_path / 'out/moco_v3/config.py').read_text()
+    assert 'warmup_epochs=1000000' in settings and 'base_channels=16' in settings
 
 
 @pytest.mark.parametrize('tars', [False, True])
