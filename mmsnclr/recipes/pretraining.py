@@ -27,7 +27,7 @@ BACKBONES = {
 # What a training needs; the recipes hold helpers beside these.
 _NEEDED = (
     *('default_scope', 'custom_imports', 'default_hooks', 'custom_hooks', 'env_cfg'),
-    *('vis_backends', 'visualizer', 'log_level', 'randomness'),
+    *('vis_backends', 'visualizer', 'log_level', 'log_processor', 'randomness'),
     *('model', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr'),
 )
 _FEWEST_IMAGES = 32

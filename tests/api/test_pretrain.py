@@ -111,6 +111,7 @@ def test_the_settings_are_printed_with_their_reasons_and_written(finished):
     assert cfg.train_cfg.max_epochs == 2
     first, second = cfg.train_dataloader.dataset.pipeline[0].views
     assert (first.size, second.solarize_prob) == (64, 0)  # as the pictures
+    assert 'view_recall: ' in printed and 'queue_fill: ' not in printed
 
 
 @pytest.mark.slow
