@@ -309,7 +309,6 @@ class _Filter(io.TextIOBase):
     """Passes a training's progress, warnings and errors on, without mmengine's heads of lines."""
 
     def __init__(self, stream: TextIO) -> None:
-
         self.stream = stream
 
     def write(self, text: str) -> int:

@@ -12,7 +12,7 @@ from ..backbones import check_starts, name_starts
 from ..checkpoints import sole_writer
 from ..console import say, settings_table
 from ..datasets.leakage import tell_of_leakage
-from ..datasets.listing import read_text
+from ..datasets.lists import read_text
 from ..engine.launch import count_processes, share_of_batch
 from .classifiers import (
     Classification,

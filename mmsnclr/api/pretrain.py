@@ -128,7 +128,6 @@ def pretrain(
     # What does not fit is refused before the images are read, which may take hours.
     _try_backbone(cfg, arguments, stored)
     _try_options(cfg, out, arguments)
-    out.mkdir(parents=True, exist_ok=True)
     scan = scan_into(out, images, labels, image_root, min_edge)
     settings = fit_to_images(
         cfg,

@@ -63,7 +63,10 @@ def sole_writer(verb: _Verb) -> _Verb:
     def alone(*args: Any, **kwargs: Any) -> Any:
         out = Path(inspect.signature(verb).bind(*args, **kwargs).arguments['out'])
         made = not out.exists()
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ValueError(f'out={str(out)!r} is or is in a file: choose a folder') from error
         descriptor = os.open(out, os.O_RDONLY)
         try:
             _lock(descriptor, out)

@@ -109,7 +109,6 @@ def _why_unidentified(data: bytes) -> str:
     formats: dict[str, Any] = Image.OPEN
     for kind in FORMATS:
         factory, accept = formats[kind]
-
         if accept and accept(data[:16]) is True:
             try:
                 factory(BytesIO(data))

@@ -1,12 +1,13 @@
 """Images to validate on that were learned from already, in training or in pretraining."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from ..console import say
-from .listing import read_text
+from .lists import read_text
 from .near_duplicates import Fingerprints, near_pairs
 from .scan import FINGERPRINTS, fingerprint_images, write_csv
 
@@ -30,12 +31,9 @@ def tell_of_leakage(
     Returns:
         A sentence for each, in markdown.
     """
-    prints = _known(out, val)
     lines: list[str] = []
     rows: list[tuple] = []
     seen: list[tuple[str, Sequence[str | Path], Fingerprints]] = []
-    if train:
-        seen.append(('to learn from', train, _known(out, train)))
     for name in dict.fromkeys(map(str, checkpoints)):
         folder = Path(name) if Path(name).is_dir() else Path(name).parent
         if (folder / 'images.txt').is_file():
@@ -47,6 +45,10 @@ def tell_of_leakage(
                 f'Whether {name} was pretrained on images to validate on cannot be told: there is '
                 'no images.txt beside it.'
             )
+    if train or seen:
+        prints, learned = _known(out, val, train)
+    if train:
+        seen.insert(0, ('to learn from', train, learned))
     for number, (which, paths, others) in enumerate(seen):
         equal, near = _equal(prints, others), _near(prints, others)
         near = {image: other for image, other in near.items() if image not in equal}
@@ -70,22 +72,29 @@ def tell_of_leakage(
 
 
 def _listed(folder: Path) -> tuple[list[str], Fingerprints]:
-    """The images that a scan has listed; read again if it left no fingerprints that fit."""
+    """The images that a scan has listed, and their fingerprints.
+
+    Where it left none that fit, as those of before did, the images are read again, once.
+    """
     paths = read_text(folder / 'images.txt').splitlines()
     kept = Fingerprints.read(folder / FINGERPRINTS)
     if kept is None or len(kept.look) != len(paths):
         kept = fingerprint_images([Path(path) for path in paths])
+        if kept.content.all():  # else some may be there the next time
+            with suppress(OSError):
+                kept.write(folder / FINGERPRINTS)
     return paths, kept
 
 
-def _known(folder: Path, images: Sequence[Path]) -> Fingerprints:
-    """Fingerprints of images, of which a scan in the folder may have listed all."""
+def _known(folder: Path, *parts: Sequence[Path]) -> list[Fingerprints]:
+    """Fingerprints of parts of a set, of which a scan in the folder may have listed all."""
+    images, paths = [path for part in parts for path in part], None
     if (folder / FINGERPRINTS).is_file():
         paths, kept = _listed(folder)
-        number = {path: n for n, path in enumerate(paths)}
-        if all(str(path) in number for path in images):
-            return kept.take([number[str(path)] for path in images])
-    return fingerprint_images(images)
+    if paths is None or not set(paths).issuperset(map(str, images)):
+        paths, kept = list(map(str, images)), fingerprint_images(images)
+    number = {path: n for n, path in enumerate(paths)}
+    return [kept.take([number[str(path)] for path in part]) for part in parts]
 
 
 def _equal(prints: Fingerprints, others: Fingerprints) -> dict[int, int]:
@@ -98,5 +107,9 @@ def _equal(prints: Fingerprints, others: Fingerprints) -> dict[int, int]:
 
 def _near(prints: Fingerprints, others: Fingerprints) -> dict[int, int]:
     """One of the others that looks almost the same, for each image that has such."""
-    images, found = near_pairs(prints.look, others.look)
-    return dict(zip(images.tolist(), found.tolist()))
+    looks, which = np.unique(prints.look, return_inverse=True)
+    other_looks, first = np.unique(others.look, return_index=True)
+    found = np.full(len(looks), -1)
+    for one, other in near_pairs(looks, other_looks):
+        found[one] = first[other]
+    return {image: other for image, other in enumerate(found[which].tolist()) if other >= 0}

@@ -1,7 +1,7 @@
 """Images that look almost the same, by their perceptual hashes."""
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 EDGE = 64  # to which an image may be reduced before it is hashed, in pixels
 _DISTANCE = 4  # of 64 bits, up to which two images are near-duplicates
 _BANDS = np.linspace(0, 64, _DISTANCE + 2).round().astype(int)
-_MOST = 2**24  # pairs that are compared at once; bounds the memory
+_MOST = 2**22  # pairs that are compared, or handed out, at once; bounds the memory
 
 
 class Fingerprints(NamedTuple):
@@ -62,7 +62,7 @@ def look_of(image: Image.Image) -> int:
     return int(str(imagehash.phash(image)), 16)
 
 
-def near_pairs(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def near_pairs(one: np.ndarray, other: np.ndarray) -> Iterator[np.ndarray]:
     """Which images of two sets are near-duplicates.
 
     Looks that differ in no more than 4 of 64 bits agree in at least one of five bands of bits, so
@@ -72,11 +72,12 @@ def near_pairs(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarr
         one: Looks, ``(N,)`` uint64; those of 0 are near nothing.
         other: Likewise, ``(M,)``.
 
-    Returns:
-        Numbers in ``one`` and in ``other``, both ``(P,)``, each pair once, sorted.
+    Yields:
+        Numbers in ``one`` and in ``other``, ``(2, P)``, of some of the pairs; a pair may come
+        again. Sets of one scene have too many pairs to be kept at once.
     """
-    found: list[np.ndarray] = [np.empty((0, 2), int)]
     for low, high in pairwise(_BANDS):
+        found, count = [], 0
         groups = [_by_band(looks, low, high - low) for looks in (one, other)]
         (order, starts), (other_order, other_starts) = groups
         for key in np.flatnonzero((np.diff(starts) > 0) & (np.diff(other_starts) > 0)):
@@ -84,10 +85,14 @@ def near_pairs(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarr
             columns = other_order[other_starts[key] : other_starts[key + 1]]
             signs = _signs(other[columns]).T
             for part in np.array_split(rows, -(-len(rows) * len(columns) // _MOST)):
-                near = np.argwhere(_signs(one[part]) @ signs >= 64 - 2 * _DISTANCE)
-                found.append(np.stack([part[near[:, 0]], columns[near[:, 1]]], 1))
-    pairs = np.unique(np.concatenate(found), axis=0)
-    return pairs[:, 0], pairs[:, 1]
+                near = np.nonzero(_signs(one[part]) @ signs >= 64 - 2 * _DISTANCE)
+                found.append(np.stack([part[near[0]], columns[near[1]]]))
+                count += len(near[0])
+                if count > _MOST:
+                    yield np.concatenate(found, axis=1)
+                    found, count = [], 0
+        if found:
+            yield np.concatenate(found, axis=1)
 
 
 def _by_band(looks: np.ndarray, low: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -115,9 +120,14 @@ def groups_of(looks: np.ndarray) -> list[np.ndarray]:
         The numbers of each group of two or more, sorted.
     """
     values, which = np.unique(looks, return_inverse=True)
-    one, other = near_pairs(values, values)
-    links = coo_array((np.ones(len(one)), (one, other)), shape=(len(values),) * 2)
-    group = connected_components(links, directed=False)[1][which]
+    group = np.arange(len(values))
+    for pairs in near_pairs(values, values):
+        one, other = group[pairs]
+        apart = one != other
+        ends = one[apart], other[apart]
+        links = coo_array((np.ones(apart.sum()), ends), shape=(len(values),) * 2)
+        group = connected_components(links, directed=False)[1][group]
+    group = group[which]
     group[looks == 0] = group.max(initial=0) + 1 + np.arange((looks == 0).sum())
     order = np.argsort(group, kind='stable')
     parts = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)

@@ -45,7 +45,7 @@ class Scan:
         accepted: The usable images, in the order in which they were given.
         left_out: The others, each with its reason.
         edges: Shorter edge of each accepted image, in pixels.
-        prints: Of each accepted image, as in :class:`~.near_duplicates.Fingerprints`.
+        prints: Of each accepted image, content and look in 16 bytes.
         levels: Lowest and highest value of the accepted images with more than 8 bits;
             ``None`` if there are none.
         colored: How many of the accepted images have colours.
@@ -54,7 +54,7 @@ class Scan:
     accepted: list[Path] = field(default_factory=list)
     left_out: list[tuple[Path, str]] = field(default_factory=list)
     edges: list[int] = field(default_factory=list)
-    prints: list[tuple[int, int]] = field(default_factory=list)
+    prints: list[bytes] = field(default_factory=list)
     levels: tuple[int, int] | None = None
     colored: int = 0
 
@@ -94,9 +94,9 @@ class _Found(NamedTuple):
     colored: bool = False
 
     @property
-    def prints(self) -> tuple[int, int]:
-        """As in :class:`~.near_duplicates.Fingerprints`."""
-        return int.from_bytes(self.digest[:8], 'big'), self.look
+    def prints(self) -> bytes:
+        """Content and look, as in :class:`~.near_duplicates.Fingerprints`, 8 bytes each."""
+        return self.digest[:8].rjust(8, b'\0') + self.look.to_bytes(8, 'big')
 
 
 def scan_images(paths: Sequence[Path], min_edge: int = 32) -> Scan:
@@ -115,7 +115,7 @@ def scan_images(paths: Sequence[Path], min_edge: int = 32) -> Scan:
     """
     scan = Scan()
     first: dict[bytes, Path] = {}
-    deep: dict[Path, tuple[int, int]] = {}
+    deep: dict[Path, _Found] = {}
     unseen: Counter[str] = Counter()
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter('always')
@@ -135,7 +135,7 @@ def scan_images(paths: Sequence[Path], min_edge: int = 32) -> Scan:
             scan.colored += found.colored
             unseen[found.unseen] += 1
             if found.values:
-                deep[path] = found.values
+                deep[path] = found
     if deep:
         _level(scan, deep)
     for what, count in unseen.items():
@@ -153,8 +153,9 @@ def fingerprint_images(paths: Sequence[Path]) -> Fingerprints:
         return _arrays([found.prints for found in _examine_all(paths, 'Comparing images')])
 
 
-def _arrays(prints: Sequence[tuple[int, int]]) -> Fingerprints:
-    return Fingerprints(*np.array(prints, np.uint64).reshape(-1, 2).T.copy())
+def _arrays(prints: Sequence[bytes]) -> Fingerprints:
+    values = np.frombuffer(b''.join(prints), '>u8').reshape(-1, 2)
+    return Fingerprints(*values.T.astype(np.uint64, order='C'))
 
 
 def _examine_all(paths: Sequence[Path], label: str) -> Iterator[_Found]:
@@ -165,12 +166,13 @@ def _examine_all(paths: Sequence[Path], label: str) -> Iterator[_Found]:
         yield from track(examined, label, len(paths))
 
 
-def _level(scan: Scan, deep: dict[Path, tuple[int, int]]) -> None:
+def _level(scan: Scan, deep: dict[Path, _Found]) -> None:
     """Set the levels, and leave out the images that are almost of one grey by them."""
-    low, high = min(low for low, _ in deep.values()), max(high for _, high in deep.values())
+    ranges = {path: found.values for path, found in deep.items() if found.values}
+    low, high = min(low for low, _ in ranges.values()), max(high for _, high in ranges.values())
     flat = {
         path: f'without contrast: from {lowest} to {highest} in a set from {low} to {high}'
-        for path, (lowest, highest) in deep.items()
+        for path, (lowest, highest) in ranges.items()
         if (highest - lowest) * 256 < _CONTRAST * (high - low + 1)
     }
     if len(flat) < len(deep):
@@ -184,6 +186,7 @@ def _level(scan: Scan, deep: dict[Path, tuple[int, int]]) -> None:
         scan.accepted = [scan.accepted[n] for n in kept]
         scan.edges = [scan.edges[n] for n in kept]
         scan.prints = [scan.prints[n] for n in kept]
+        scan.colored -= sum(deep[path].colored for path in flat)
         scan.left_out += flat.items()
 
 
@@ -224,7 +227,8 @@ def _look(data: bytes, draft: bool) -> _Found:
         if draft:
             image.draft('RGB', (EDGE, EDGE))
         deep = deep_values(image, data)
-        values, rgb = value_range(deep), to_rgb(image, deep)
+        values = value_range(deep)
+        rgb = to_rgb(image, deep, values)  # that of the set is not known yet
     lows_and_highs: Any = rgb.getextrema()
     levels = max(high - low for low, high in lows_and_highs) + 1
     look = look_of(rgb) if levels > _CONTRAST else 0

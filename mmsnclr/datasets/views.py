@@ -272,7 +272,6 @@ def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
     """Blend with the mean gray of the image."""
     means: Any = cv2.mean(_luma(image))
     mean = int(means[0] + 0.5)
-
     return _map_levels(image, _LEVELS * factor + mean * (1 - factor))
 
 

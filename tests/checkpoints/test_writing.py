@@ -39,6 +39,13 @@ def test_a_folder_that_stays_empty_is_removed_unless_it_was_there(tmp_path):
     assert (tmp_path / 'a' / 'result').exists()
 
 
+@pytest.mark.parametrize('name', ['file', 'file/out'])
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path, name):
+    (tmp_path / 'file').touch()
+    with pytest.raises(ValueError, match=f"out='{tmp_path / name}' is or is in a file"):
+        verb(tmp_path / name)
+
+
 @pytest.mark.parametrize('of', [pretrain, detect, classify, predict])
 def test_a_folder_that_another_process_writes_is_refused(tmp_path, monkeypatch, of):
     monkeypatch.setattr(writing, '_PATIENCE', 0)

@@ -1,11 +1,13 @@
 """Images that look almost the same are found, and those that were seen before are counted."""
 
 import csv
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
 import pytest
 
+from mmsnclr.datasets import leakage, near_duplicates
 from mmsnclr.datasets.leakage import tell_of_leakage
 from mmsnclr.datasets.near_duplicates import groups_of, near_pairs
 from mmsnclr.datasets.scan import scan_into
@@ -70,7 +72,9 @@ def val(tmp_path):
 FOUND = {('equal.jpg', 'equal to', '3.jpg'), ('near.png', 'almost like', '5.jpg')}
 
 
-def test_near_pairs_are_those_that_differ_in_up_to_4_bits():
+@pytest.mark.parametrize('most', [10, 2**22])
+def test_near_pairs_are_those_that_differ_in_up_to_4_bits(monkeypatch, most):
+    monkeypatch.setattr(near_duplicates, '_MOST', most)
     rng = np.random.default_rng(0)
     one = rng.integers(1, 2**63, 300, dtype=np.uint64)
     other = one[:200].copy()
@@ -80,12 +84,25 @@ def test_near_pairs_are_those_that_differ_in_up_to_4_bits():
     differing = np.unpackbits((one[:, None] ^ other)[..., None].view(np.uint8), axis=-1).sum(-1)
     expected = np.nonzero(differing <= 4)
     assert len(expected[0]) == 125
-    assert np.array_equal(near_pairs(one, other), expected)
+    portions = list(near_pairs(one, other))
+    assert max(part.shape[1] for part in portions) < 2 * most
+    assert np.array_equal(np.unique(np.concatenate(portions, 1), axis=1), expected)
 
 
-def test_groups_are_linked_and_what_has_no_look_is_in_none():
+@pytest.mark.parametrize('most', [1, 2**22])
+def test_groups_are_linked_and_what_has_no_look_is_in_none(monkeypatch, most):
+    monkeypatch.setattr(near_duplicates, '_MOST', most)
     chain = [0b1, 0b1111, 0b1111111, 2**40 - 1, 0, 0, 0b1]
     assert [group.tolist() for group in groups_of(np.array(chain, np.uint64))] == [[0, 1, 2, 6]]
+
+
+def test_deep_images_are_compared_though_they_use_few_of_the_values(tmp_path):
+    for number, seed in enumerate((0, 0, 1)):
+        deep = photograph(seed)[..., 0].astype(np.uint16) + 30000 + number
+        write(tmp_path / 'pictures' / f'{number}.png', deep)
+    scan_into(tmp_path, [tmp_path / 'pictures'], None, None, 32)
+    listed = [path.rpartition('/')[2] for _, path in rows(tmp_path / 'near_duplicates.csv')]
+    assert listed == ['0.png', '1.png']
 
 
 def test_a_scan_lists_near_duplicates_and_leaves_none_out(tmp_path, capsys):
@@ -120,16 +137,31 @@ def test_what_was_pretrained_on_is_counted_also_after_it_is_gone(pretrained, val
     assert kinds(tmp_path) == FOUND
 
 
-def test_the_images_of_a_run_without_fingerprints_are_read(pretrained, val, tmp_path):
+def test_the_images_of_a_run_without_fingerprints_are_read_once(
+    pretrained, val, tmp_path, monkeypatch
+):
+    read = Mock(wraps=leakage.fingerprint_images)
+    monkeypatch.setattr(leakage, 'fingerprint_images', read)
+    (pretrained.parent / 'fingerprints.npz').unlink()
+    for _ in range(2):
+        tell_of_leakage(tmp_path, [], val, [str(pretrained)])
+        assert kinds(tmp_path) == FOUND
+    assert sorted(len(call.args[0]) for call in read.call_args_list) == [3, 3, 8]
+
+
+def test_images_that_cannot_be_read_any_more_are_said(pretrained, val, tmp_path):
     (pretrained.parent / 'fingerprints.npz').unlink()
     (tmp_path / 'pictures' / '0.jpg').unlink()
     text = tell_of_leakage(tmp_path, [], val, [str(pretrained.parent)])
     assert kinds(tmp_path) == FOUND and '1 of those cannot be read any more' in text
+    assert not (pretrained.parent / 'fingerprints.npz').exists()  # it may be there again
 
 
-def test_what_cannot_be_told_is_said(pretrained, val, tmp_path):
+def test_what_cannot_be_told_is_said(pretrained, val, tmp_path, monkeypatch):
     foreign = tmp_path / 'theirs.pth'
-    text = tell_of_leakage(tmp_path, [], val, [str(foreign)])
+    with monkeypatch.context() as patch:
+        patch.setattr(leakage, 'fingerprint_images', None)  # there is nothing to compare
+        text = tell_of_leakage(tmp_path, [], val, [str(foreign)])
     assert text.startswith(f'Whether {foreign} was pretrained on images to validate on cannot be')
     (pretrained.parent / 'init').mkdir()
     text = tell_of_leakage(tmp_path, [], val, [str(pretrained)])

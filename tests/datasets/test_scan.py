@@ -6,6 +6,7 @@ import subprocess
 import sys
 from io import BytesIO
 
+import cv2
 import numpy as np
 import pytest
 from helpers import ROOT
@@ -175,6 +176,13 @@ def test_images_with_colours_are_counted(tmp_path):
     Image.fromarray(NOISE[:20]).save(tmp_path / 'tiny.png')
     scan = scan_images(sorted(tmp_path.iterdir()))
     assert (scan.colored, len(scan.accepted)) == (2, 8)
+
+
+def test_colours_of_images_that_the_range_of_the_set_leaves_out_are_not_counted(tmp_path):
+    Image.fromarray(NOISE[..., 0].astype(np.uint16) * 256).save(tmp_path / 'gray.png')
+    cv2.imwrite(str(tmp_path / 'faint.png'), NOISE.astype(np.uint16))
+    scan = scan_images(sorted(tmp_path.iterdir()))
+    assert (scan.colored, [path.stem for path in scan.accepted]) == (0, ['gray'])
 
 
 def test_a_limit_of_pixels_that_is_no_number_is_named(tmp_path, monkeypatch):
