@@ -259,10 +259,8 @@ def _tell_plan(trainings: Trainings, subsets: Sequence[Subset], finished: int) -
         _, length = trainings.fit(starts[0], subset)
         images = f'{len(subset.numbers):,} images ({percent:g} %)'
         lengths.append(Setting(images, f'{length.value} {length.name}', length.reason))
-    percents, drawn = (
-        ', '.join(f'{value:g}' for value in sorted({subset[column] for subset in subsets}))
-        for column in (0, 1)
-    )
+    percents = ', '.join(f'{percent:g}' for percent in sorted(by_percent))
+    drawn = ', '.join(str(seed) for seed in sorted({subset.seed for subset in subsets}))
     done = f'; finished: {finished}' if finished else ''
     say(
         f'\n{len(starts) * len(subsets)} trainings: starts ({", ".join(starts)}) x percents '
