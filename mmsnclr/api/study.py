@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from ..checkpoints import replacing
+from ..checkpoints import forget_optimizer, replacing
 from ..console import Setting, duration, say, settings_table
 from ..datasets.subsets import stratified_order
 from ..engine.cost import seconds_per_step, seconds_per_test
@@ -193,6 +193,8 @@ def run_study(
             say(f'\nTraining {len(runs) + 1} of {len(plan)}: {start}, {images}, seed {seed}')
             runs[key] = trainings.train(start, subset, _folder(out, *key))
             _write(_folder(out, *key), runs[key])
+            for checkpoint in _folder(out, *key).glob('training/*.pth'):
+                forget_optimizer(checkpoint)  # there are many of them
             study = _summarise(trainings, out, runs, plan, lengths)
             done += seconds[key]
             rest = sum(seconds.values()) - done
