@@ -73,6 +73,7 @@ def test_images_are_drawn_with_repetition_and_always_alike():
 
 @pytest.mark.parametrize('kind', ['bbox', 'segm'])
 def test_resampled_precision_is_pycocotools_of_repeated_images(content, tmp_path, kind):
+    pytest.importorskip('pycocotools')
     rng, found = np.random.default_rng(0), []
     for number, one in enumerate(content['annotations']):
         one['iscrowd'] = int(number % 7 == 0)
