@@ -156,6 +156,14 @@ def test_another_study_is_not_gone_on_with(detection, resumed, options, message)
         detect(**(detection | dict(epochs=0.5) | options))
 
 
+def test_other_weights_of_the_same_name_are_not_taken_for_those_of_before(detection, resumed):
+    content = detection['backbone'].read_bytes()
+    detection['backbone'].write_bytes(content + b' ')
+    with pytest.raises(ValueError, match=r'started otherwise \(content of .*snclr.pth was'):
+        detect(**detection, epochs=0.5, fractions=[50], seeds=1, resume=True)
+    detection['backbone'].write_bytes(content)
+
+
 @pytest.fixture(scope='module')
 def blobs(tmp_path_factory):
     """Noise of two colours, 15 images of one and 5 of the other."""
