@@ -236,6 +236,17 @@ def test_a_seed_draws_the_images_and_trains_alike_from_each_start(classification
     assert not torch.equal(first['state_dict'][key], other['state_dict'][key])
 
 
+def test_classifiers_are_not_gone_on_with_on_other_validation_images(classification, blobs):
+    out, _ = classification
+    given = dict(images=blobs, backbone=out.parent / 'snclr.pth', out=out, compare='random')
+    given |= dict(epochs=2, size=32, workers=0, amp='off', fractions=[50], seeds=1, resume=True)
+    assert len({point.images for point in classify(**given).points}) == 1
+    listed = out / 'subsets/val.txt'
+    listed.write_text('another\n' + listed.read_text())
+    with pytest.raises(ValueError, match=r'val\.txt was written with other images'):
+        classify(**given)
+
+
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
