@@ -17,7 +17,7 @@ extensions = [
     'sphinx_copybutton',
 ]
 exclude_patterns = ['_build']
-nb_execution_mode = 'off'  # its outputs are stored: docs/pictures.py
+nb_execution_mode = 'off'  # docs/pictures.py runs the notebook and stores what it says
 myst_heading_anchors = 3
 myst_enable_extensions = ['colon_fence', 'dollarmath']
 autodoc_member_order = 'bysource'

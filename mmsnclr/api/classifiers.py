@@ -1,7 +1,7 @@
 """Classifiers that are trained and measured alike from several starts, on a set or parts of it."""
 
 import os
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -140,6 +140,8 @@ class ClassifierTrainings:
         self.classes: Sequence[Collection[Hashable]] = [{name} for _, name in self._train]
         self.validated = len(classifiers.images.val)
         self.starts = {name: start.source for name, start in classifiers.starts.items()}
+        # All are measured on the same.
+        _write_list(classifiers.out / 'subsets' / 'val.txt', classifiers.images.val)
         folder = classifiers.out / 'init'
         self._weights = {
             name: classifiers.write_weights(name, folder / f'{name}.pth') for name in self.starts
@@ -147,18 +149,14 @@ class ClassifierTrainings:
 
     def write(self, subset: Subset) -> None:
         """Write the list of a subset, or check that which is there."""
-        part, file = self._part(subset), _listed(subset)
+        part = self._part(subset)
         missing = set(self._classifiers.images.classes) - set(part.values())
         if missing:
             raise ValueError(
                 f'fractions: {subset.percent:g} % are {len(part)} images, fewer than the '
                 f'{len(self._classifiers.images.classes)} classes'
             )
-        lines = ''.join(f'{path}\n' for path in part)
-        if file.exists() and file.read_text('utf-8') != lines:
-            raise ValueError(f'{file} was written with other images: choose another --out')
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(lines, 'utf-8')
+        _write_list(_listed(subset), part)
 
     def fit(self, start: str, subset: Subset) -> tuple[Config, Setting]:
         """The config of a training, and how long it is."""
@@ -195,6 +193,15 @@ class ClassifierTrainings:
 
 def _listed(subset: Subset) -> Path:
     return subset.file.with_name(f'{subset.file.name}.txt')
+
+
+def _write_list(file: Path, paths: Iterable[Path]) -> None:
+    """Write a list of images, or check that which is there."""
+    lines = ''.join(f'{path}\n' for path in paths)
+    if file.exists() and file.read_text('utf-8') != lines:
+        raise ValueError(f'{file} was written with other images: choose another --out')
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(lines, 'utf-8')
 
 
 def _check_least(arguments: dict) -> None:

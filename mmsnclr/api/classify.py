@@ -84,7 +84,7 @@ def classify(
         seed: Seed of the split and the training.
         gpus: How many processes train, as for :func:`mmsnclr.api.pretrain.pretrain`.
         resume: Whether to continue what is in ``out`` by the arguments that began it; another
-            ``workers``, ``amp`` or ``gpus`` is for this part of it alone.
+            ``workers``, ``gpus`` or, unless it is a study, ``amp`` is for this part of it alone.
 
     Returns:
         Where the classifier is and how good it is; with ``fractions`` or ``seeds``, what all

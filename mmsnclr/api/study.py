@@ -3,13 +3,14 @@
 import json
 import time
 from collections.abc import Collection, Hashable, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from ..checkpoints import replacing
+from ..checkpoints import forget_optimizer, replacing
 from ..console import Setting, duration, say, settings_table
 from ..datasets.subsets import stratified_order
 from ..engine.cost import seconds_per_step, seconds_per_test
@@ -97,13 +98,19 @@ def check_folder(
         resume: Whether the study may be there.
 
     Returns:
-        What it was begun with, or is: ``arguments``, ``starts`` and ``processes``.
+        What it was begun with, or is: ``arguments``, ``starts``, what their files hold
+        (``contents``) and ``processes``.
 
     Raises:
         ValueError: If it holds another study, or a run.
     """
     given = {name: value for name, value in arguments.items() if name not in _FREE}
-    notes = dict(arguments=given, starts=starts, processes=processes)
+    contents = {
+        f'content of {source}': blake2b(Path(source).read_bytes(), digest_size=8).hexdigest()
+        for source in starts.values()
+        if Path(source).is_file()
+    }
+    notes = dict(arguments=given, starts=starts, contents=contents, processes=processes)
     notes = json.loads(json.dumps(notes, default=str))
     if (out / 'config.py').exists():
         raise ValueError(f'out={str(out)!r} holds a single run: choose another folder')
@@ -115,15 +122,16 @@ def check_folder(
             'to continue it, also with more --fractions, --seeds or --compare'
         )
     before = json.loads((out / NOTES).read_text('utf-8'))
-    known = {name: source for name, source in starts.items() if name in before['starts']}
-    for name, now in dict(arguments=notes['arguments'], starts=known).items():
-        if before[name] != before[name] | now:
+    for name in ('arguments', 'starts', 'contents'):
+        there = before.setdefault(name, {})
+        now = there | {key: value for key, value in notes[name].items() if key in there}
+        if there != now:
             raise ValueError(
-                f'the study in {out} was started otherwise '
-                f'({differences(before[name], before[name] | now)}): pass with --resume what it '
-                'was started with, or choose another --out'
+                f'the study in {out} was started otherwise ({differences(there, now)}): pass with '
+                '--resume what it was started with, or choose another --out'
             )
-    return before | dict(starts=before['starts'] | notes['starts'])
+    added = {name: notes[name] | before[name] for name in ('starts', 'contents')}
+    return before | added
 
 
 def refuse_study(out: Path) -> None:
@@ -193,6 +201,8 @@ def run_study(
             say(f'\nTraining {len(runs) + 1} of {len(plan)}: {start}, {images}, seed {seed}')
             runs[key] = trainings.train(start, subset, _folder(out, *key))
             _write(_folder(out, *key), runs[key])
+            for checkpoint in _folder(out, *key).glob('training/*.pth'):
+                forget_optimizer(checkpoint)  # there are many of them
             study = _summarise(trainings, out, runs, plan, lengths)
             done += seconds[key]
             rest = sum(seconds.values()) - done
@@ -259,10 +269,8 @@ def _tell_plan(trainings: Trainings, subsets: Sequence[Subset], finished: int) -
         _, length = trainings.fit(starts[0], subset)
         images = f'{len(subset.numbers):,} images ({percent:g} %)'
         lengths.append(Setting(images, f'{length.value} {length.name}', length.reason))
-    percents, drawn = (
-        ', '.join(f'{value:g}' for value in sorted({subset[column] for subset in subsets}))
-        for column in (0, 1)
-    )
+    percents = ', '.join(f'{percent:g}' for percent in sorted(by_percent))
+    drawn = ', '.join(str(seed) for seed in sorted({subset.seed for subset in subsets}))
     done = f'; finished: {finished}' if finished else ''
     say(
         f'\n{len(starts) * len(subsets)} trainings: starts ({", ".join(starts)}) x percents '

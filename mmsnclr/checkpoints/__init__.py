@@ -5,6 +5,7 @@ from .reading import Stored, at_hand, load_checkpoint
 from .writing import (
     BACKBONE,
     TEMPORARY,
+    forget_optimizer,
     rank_file,
     refuse_to_replace,
     replacing,
@@ -19,6 +20,7 @@ __all__ = [
     'at_hand',
     'check_bytes',
     'check_resumable',
+    'forget_optimizer',
     'load_checkpoint',
     'newest_checkpoint',
     'rank_file',

@@ -12,6 +12,8 @@ from typing import Any, TypeVar, cast
 
 import torch
 
+from .reading import load_checkpoint
+
 # What a file carries while it is being written.
 TEMPORARY = '.tmp'
 # Its name beside the checkpoints of a pretraining.
@@ -120,6 +122,18 @@ def write_backbone(checkpoint: dict, source: str, path: str) -> None:
     content = dict(state_dict=weights, meta=checkpoint['meta'] | dict(source=source))
     with replacing(path) as temporary:
         torch.save(content, temporary)
+
+
+def forget_optimizer(path: str | Path) -> None:
+    """Take the optimiser's state, half of a file or more, out of what is trained to its end.
+
+    Args:
+        path: A training checkpoint, which is replaced.
+    """
+    checkpoint = load_checkpoint(str(path))
+    checkpoint['optimizer']['state'] = {}
+    with replacing(str(path)) as temporary:
+        torch.save(checkpoint, temporary)
 
 
 def rank_file(path: str, rank: int) -> str:

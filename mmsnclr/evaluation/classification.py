@@ -116,9 +116,10 @@ def resample_accuracy(right: Tensor, labels: Tensor, draws: np.ndarray) -> np.nd
     Returns:
         ``top1`` and ``balanced`` of each, in percent, ``(R, 2)``.
     """
-    of_class = np.equal.outer(labels.numpy(), np.unique(labels))
-    images = draws @ of_class
-    found = draws @ (of_class & right.numpy()[:, None])
+    order = labels.argsort().numpy()
+    _, begins = np.unique(labels.numpy()[order], return_index=True)
+    images = np.add.reduceat(draws[:, order], begins, axis=1)
+    found = np.add.reduceat((draws * right.numpy())[:, order], begins, axis=1)
     recall = np.where(images, found / np.maximum(images, 1), np.nan)
     top1 = found.sum(axis=1) / images.sum(axis=1)
     return 100 * np.stack([top1, np.nanmean(recall, axis=1)], axis=1)

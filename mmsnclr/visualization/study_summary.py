@@ -32,10 +32,12 @@ def verdicts(points: Sequence[Point], measure: str) -> list[str]:
 
 def _verdict(first: str, other: str, found: list[Point]) -> str:
     """One of them; ``found`` has the other start's points by rising numbers of images."""
-    measure, seeds = found[0].measure, min(point.difference.seeds for point in found)
+    measure, counts = found[0].measure, [point.difference.seeds for point in found]
     question = f'Whether {first} is better than {other} by {measure} cannot be told'
-    if seeds < 2:
+    if max(counts) < 2:
         return f'{question}: one seed says nothing of what other seeds give. Train with more.'
+    # An interrupted study has fewer seeds at some numbers of images.
+    seeds = _range(min(counts), max(counts))
     if not any(point.difference.sign for point in found):
         return (
             f'{question} with {seeds} seeds, at {_numbers(found)} labelled images: nowhere do '
@@ -52,8 +54,11 @@ def _verdict(first: str, other: str, found: list[Point]) -> str:
 
 
 def _numbers(points: Sequence[Point]) -> str:
-    images = [point.images for point in points]
-    return f'{images[0]:,}' if len(images) == 1 else f'{images[0]:,} to {images[-1]:,}'
+    return _range(points[0].images, points[-1].images)
+
+
+def _range(low: int, high: int) -> str:
+    return f'{low:,}' if low == high else f'{low:,} to {high:,}'
 
 
 def study_table(points: Sequence[Point], measure: str) -> str:

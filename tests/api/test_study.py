@@ -20,6 +20,7 @@ from mmsnclr.api.classify import classify
 from mmsnclr.api.detect import detect
 from mmsnclr.cli import main
 from mmsnclr.engine.hooks.preemption import PREEMPTED, PreemptionHook
+from mmsnclr.engine.run import latest_checkpoint
 
 
 @pytest.fixture(scope='module')
@@ -132,7 +133,10 @@ def test_one_seed_is_said_to_tell_nothing_of_others(detection, resumed):
     assert re.search(r'\|  \| random \| [\d.]+ \[.+\] \| one seed \| [+-].+ \[.+\] \|', summary)
     # Each is a run like any other.
     run = detection['out'] / 'runs/random/100/0'
-    assert (run / 'training/iter_2.pth').is_file() and (run / 'summary.md').is_file()
+    assert (run / 'summary.md').is_file()
+    # It is taken for a detector, and has what the optimiser needed no more.
+    checkpoint = torch.load(latest_checkpoint(run / 'training'), weights_only=False)
+    assert checkpoint['meta']['iter'] == 2 and not checkpoint['optimizer']['state']
 
 
 @pytest.mark.parametrize(
@@ -150,6 +154,14 @@ def test_one_seed_is_said_to_tell_nothing_of_others(detection, resumed):
 def test_another_study_is_not_gone_on_with(detection, resumed, options, message):
     with pytest.raises(ValueError, match=message):
         detect(**(detection | dict(epochs=0.5) | options))
+
+
+def test_other_weights_of_the_same_name_are_not_taken_for_those_of_before(detection, resumed):
+    content = detection['backbone'].read_bytes()
+    detection['backbone'].write_bytes(content + b' ')
+    with pytest.raises(ValueError, match=r'started otherwise \(content of .*snclr.pth was'):
+        detect(**detection, epochs=0.5, fractions=[50], seeds=1, resume=True)
+    detection['backbone'].write_bytes(content)
 
 
 @pytest.fixture(scope='module')
@@ -222,6 +234,17 @@ def test_a_seed_draws_the_images_and_trains_alike_from_each_start(classification
     )
     key = 'backbone.conv1.weight'
     assert not torch.equal(first['state_dict'][key], other['state_dict'][key])
+
+
+def test_classifiers_are_not_gone_on_with_on_other_validation_images(classification, blobs):
+    out, _ = classification
+    given = dict(images=blobs, backbone=out.parent / 'snclr.pth', out=out, compare='random')
+    given |= dict(epochs=2, size=32, workers=0, amp='off', fractions=[50], seeds=1, resume=True)
+    assert len({point.images for point in classify(**given).points}) == 1
+    listed = out / 'subsets/val.txt'
+    listed.write_text('another\n' + listed.read_text())
+    with pytest.raises(ValueError, match=r'val\.txt was written with other images'):
+        classify(**given)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_every_page_is_in_the_site(site):
         assert (site / page.relative_to(ROOT / 'docs')).with_suffix('.html').exists(), page
 
 
-ROOMS = 'api models datasets engine checkpoints backbones evaluation recipes'
+ROOMS = 'api models datasets engine checkpoints backbones evaluation recipes visualization'
 
 
 @pytest.mark.parametrize('room', ROOMS.split())

@@ -50,6 +50,11 @@ def test_it_cannot_be_told_anywhere():
     )
 
 
+def test_an_interrupted_study_tells_what_its_finished_parts_allow():
+    (verdict,) = verdicts(study(YES) + study(OPEN, OPEN, seeds=1)[2:], 'box AP')
+    assert 'helps at 100; cannot be told at 400 (1 to 3 seeds).' in verdict
+
+
 def test_one_seed_tells_nothing_and_has_no_figure_without_a_spread():
     points = study(YES, YES, seeds=1)
     assert 'cannot be told: one seed says nothing' in verdicts(points, 'box AP')[0]
