@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+from inspect import unwrap
 from io import BytesIO
 from pathlib import Path
 
@@ -187,7 +188,7 @@ def test_without_a_run_to_resume_images_are_needed(tmp_path):
 
 def test_a_time_budget_chooses_the_epochs(digits, tmp_path, monkeypatch):
     # As on a machine on which an epoch of 3 steps takes 25 minutes.
-    monkeypatch.setitem(pretrain.__globals__, 'seconds_per_step', lambda *_: 500.0)
+    monkeypatch.setitem(unwrap(pretrain).__globals__, 'seconds_per_step', lambda *_: 500.0)
     run(digits / 'unlabelled', tmp_path / 'run', epochs=None, time='1h')
     cfg = Config.fromfile(tmp_path / 'run' / 'config.py')
     assert cfg.train_cfg.max_epochs == 2 and 'what fits into 1h' in cfg.settings.epochs

@@ -1,6 +1,7 @@
 """`mmsnclr pretrain`: begun, interrupted, and gone on with, under other circumstances."""
 
 import shutil
+from inspect import unwrap
 from pathlib import Path
 
 import pytest
@@ -156,10 +157,10 @@ def test_what_left_no_checkpoint_can_be_started_again(pictures, tmp_path, monkey
     arguments = [pictures, '--out', out, *SETTINGS, '--cfg-options', 'model.queue.sync=false']
     for part in ('scan_into', 'seconds_per_step'):
         with monkeypatch.context() as patch:
-            patch.setitem(pretrain.__globals__, part, fail(KeyboardInterrupt()))
+            patch.setitem(unwrap(pretrain).__globals__, part, fail(KeyboardInterrupt()))
             assert 'start again by the same command' in command(*arguments).output
     with monkeypatch.context() as patch:
-        patch.setitem(pretrain.__globals__, 'build_runner', fail(OSError('no room')))
+        patch.setitem(unwrap(pretrain).__globals__, 'build_runner', fail(OSError('no room')))
         assert command(*arguments).exit_code == 1
     assert (out / 'config.py').is_file()
     result = command(*arguments)
