@@ -304,8 +304,11 @@ def deep_values(image: Any, data: bytes) -> np.ndarray | None:
         return _whole_numbers(image)
     if image.format == 'TIFF' and image.mode == 'L' and image.tag_v2.get(_NUMBERS) == (2,):
         return np.asarray(image).view(np.int8)  # which Pillow reads as unsigned
-    if image.format not in ('PNG', 'TIFF') or image.mode not in ('RGB', 'RGBA'):
+    if image.format not in ('PNG', 'TIFF', 'JPEG2000') or image.mode not in ('RGB', 'RGBA'):
         return None
+    if image.format == 'JPEG2000':  # of which Pillow keeps the upper 8 bits
+        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        return values[..., 2::-1] if values is not None and values.dtype == np.uint16 else None
     with Image.open(BytesIO(data), formats=FORMATS) as opened:
         other: Any = opened
         if not all(re.match(_DEEP_BANDS, _packing(tile)) for tile in other.tile):

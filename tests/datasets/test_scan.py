@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from helpers import ROOT
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from mmsnclr.api.pretrain import pretrain
 from mmsnclr.datasets.decoding import LIMIT
@@ -190,3 +190,14 @@ def test_a_limit_of_pixels_that_is_no_number_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv(LIMIT, 'many')
     (left_out,) = scan_images([tmp_path / 'a.png']).left_out
     assert left_out[1] == "unreadable: MMSNCLR_MAX_MEGAPIXELS='many' must be a number"
+
+
+def test_a_lack_of_memory_is_named(tmp_path, monkeypatch):
+    Image.fromarray(NOISE).save(tmp_path / 'a.png')
+
+    def load(self):
+        raise MemoryError
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, 'load', load)
+    (left_out,) = scan_images([tmp_path / 'a.png']).left_out
+    assert left_out[1] == 'unreadable: not enough memory to decode it'
