@@ -35,7 +35,7 @@ _LONG = ('test_whole_path', 'test_ranks', 'test_demo', 'test_tools', 'test_confi
 
 
 def pytest_collection_modifyitems(items):
-    """Long files first, so that neither of two processes works alone at the end."""
+    """Long files first, so that none of the processes works alone at the end."""
     items.sort(key=lambda item: item.path.stem not in _LONG)
 
 

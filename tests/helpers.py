@@ -151,12 +151,16 @@ def launch_forked(config: LaunchConfig, function: Callable) -> Callable:
     return lambda *args: start(*pickle.loads(pickle.dumps((function, *args))))
 
 
-def _as_if_anew(function: Callable, *args) -> None:
-    """Call a function in a process that was forked while signals had handlers."""
+def _forget_handlers() -> None:
     gc.freeze()
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _as_if_anew(function: Callable, *args) -> None:
+    """Call a function in a process that was forked while signals had handlers."""
+    _forget_handlers()
     function(*args)
 
 
@@ -220,7 +224,7 @@ def run_ranks(function: Callable, ranks: int, *args) -> list[int]:
     port = str(free_port())
 
     def rank_main(rank: int) -> None:
-        gc.freeze()
+        _forget_handlers()
         torch.set_num_threads(1)
         os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=port, WORLD_SIZE=str(ranks))
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))

@@ -126,24 +126,17 @@ def _detect(given: dict, extent: tuple[list[float], int] | None) -> Detection | 
     schedule = {name: given[name] for name in ('iterations', 'epochs', 'batch', 'lr')}
     schedule['processes'] = began_by
     sized_by = objects_of(train.content)[0]
-    leakage = tell_of_leakage(out, train.paths, val.paths, list(names.values()))
     detectors = Detectors(
-        starts,
-        cfg,
-        detector,
-        sized_by,
-        val,
-        leakage,
-        options,
-        schedule,
-        given['workers'],
-        processes,
+        starts, cfg, detector, sized_by, val, '', options, schedule, given['workers'], processes
     )
+    # What cannot be trained is refused before anything is written.
+    fitted = detectors.fit(train, given['seed'])
+    seen = tell_of_leakage(out, fitted.train.paths, fitted.val.paths, list(names.values()))
+    detectors = detectors._replace(leakage=seen)
     if extent is not None:
         trainings = DetectorTrainings(detectors, train, given['seed'])
         trainings.begin(resume)
         return run_study(trainings, out, extent, notes)
-    fitted = detectors.fit(train, given['seed'])
     say(settings_table(fitted.settings))
     detection, table = detectors.train(fitted, out, resume)
     say(f'\n{table}\nAll of it: {detection.summary}')

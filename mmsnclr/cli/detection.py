@@ -45,9 +45,8 @@ def detect(**options: Any) -> None:
     folder IMAGES; the data.yaml of a YOLO set; or Pascal VOC's folder of xml
     files. The latter two tell where their images are, and which are for
     validation. Without masks it is Faster R-CNN. Mistakes are listed first.
-    With --fractions or --seeds, a table and a plot tell what each start is worth.
-    DIR/summary.md has the result; tools/train.py DIR/config.py --work-dir
-    ELSEWHERE trains it again.
+    DIR/summary.md has the result, with --fractions or --seeds what each start
+    is worth; tools/train.py DIR/config.py --work-dir ELSEWHERE trains again.
 
     \b
     mmsnclr detect my.json photos/ --backbone run/backbone.pth --out detector/

@@ -51,8 +51,8 @@ def _set_limit(ctx: click.Context, parameter: click.Parameter, megapixels: float
 @click.option(
     '--max-megapixels',
     type=click.FloatRange(min=0, min_open=True),
+    metavar='FLOAT',
     envvar=LIMIT,
-    show_envvar=True,
     expose_value=False,
     callback=_set_limit,
     help=f'Leave larger images out.  [default: {MAX_PIXELS / 1e6:.0f}]',

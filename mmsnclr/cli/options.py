@@ -43,7 +43,7 @@ compare = click.option(
     '--compare',
     metavar='CHECKPOINT',
     multiple=True,
-    help='Train the same from it, or from "random"; repeatable.',
+    help='Train the same from it, or "random"; repeatable.',
 )
 
 
@@ -58,11 +58,9 @@ fractions = click.option(
     '--fractions',
     metavar='P,P,...',
     callback=_percents,
-    help='Train on so many percent of the labels, such as 5,10,100, and compare.',
+    help='Train on such percents of the labels.',
 )
-seeds = click.option(
-    '--seeds', type=int, help='Train so often on each of --fractions. [default: 3]'
-)
+seeds = click.option('--seeds', type=int, help='Times for each of --fractions.  [default: 3]')
 seed = click.option('--seed', default=0, show_default=True, help='Seed of all that is random.')
 
 

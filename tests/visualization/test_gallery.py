@@ -330,7 +330,7 @@ def test_mistakes_are_named_in_a_line(checkpoint, digits, tmp_path):
         (('neighbors', checkpoint, images, '--labels', 'x.csv'), 'is neither a csv file nor'),
         (('neighbors', checkpoint, images, '--max-images', 3), '4 neighbours'),
         (('neighbors', checkpoint, images, '--queries', 0), 'must be at least 1'),
-        (('neighbors', checkpoint, images, '--max-images', 0), 'max_images=0 must be at least 1'),
+        (('neighbors', checkpoint, images, '--max-images', 0), '--max-images=0 must be at least 1'),
         (('embed', checkpoint, images, '--out', tmp_path, '--max-images', 2), 'at least 3 images'),
     ):
         result = cli(*arguments)
