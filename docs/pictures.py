@@ -1,7 +1,8 @@
 """Makes what the documents show: `python docs/pictures.py tutorial` or `... report`.
 
-`tutorial` runs docs/tutorial.ipynb and keeps what its commands say and draw in it. `report` trains
-as docs/reading_the_report.md says, and draws the curves there. Each takes some minutes.
+`tutorial` runs docs/tutorial.ipynb, keeps what its commands say and draw in it, and makes the
+picture of the README from that run. `report` trains as docs/reading_the_report.md says, and draws
+the curves there. Each takes some minutes on two cores.
 """
 
 import base64
@@ -59,9 +60,12 @@ CURVES = {
 def run_tutorial(folder: Path) -> nbformat.NotebookNode:
     """The tutorial's notebook, run in a folder, with what its cells said and drew."""
     os.environ['PATH'] = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
+    os.environ.update(XDG_CACHE_HOME=str(folder / 'cache'), PYTHONWARNINGS='ignore')
     notebook = nbformat.read(DOCS / 'tutorial.ipynb', as_version=4)
     resources = dict(metadata=dict(path=str(folder)))
-    NotebookClient(notebook, timeout=None, resources=resources, record_timing=False).execute()
+    # What commands say comes in pieces of any length.
+    options = dict(timeout=None, record_timing=False, coalesce_streams=True)
+    NotebookClient(notebook, resources=resources, **options).execute()
     outputs = [output for cell in notebook.cells for output in cell.get('outputs', [])]
     for output in outputs:
         if 'text' in output:
@@ -83,6 +87,19 @@ def _smaller(data: dict) -> dict:
     Image.open(io.BytesIO(png)).convert('RGB').save(picture, 'JPEG', quality=80)
     jpeg = picture.getvalue()
     return {'image/jpeg': base64.b64encode(jpeg).decode()} if len(jpeg) < len(png) else data
+
+
+def draw_results(folder: Path, path: Path) -> None:
+    """Draw the tutorial's neighbours and, below, what the detector found beside the truth."""
+    gallery = Image.open(folder / 'look/neighbors.png').convert('RGB')
+    found = [Image.open(file) for file in sorted((folder / 'detector/pictures').glob('*'))[:3]]
+    width = gallery.width // len(found)
+    found = [one.resize((width, width * one.height // one.width)) for one in found]
+    sheet = Image.new('RGB', (gallery.width, gallery.height + found[0].height), 'white')
+    sheet.paste(gallery)
+    for number, one in enumerate(found):
+        sheet.paste(one, (number * width, gallery.height))
+    sheet.save(path, quality=70)
 
 
 def train_ill(folder: Path) -> dict[str, tuple[list[dict], list[str]]]:
@@ -120,6 +137,7 @@ def main() -> None:
         folder = Path(name)
         if sys.argv[1:] == ['tutorial']:
             nbformat.write(run_tutorial(folder), DOCS / 'tutorial.ipynb')
+            draw_results(folder, DOCS / 'results.jpg')
         elif sys.argv[1:] == ['report']:
             runs = train_ill(folder)
             for ill, (lines, problems) in runs.items():

@@ -15,9 +15,9 @@ NOTEBOOK = ROOT / 'docs/tutorial.ipynb'
 # What the quick form does less of.
 LESS = {
     '2000, (500, 500), (100, 50)': '64, (40, 20), (6, 3)',
-    '--epochs 12': '--epochs 2',
+    '--epochs 24': '--epochs 2',
     '--queries 6': '--queries 2',
-    '--iterations 150': '--iterations 2',
+    '--iterations 300': '--iterations 2',
 }
 
 
@@ -54,6 +54,14 @@ def test_each_cell_runs(tmp_path, monkeypatch):
     verbs = [words[1] for words in ran if words[0] == 'mmsnclr']
     assert verbs == ['pretrain', 'report', 'neighbors', 'evaluate', 'detect', 'predict', 'export']
     assert (tmp_path / 'run/report.html').exists() and len(names['log']) > 1
+
+
+def test_the_page_shows_what_was_said_and_drawn_and_no_folder_of_anyone():
+    for cell in cells():
+        assert cell.outputs, f'run it: python docs/pictures.py tutorial ({cell.source})'
+    text = NOTEBOOK.read_text()
+    assert not re.search(r'/(tmp|home|root|work)/', text) and 'Traceback' not in text
+    assert NOTEBOOK.stat().st_size < 600_000
 
 
 @pytest.mark.slow
