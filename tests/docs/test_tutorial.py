@@ -61,7 +61,7 @@ def test_the_page_shows_what_was_said_and_drawn_and_no_folder_of_anyone():
         assert cell.outputs, f'run it: python docs/pictures.py tutorial ({cell.source})'
     text = NOTEBOOK.read_text()
     assert not re.search(r'/(tmp|home|root|work)/', text) and 'Traceback' not in text
-    assert NOTEBOOK.stat().st_size < 600_000
+    assert NOTEBOOK.stat().st_size < 200_000
 
 
 @pytest.mark.slow
