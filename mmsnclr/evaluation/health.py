@@ -114,12 +114,12 @@ def findings(values: Mapping[str, float], cfg: Config) -> dict[str, str]:
             diverged='Training has diverged: features are no longer finite. Start again with '
             f'{slower}, or with optim_wrapper.clip_grad.max_norm=1.'
         )
-    if std is not None and (std < 0.1 or values['effective_rank'] < 1.5):
+    extent = None if std is None else _collapse(std, values['effective_rank'], cfg)
+    if extent is not None:
         return dict(
-            collapsed='Training has collapsed: the features of different images are almost the '
-            f'same (feature_std {std:.2f}, which is 1 where they spread evenly; effective rank '
-            f'{values["effective_rank"]:.1f} of {cfg.model.queue.dim}). Start again with '
-            f'{_against_collapse(cfg, slower)}.'
+            collapsed=f'Training has {extent} (feature_std {std:.2f}, which is 1 where they spread '
+            f'evenly; effective rank {values["effective_rank"]:.1f} of {cfg.model.queue.dim}). '
+            f'Start again with {_against_collapse(cfg, slower)}.'
         )
     reason = _noise(values)
     if reason is None:
@@ -128,6 +128,16 @@ def findings(values: Mapping[str, float], cfg: Config) -> dict[str, str]:
     advice = method.against_noise(cfg) if method else []
     advice = f'If this lasts, {", or ".join(advice)}.' if advice else ''
     return dict(noise=f'The neighbours are noise: {reason}. {advice}')
+
+
+def _collapse(std: float, rank: float, cfg: Config) -> str | None:
+    """How far features have collapsed, ``None`` where they have not."""
+    if std < 0.1 or rank < 1.5:
+        return 'collapsed: the features of different images are almost the same'
+    # Either alone is no illness: features may have a mean, and images few kinds.
+    if std < 0.65 and rank < cfg.model.queue.dim / 10:
+        return 'partly collapsed: the features of different images are much alike'
+    return None
 
 
 def _against_collapse(cfg: Config, slower: str) -> str:

@@ -129,6 +129,9 @@ HEALTHY = dict(
         ({}, None),
         (dict(feature_std=0.02), r'collapsed.*optim_wrapper\.optimizer\.lr=0\.1 \(now 0\.3\)'),
         (dict(effective_rank=1.1), r'collapsed.*optim_wrapper\.optimizer\.lr=0\.1 \(now 0\.3\)'),
+        (dict(feature_std=0.4, effective_rank=5.0), r'partly collapsed.*much alike.*\(now 0\.3\)'),
+        (dict(feature_std=0.4), None),
+        (dict(effective_rank=5.0), None),
         (
             dict(feature_std=float('nan')),
             r'diverged.*optim_wrapper\.optimizer\.lr=0\.1 \(now 0\.3\)',
