@@ -1,5 +1,6 @@
-# What the detectors of `mmsnclr detect` have in common. Left out are files, classes, sizes, anchors
-# and the schedule's length: mmsnclr/recipes/detection.py fits them to the user's set.
+# What the detectors of `mmsnclr detect` have in common. Left out are files, classes, sizes,
+# anchors, optimiser and the schedule's length: mmsnclr/recipes/detection.py fits them to backbone
+# and set.
 _base_ = 'mmdet::_base_/default_runtime.py'
 
 custom_imports = dict(imports=['mmsnclr'], allow_failed_imports=False)
@@ -35,13 +36,8 @@ val_dataloader = dict(
 val_evaluator = dict(type='CocoMetric')
 test_dataloader, test_evaluator = val_dataloader, val_evaluator
 
-# mmdet's learning rate, and the batch that it is for.
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=1e-4),
-    clip_grad=dict(max_norm=10),
-)
-auto_scale_lr = dict(base_batch_size=16)
+optim_wrapper = dict(type='OptimWrapper', clip_grad=dict(max_norm=10))
+auto_scale_lr = dict(base_batch_size=16)  # that the learning rates of backbones are for
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False),
     dict(type='CosineAnnealingLR', by_epoch=False),

@@ -16,7 +16,7 @@ from ..engine.optim import set_amp
 from ..recipes.detection import check_settings, load_detector
 from ..recipes.detector_backbones import read_starts
 from ..requirements import check_detection_requirements
-from .detectors import Detection, Detectors, DetectorTrainings
+from .detectors import Detection, Detectors, DetectorTrainings, folder_of
 from .study import Study, check_extent, check_folder, refuse_study, run_study
 
 
@@ -111,6 +111,11 @@ def _detect(given: dict, extent: tuple[list[float], int] | None) -> Detection | 
         began_by = notes['processes']
     share_of_batch(given['batch'] or 0, processes)
     starts = read_starts(names, out / 'init')
+    if extent is None and resume:
+        starts = {
+            name: start.as_begun(folder_of(out, number, name) / 'config.py')
+            for number, (name, start) in enumerate(starts.items())
+        }
     train, val = read_sets(
         given['train_json'],
         given['images'],

@@ -122,8 +122,8 @@ class Detectors(NamedTuple):
             write_set(part, resume)
         results: dict[str, dict[str, CocoAP]] = {}
         detectors: dict[str, tuple[str, Path]] = {}
-        for name, start in self.starts.items():
-            folder = out / name if results else out  # the first is what was asked for
+        for number, (name, start) in enumerate(self.starts.items()):
+            folder = folder_of(out, number, name)
             start.write()
             config = _write_config(folder, name, fitted.cfgs[name], fitted.settings, resume)
             checkpoint, results[name] = _train(config, start, self.processes)
@@ -222,6 +222,11 @@ def _summarise(
     )
     advice = ap_limit(fitted.val.content) + ap_advice(results)
     return Detection(checkpoint, results, summary), f'{ap_table(results)}{advice}'
+
+
+def folder_of(out: Path, number: int, name: str) -> Path:
+    """The folder of a run; the first is what was asked for."""
+    return out / name if number else out
 
 
 def write_set(part: CocoSet, resume: bool) -> None:

@@ -229,7 +229,7 @@ def fit_to_iterations(
     if lr is None:
         # The length of AdamW's steps does not depend on the gradient's.
         power, how = (1, 'in proportion') if optimizer.type == 'SGD' else (0.5, 'by the root')
-        why_lr = f"mmdet's {optimizer.lr} for {for_batch} images in a step, {how}"
+        why_lr = f'{optimizer.lr:g} for {for_batch} images in a step, {how}'
         lr = optimizer.lr * (batch / for_batch) ** power
     optimizer.lr = lr
     cfg.auto_scale_lr.base_batch_size = cfg.train_dataloader.batch_size = batch
@@ -313,27 +313,22 @@ def fit_to_backbone(cfg: Config, backbone: Backbone) -> list[Setting]:
     if 'mask_head' in heads:
         heads.mask_roi_extractor.out_channels = width
         heads.mask_head.update(in_channels=width, conv_out_channels=width)
-    if not backbone.optim_wrapper:
-        return []
-    for key, value in backbone.optim_wrapper.items():  # update() would merge the optimisers
-        cfg.optim_wrapper[key] = copy.deepcopy(value)
-    return _tell_neck_and_optimizer(backbone)
-
-
-def _tell_neck_and_optimizer(backbone: Backbone) -> list[Setting]:
+    cfg.optim_wrapper.update(copy.deepcopy(backbone.optim_wrapper))
     levels = ', '.join(f'{stride:g}' for stride in backbone.strides)
     one = backbone.neck['type'] == 'SimpleFeaturePyramid'
     reason = "what the backbone's one map suits (ViTDet)" if one else "all of the backbone's maps"
-    decay = backbone.optim_wrapper['paramwise_cfg'].get('layer_decay_rate')
-    layers = f", each layer of the backbone learns at {decay} of the next one's rate"
     return [
         Setting('neck', f'{backbone.neck["type"]}, strides {levels}', reason),
-        Setting(
-            'optimizer',
-            backbone.optim_wrapper['optimizer']['type'],
-            f'what such backbones are usually trained with{layers if decay else ""}',
-        ),
+        _tell_optimizer(backbone.optim_wrapper),
     ]
+
+
+def _tell_optimizer(wrapper: dict) -> Setting:
+    kind = wrapper['optimizer']['type']
+    decay = wrapper.get('paramwise_cfg', {}).get('layer_decay_rate')
+    layers = f"; each layer of the backbone learns at {decay} of the next one's rate"
+    reason = 'on few images ahead of SGD' if kind == 'AdamW' else 'as the run began'
+    return Setting('optimizer', kind, f'{reason}{layers if decay else ""}')
 
 
 def fit_to_run(cfg: Config, work_dir: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from mmengine.config import Config
 from mmpretrain.models.backbones import ResNet, TIMMBackbone, VisionTransformer
 from mmpretrain.models.selfsup import MoCoV3ViT
 from timm.models import VisionTransformer as TIMMVisionTransformer
@@ -32,14 +33,14 @@ class Kind(NamedTuple):
         has: Whether a network, of a config, is of it.
         build: The config of a detector's backbone, from that of a pretrained one.
         prefix: Of its weights in a checkpoint, by which they are filled.
-        optim_wrapper: What trains it; empty: the recipe's SGD.
+        layer_decay: The rate of a layer over that of the next one.
     """
 
     name: str
     has: Callable[[nn.Module, dict], bool]
     build: Callable[[dict, nn.Module], dict]
     prefix: str = 'backbone.'
-    optim_wrapper: dict = {}
+    layer_decay: float | None = None
 
 
 class Backbone(NamedTuple):
@@ -49,7 +50,7 @@ class Backbone(NamedTuple):
         config: Its config in mmdet's words.
         preprocessing: ``mean``, ``std`` and ``to_rgb``; may be empty.
         init_cfg: How it is filled; ``None`` leaves it random.
-        optim_wrapper: What trains it; empty: the recipe's SGD.
+        optim_wrapper: What trains it.
         neck: Config of the neck that its maps suit.
         strides: Of the neck's levels, in pixels.
         divisor: What the edges of images are padded to multiples of, in pixels.
@@ -77,6 +78,12 @@ class Start(NamedTuple):
     backbone: Backbone
     files: tuple[Stored, ...] = ()
 
+    def as_begun(self, config: Path) -> 'Start':
+        """The same, but trained as a run that is there already, which may be of a first version."""
+        if not config.exists() or Config.fromfile(config).optim_wrapper.optimizer.type != 'SGD':
+            return self
+        return self._replace(backbone=self.backbone._replace(optim_wrapper=_SGD))
+
     def write(self) -> None:
         """Write what is not there, whole or not at all."""
         for stored in self.files:
@@ -92,14 +99,20 @@ def _depth(cfg: dict) -> str | None:
     return match[1] if match else None
 
 
-def _adamw(**paramwise: float) -> dict:
-    """AdamW as mmdet's Swin and ViTDet have it for 16 images in a step, norms without decay."""
-    wrapper = dict(
-        optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05),
-        paramwise_cfg=dict(norm_decay_mult=0.0, **paramwise),
-    )
-    return wrapper | (dict(constructor='BackboneLayerDecay') if paramwise else {})
+def _adamw(lr: float, layer_decay: float | None) -> dict:
+    """AdamW, its rate for 16 images in a step; norms without decay, as mmdet's Swin and ViTDet."""
+    paramwise: dict = dict(norm_decay_mult=0.0)
+    wrapper = dict(optimizer=dict(type='AdamW', lr=lr, weight_decay=0.05), paramwise_cfg=paramwise)
+    if layer_decay is None:
+        return wrapper
+    paramwise.update(layer_decay_rate=layer_decay)
+    return wrapper | dict(constructor='BackboneLayerDecay')
 
+
+# For 16 images in a step: of a ResNet whose neck has one channel, and of others.
+_RESNET_RATE, _RATE = 0.128, 1e-4
+# What the first versions trained ResNets by.
+_SGD = dict(optimizer=dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=1e-4))
 
 # The first that fits. FPN is the neck of several maps, a simple feature pyramid that of one.
 KINDS = (
@@ -114,19 +127,18 @@ KINDS = (
         'ViT',
         lambda network, cfg: type(network) in (VisionTransformer, MoCoV3ViT),
         lambda cfg, network: plain_vit(cfg, network) | dict(type='ViTFeatures'),
-        optim_wrapper=_adamw(layer_decay_rate=0.7),
+        layer_decay=0.7,
     ),
     Kind(
         "timm's ViT",
         lambda network, cfg: isinstance(unwrapped(network), TIMMVisionTransformer),
         lambda cfg, _: timm_features(cfg),
-        optim_wrapper=_adamw(layer_decay_rate=0.7),
+        layer_decay=0.7,
     ),
     Kind(
         "timm's",
         lambda network, cfg: isinstance(network, TIMMBackbone),
         lambda cfg, _: timm_features(cfg),
-        optim_wrapper=_adamw(),
     ),
 )
 
@@ -154,27 +166,28 @@ def detector_backbone(trained: Trained, checkpoint: str | Path) -> Backbone:
     init_cfg = dict(type='Pretrained', checkpoint=path, prefix=kinds[0].prefix)
     try:
         config = kinds[0].build(cfg, trained.backbone)
-        return _backbone(config, trained.preprocessing, init_cfg, kinds[0].optim_wrapper)
+        return _backbone(config, trained.preprocessing, init_cfg, kinds[0].layer_decay)
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ValueError(f'{given} is not for detectors: {error}') from error
 
 
 def random_backbone() -> Backbone:
     """A ResNet-50 with random weights."""
-    return _backbone(mmdet_resnet(dict(type='ResNet', depth=50)), {}, None, {})
+    return _backbone(mmdet_resnet(dict(type='ResNet', depth=50)), {}, None)
 
 
 @quiet()
 def _backbone(
-    config: dict, preprocessing: dict, init_cfg: dict | None, optim_wrapper: dict
+    config: dict, preprocessing: dict, init_cfg: dict | None, layer_decay: float | None = None
 ) -> Backbone:
     """What else follows from a backbone's config."""
     network = build_backbone(config, 'mmdet')
     divisor = getattr(network, 'divisor', 32)
     channels, strides, _ = probe(network, divisor)
-    width = 4 * config['base_channels'] if 'base_channels' in config else channels[-1]
-    of_timm = isinstance(network, TIMMFeatures)
-    neck, strides = fitting_neck(channels, strides, min(256, max(64, width)), norm=of_timm)
+    resnet = 'base_channels' in config
+    width = min(256, max(64, 4 * config['base_channels'] if resnet else channels[-1]))
+    neck, strides = fitting_neck(channels, strides, width, norm=isinstance(network, TIMMFeatures))
+    optim_wrapper = _adamw(_RESNET_RATE / width if resnet else _RATE, layer_decay)
     return Backbone(config, preprocessing, init_cfg, optim_wrapper, neck, strides, divisor)
 
 

@@ -4,10 +4,12 @@ import numpy as np
 
 from mmsnclr.datasets.coco import objects_of
 from mmsnclr.recipes.detection import (
+    fit_to_backbone,
     fit_to_iterations,
     fit_to_objects,
     load_detector,
 )
+from mmsnclr.recipes.detector_backbones import random_backbone
 
 
 def test_the_schedule_and_anchors_follow_the_set():
@@ -16,6 +18,7 @@ def test_the_schedule_and_anchors_follow_the_set():
         boxes = [dict(image_id=i, iscrowd=0, bbox=[0, 0, *box]) for i in range(count)]
         learned, objects = objects_of(dict(images=images, annotations=boxes))
         cfg = load_detector(masks=True)
+        fit_to_backbone(cfg, random_backbone())
         chosen = fit_to_objects(cfg, learned, objects) + fit_to_iterations(cfg, len(learned))
         return cfg, cfg.model.rpn_head.anchor_generator, chosen
 
@@ -25,7 +28,7 @@ def test_the_schedule_and_anchors_follow_the_set():
         (scale,) = (step.scale for step in loader.dataset.pipeline if 'scale' in step)
         assert scale == (640, 640)
     assert small.train_cfg.max_iters == 12 * 10 * 100 / 4  # ten times COCO's epochs for a hundredth
-    assert small.optim_wrapper.optimizer.lr == 0.02 * 4 / 16
+    assert small.optim_wrapper.optimizer.lr == 5e-4 / 2  # AdamW's, by the root of 4 / 16
     assert small.model.train_cfg.rcnn.sampler.num == 256
     assert [choice.name for choice in choices] == [
         'size',

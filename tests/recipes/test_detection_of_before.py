@@ -78,10 +78,14 @@ def test_the_config_of_a_detection_is_that_of_before(detect_again, given, tmp_pa
         recorded.write_text(text_of_before(name, given, tmp_path))
         before, now = Config.fromfile(recorded), Config.fromfile(tmp_path / name)
         assert set(PARTS) - {'custom_hooks'} <= before.keys()
+        # The differences that resuming passes over.
         for part in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
             load = before[part].dataset.pipeline[0]
             assert load == dict(type='LoadImageFromFile')
-            load.type = 'LoadAnyImage'  # the one difference that resuming passes over
+            load.type = 'LoadAnyImage'
+        assert before.optim_wrapper.optimizer.type == 'SGD'
+        assert now.pop('optim_wrapper').optimizer.type == 'AdamW'
+        before.pop('optim_wrapper')
         for part in PARTS:
             assert now.get(part) == before.get(part), (name, part)
 
