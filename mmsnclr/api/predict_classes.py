@@ -72,6 +72,11 @@ def predict_classes(
 def _load(stored: Stored) -> tuple[ImageClassifier, Compose]:
     """The classifier with its weights, and what it makes of a file before it looks at it."""
     cfg = stored.config
+    if cfg is None or not cfg.get('test_dataloader'):
+        raise ValueError(
+            f'checkpoint={str(stored.path)!r} does not tell how its images are loaded '
+            '(test_dataloader): pass a classifier that `classify` trained'
+        )
     model_cfg = cfg.model.to_dict()
     model_cfg['backbone'].pop('init_cfg', None)
     model_cfg.setdefault('data_preprocessor', cfg.get('data_preprocessor'))

@@ -384,6 +384,7 @@ def test_a_pretrained_vit_keeps_its_patch_projection_and_goes_on_learning(digits
         (dict(backbone='inception_v3', size=64, cfg_options={}), 'cannot be used at size=64'),
         (dict(backbone='vit-s', size=40), 'size=40 must be a multiple of 16'),
         (dict(backbone='vit_tiny_patch16_224', size=40, cfg_options={}), 'a multiple of 16'),
+        (dict(backbone='resnet18.none'), r"backbone='resnet18\.none': Invalid pretrained tag"),
         (dict(backbone='vit_tny_patch16_224'), r'did you mean .*vit_tiny_patch16_224'),
         (dict(backbone='r34', init=True), r'init=.*Pass a checkpoint of the same architecture'),
     ],
