@@ -15,7 +15,7 @@ from ..checkpoints import Stored
 from ..console import say, track
 from ..datasets.listing import list_images
 from ..datasets.scan import tell_of_unreadable
-from ..evaluation.classification import Predictions, write_predictions
+from ..evaluation.classification import write_predictions
 
 
 def predict_classes(
@@ -64,7 +64,7 @@ def predict_classes(
     tell_of_unreadable(out, unreadable, len(paths))
     out.mkdir(parents=True, exist_ok=True)
     path = out / 'predictions.csv'
-    rows = write_predictions(Predictions(read, None, torch.cat(scores)), classes, path)
+    rows = write_predictions(path, classes, read, torch.cat(scores))
     say(f'{len(read)} images classified; wrote {path}')
     return rows
 

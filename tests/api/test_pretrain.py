@@ -325,10 +325,10 @@ def test_images_of_12_bits_are_trained_and_looked_at_by_the_range_of_the_set(dig
     images = sorted(folder.iterdir())
     ranges = [Image.open(path).getextrema() for path in images]
     assert levels == (min(low for low, _ in ranges), max(high for _, high in ranges))
-    features = represent_images(encoder, images).features
+    features = represent_images(encoder, images).parts['features']
     for path in images:
         Image.fromarray(read_image(path, levels)).save(path)  # as 8 bits
-    torch.testing.assert_close(represent_images(encoder, images).features, features)
+    torch.testing.assert_close(represent_images(encoder, images).parts['features'], features)
 
 
 def test_too_few_images_are_refused_with_numbers(messy, tmp_path):
