@@ -270,7 +270,8 @@ def summarise(
     classes = list(configs[first].val_dataloader.dataset.classes)
     results = {name: rate(found, classes) for name, (_, found) in runs.items()}
     for path, found in runs.values():
-        write_predictions(found, classes, path.parents[1] / 'predictions.csv')
+        file = path.parents[1] / 'predictions.csv'
+        write_predictions(file, classes, found.paths, found.scores, found.labels)
     plot_confusion_matrix(results[first].confusion, classes, out / 'confusion_matrix.png')
     write_mistakes_page(predictions, classes, out / 'mistakes.html')
     settings = {name: settings_of(cfg) for name, cfg in configs.items()}

@@ -66,9 +66,9 @@ def embed(
     """
     encoder = read_encoder(checkpoint)
     paths = list_images(images, image_root)
-    names = read_labels(labels, paths, image_root)
+    names = None if labels is None else read_labels(labels, paths, image_root)
     found = represent_images(encoder, paths, names, max_images, seed, ['features'], workers)
-    features = found.features.numpy()
+    features = found.parts['features'].numpy()
     positions = project(features, projection, seed)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)

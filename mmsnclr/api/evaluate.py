@@ -118,7 +118,7 @@ def _probe(
         labels, tested = np.array(found.labels), tested[found.numbers]
         if len(set(labels[~tested])) < 2 or not tested.any():
             raise ValueError('the images that can be read are of one class, or of one part')
-        kept = probe(found.features.numpy(), labels, tested, seed)
+        kept = probe(found.parts['features'].numpy(), labels, tested, seed)
         about = how_measured(labels, tested, seed)
         remember(key, kept | dict(about=np.array(about)))
         return kept, about

@@ -56,14 +56,15 @@ def neighbors(
     if model is None or not model.weighs:
         say(f'{encoder.name} has no positiveness of neighbours: cosine similarity is shown alone')
     paths = list_images(images, image_root)
-    names = read_labels(labels, paths, image_root)
+    names = None if labels is None else read_labels(labels, paths, image_root)
     parts = ['features'] if model is None else ['keys', 'projections']
     found = represent_images(encoder, paths, names, max_images, seed, parts, workers)
     gallery = find_neighbors(model, found, queries, shown, seed)
-    if gallery.index.size(1) < shown:
+    k = gallery.index.size(1)
+    if k < shown:
         say(
-            f'{gallery.index.size(1)} neighbours of each are shown, not {shown}: the model weighs '
-            f'K = {model.neighbors} (model.head.neighbors)'
+            f'{k} neighbours of each are shown, not {shown}: the model weighs K = {k} '
+            '(model.head.neighbors)'
         )
     page = write_neighbors_page(
         gallery,

@@ -138,15 +138,15 @@ def _image_ids(
     sources: Sequence[str | Path], paths: list[Path], image_root: str | Path | None
 ) -> Sequence[int | str]:
     """Ids of images: those of COCO files, if each image has one of its own there; else numbers."""
-    ids: dict[Path, int | str] = {}
+    ids: dict[Path, int | str | None] = {}
     for source in map(Path, sources):
         if source.suffix.lower() == '.json':
             folder = ImageFolder(os.path.abspath(image_root or source.parent))
             for name, image_id in read_image_ids(source):
                 path = os.path.abspath(Path(folder.path, folder.find(name)[0] or name))
                 ids.setdefault(Path(path), image_id)
-    found = [ids.get(path) for path in paths]
-    if None not in found and len(set(found)) == len(found):
+    found = [own for path in paths if (own := ids.get(path)) is not None]
+    if len(set(found)) == len(paths):
         return found
     if ids:
         say('image_id counts the images: not each has an id of its own in a json file')

@@ -15,7 +15,7 @@ from ..checkpoints import Stored
 from ..console import say, track
 from ..datasets.listing import list_images
 from ..datasets.scan import tell_of_unreadable
-from ..evaluation.classification import Predictions, write_predictions
+from ..evaluation.classification import write_predictions
 
 
 def predict_classes(
@@ -64,7 +64,7 @@ def predict_classes(
     tell_of_unreadable(out, unreadable, len(paths))
     out.mkdir(parents=True, exist_ok=True)
     path = out / 'predictions.csv'
-    rows = write_predictions(Predictions(read, None, torch.cat(scores)), classes, path)
+    rows = write_predictions(path, classes, read, torch.cat(scores))
     say(f'{len(read)} images classified; wrote {path}')
     return rows
 
@@ -72,6 +72,11 @@ def predict_classes(
 def _load(stored: Stored) -> tuple[ImageClassifier, Compose]:
     """The classifier with its weights, and what it makes of a file before it looks at it."""
     cfg = stored.config
+    if cfg is None or not cfg.get('test_dataloader'):
+        raise ValueError(
+            f'checkpoint={str(stored.path)!r} does not tell how its images are loaded '
+            '(test_dataloader): pass a classifier that `classify` trained'
+        )
     model_cfg = cfg.model.to_dict()
     model_cfg['backbone'].pop('init_cfg', None)
     model_cfg.setdefault('data_preprocessor', cfg.get('data_preprocessor'))

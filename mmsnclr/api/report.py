@@ -62,14 +62,14 @@ def report(
         raise ValueError(f'{checkpoint} holds no method with neighbours: a report is about one')
     cfg = relocated(encoder.config, run)
     if images:
-        paths = list_images(images, image_root)
-        names = read_labels(labels, paths, image_root)
+        paths, names = list_images(images, image_root), None
     else:
         paths, names = training_images(cfg)
-        names = names if labels is None else read_labels(labels, paths, image_root)
+    if labels is not None:
+        names = read_labels(labels, paths, image_root)
     found = represent_images(encoder, paths, names, max_images, seed, workers=workers)
     gallery = find_neighbors(encoder.method, found, queries, shown, seed)
-    positions = project(found.features.numpy(), projection, seed)
+    positions = project(found.parts['features'].numpy(), projection, seed)
     about = f'Features of {len(found.paths)} images by {projection.upper()}'
     with TemporaryDirectory() as folder:
         picture = draw_projection(positions, found.labels, Path(folder, 'projection.png'), '')

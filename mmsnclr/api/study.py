@@ -216,6 +216,7 @@ def run_study(
         if runs:
             study = study or _summarise(trainings, out, runs, plan, lengths)
             _tell(study, len(runs), len(plan))
+    assert study is not None  # a plan has a run
     return study
 
 

@@ -3,11 +3,11 @@
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..console import track
 from .coco import as_id, read_coco
@@ -47,7 +47,7 @@ class Mistake(NamedTuple):
     file: str
     kind: str
     annotation: int | str | None
-    image: str | None
+    image: str
     detail: str
     fatal: bool = True
 
@@ -235,13 +235,11 @@ class _Checker:
             number, image_id = as_id(annotation.get('id')), as_id(annotation.get('image_id'))
             if number is None:
                 number = f'without id, number {position} in the list'
-            image = self.images.get(image_id)
-            name = str(annotation.get('image_id'))
-            name = image['file_name'] if image else self.dropped.get(image_id, name)
-            note = partial(self._note, number, name)
-            if image is None and image_id in self.dropped:
-                note('image left out', 'its image is left out, and it with it', False)
+            if image_id not in self.images:
+                self._note_imageless(number, image_id, annotation)
                 continue
+            image = self.images[image_id]
+            note = partial(self._note, number, image['file_name'])
             checked = self._check_annotation(annotation, image, note)
             if checked is None:
                 continue
@@ -272,17 +270,24 @@ class _Checker:
     ) -> None:
         self.mistakes.append(Mistake(self.file, kind, number, name, detail, fatal))
 
-    def _check_annotation(self, annotation: dict, image: dict | None, note: Note) -> dict | None:
+    def _note_imageless(
+        self, number: int | str, image_id: int | str | None, annotation: dict
+    ) -> None:
+        if image_id in self.dropped:
+            detail = 'its image is left out, and it with it'
+            self._note(number, self.dropped[image_id], 'image left out', detail, False)
+        else:
+            detail = _unknown(annotation, 'image_id', self.known)
+            self._note(number, str(annotation.get('image_id')), 'unknown image id', detail)
+
+    def _check_annotation(self, annotation: dict, image: dict, note: Note) -> dict | None:
         """The annotation as pycocotools and mmdet want it, without an id; ``None`` if it is bad."""
-        if image is None:
-            note('unknown image id', _unknown(annotation, 'image_id', self.known))
-            return None
         category = as_id(annotation.get('category_id'))
         if category not in self.category_ids:
             note('unknown category id', _unknown(annotation, 'category_id', self.category_ids))
             return None
         flags = [_check_flag(annotation, key, note) for key in ('iscrowd', 'ignore')]
-        area = annotation.get('area')
+        area: Any = annotation.get('area')
         area = area if are_numbers([area]) and area > 0 else None
         shapes = self._check_shapes(annotation, image, area, note) if None not in flags else None
         if shapes is None:
@@ -294,7 +299,7 @@ class _Checker:
             bbox=box,
             area=area or shape.area or box[2] * box[3],
             # mmdet learns neither, and in either pycocotools counts no detection as false.
-            iscrowd=max(flags),
+            iscrowd=int(1 in flags),
         )
         return kept | (dict(segmentation=shape.mask) if shape.mask else {})
 
@@ -302,7 +307,8 @@ class _Checker:
         self, annotation: dict, image: dict, area: float | None, note: Note
     ) -> tuple[list[float], Shape] | None:
         """Box and mask, the former computed if there is none; ``None`` if they are bad."""
-        given, of_mask = annotation.get('bbox'), []
+        given: Any = annotation.get('bbox')
+        of_mask: list[tuple] = []
         shape = check_mask(annotation.get('segmentation'), image, lambda *m: of_mask.append(m))
         mask_box = shape.box if shape else None
         if mask_box and (absent(given) or given == [0, 0, 0, 0]):
@@ -316,7 +322,7 @@ class _Checker:
                 return None
         for mistake in of_mask:
             note(*mistake)
-        if shape is None:
+        if shape is None or box is None:
             return None
         if mask_box and not check_agreement(box, given, image, mask_box, note):
             return None
@@ -347,14 +353,14 @@ class _Checker:
 
 def _fill_size(image: dict, size: tuple[int, int]) -> bool:
     """Fill in a size that is not stated, 0 or less; whether the stated one is the file's."""
-    stated = [image.get('width'), image.get('height')]
+    stated: Any = [image.get('width'), image.get('height')]
     if are_numbers(stated) and min(stated) > 0 and tuple(stated) != size:
         return False
     image['width'], image['height'] = size
     return True
 
 
-def _unknown(annotation: dict, key: str, known: set[int | str]) -> str:
+def _unknown(annotation: dict, key: str, known: Container[object]) -> str:
     """What is said of an id that is not known, its type being wrong perhaps."""
     value = annotation.get(key)
     text = str(value)

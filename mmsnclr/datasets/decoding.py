@@ -298,6 +298,9 @@ def deep_values(image: Any, data: bytes) -> np.ndarray | None:
 
     Returns:
         ``(H, W)`` of grey, or ``(H, W, 3)`` of RGB; ``None`` of other images.
+
+    Raises:
+        ValueError: If it is damaged.
     """
     image.load()
     if image.mode.startswith('I') and image.format != 'PPM':
@@ -314,7 +317,10 @@ def deep_values(image: Any, data: bytes) -> np.ndarray | None:
         if not all(re.match(_DEEP_BANDS, _packing(tile)) for tile in other.tile):
             return None
         if _packing(other.tile[0]).startswith('LA'):  # of which Pillow has no lower 8 bits
-            return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)[..., 0]
+            values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+            if values is None:
+                raise ValueError('it is damaged: copy or make it again')
+            return values[..., 0]
         # Of 16 bits Pillow keeps the upper 8: those of the other byte order are the lower.
         other.tile = [(*tile[:3], _swapped(tile[3])) for tile in other.tile]
         other.load()

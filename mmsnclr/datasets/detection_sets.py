@@ -77,8 +77,8 @@ def read_sets(
         if part.origins:
             _tell(content, name)
     contents = [content for content, _ in checked]
-    if levels_of(contents[0]):
-        low, high = levels_of(contents[0])
+    if levels := levels_of(contents[0]):
+        low, high = levels
         say(f'Images with more than 8 bits: values from {low:,} to {high:,} are black to white')
     if len(contents) == 1:
         contents = split_coco(contents[0], _VAL_SHARE, seed)
@@ -115,7 +115,9 @@ def _read(
         return read_yolo(description.absolute(), given)
     if source.is_dir():
         return read_voc(source.absolute(), given)
-    if folder is None and source.is_file():
+    if not source.is_file():
+        raise FileNotFoundError(f'no annotation file at {str(source)!r}')
+    if folder is None:
         raise ValueError(
             f"{source}: pass the folder that its file names start from, too ({name}); a YOLO set's "
             'data.yaml and a folder of xml files (Pascal VOC) go without'

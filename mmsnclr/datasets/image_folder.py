@@ -55,9 +55,9 @@ class ImageFolder(BaseDataset):
         # As the config names the folder: it is by this path that views are seeded.
         prefix, start = os.path.join(self.img_prefix, ''), len(folder) + 1
         images: list[dict] = [dict(img_path=prefix + path[start:]) for path in paths]
-        labels = read_labels(self.labels, paths, self.data_root)
-        if labels is None:
+        if self.labels is None:
             return images
+        labels = read_labels(self.labels, paths, self.data_root)
         classes = sorted(set(labels))
         self._metainfo.setdefault('classes', tuple(classes))
         are_numbers = self.labels == 'cls' and all(name.isdecimal() for name in classes)

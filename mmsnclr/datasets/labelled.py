@@ -112,7 +112,7 @@ def part(classes: dict[Path, str], val: Collection[Path] | None = None, seed: in
             other has not.
     """
     how, drawn = '', val is None
-    if drawn:
+    if val is None:
         paths, names = list(classes), list(classes.values())
         val = {paths[number] for number in draw_part(names, _VAL_SHARE, seed).nonzero()[0]}
         how = f'; no --val: these were drawn (seed {seed})'

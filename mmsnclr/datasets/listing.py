@@ -170,29 +170,27 @@ def _order(entry: os.DirEntry) -> tuple[str, str]:
 
 
 def read_labels(
-    source: str | Path | None, images: Sequence[str | Path], root: str | Path | None = None
-) -> list[str] | None:
+    source: str | Path, images: Sequence[str | Path], root: str | Path | None = None
+) -> list[str]:
     """Read labels for evaluation.
 
     Args:
         source: ``'folders'`` for the first level of folders at which the images' differ, be it
             below ``train`` and ``val``, or in tars (a tar of images in no folder counts as one);
             ``'cls'`` for what stands in the ``.cls`` files beside images in tars; or a csv file
-            with the columns ``path`` and ``label``; ``None`` for none.
+            with the columns ``path`` and ``label``.
         images: Absolute paths.
         root: Folder from which the paths in the csv are meant; by default its
             own.
 
     Returns:
-        One label for each image, or ``None``.
+        One label for each image.
 
     Raises:
         FileNotFoundError: If there is no such csv file.
         ValueError: If the csv lacks a column, an image a label or has several, or the folders are
             one class.
     """
-    if source is None:
-        return None
     if source == 'folders':
         return _folder_labels(images)
     if source == 'cls':
@@ -209,7 +207,7 @@ def read_labels(
             raise ValueError(
                 f'{source} has several labels for {path!r}, {labels[key]!r} and {label!r}: keep one'
             )
-    found = [labels.get(_key(path)) for path in images]
+    found = [labels.get(_key(path), '') for path in images]
     missing = [path for path, label in zip(images, found) if not label]
     if missing:
         raise ValueError(

@@ -84,7 +84,7 @@ def listed_images(source: Path, image_root: str | Path | None) -> list[Path]:
             f'{source} lists {len(paths)} images, of which {len(missing)} are missing, the first '
             f'{str(missing[0])!r}: {advice} (a line is a path, "path label" or "path,label")'
         )
-    return paths
+    return list(filter(None, paths))
 
 
 def _read_names(source: Path) -> list[str]:

@@ -283,7 +283,8 @@ def scan_into(
         ValueError: If none is usable, or labels are missing.
     """
     paths = list_images(images, image_root)
-    label_of = dict(zip(paths, read_labels(labels, paths, image_root) or ()))
+    names = [] if labels is None else read_labels(labels, paths, image_root)
+    label_of = dict(zip(paths, names))
     return scan_listed(folder, paths, label_of, min_edge)
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import tarfile
 import tempfile
+import weakref
 from bisect import bisect_left
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -136,9 +137,9 @@ def load_shard(path: str) -> Shard:
     shard = _shards.get(path)
     if shard is None or shard.state != state:
         kept = _index_file(path)
-        shard = Shard(path, state, _read_index(kept, state))
-        if shard.images is None:
-            shard = shard._replace(images=_index(path))
+        images = _read_index(kept, state)
+        shard = Shard(path, state, _index(path) if images is None else images)
+        if images is None:
             _write_index(kept, shard)
         _shards[path] = shard
     return shard
@@ -235,14 +236,9 @@ def _compressed(path: str) -> ValueError:
 class _File:
     """An open file, closed when it is no longer used."""
 
-    descriptor: int | None = None
-
     def __init__(self, path: str) -> None:
         self.descriptor = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        if self.descriptor is not None:
-            os.close(self.descriptor)
+        weakref.finalize(self, os.close, self.descriptor)
 
 
 @lru_cache(_OPEN_FILES)

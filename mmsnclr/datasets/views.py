@@ -155,17 +155,18 @@ class AugmentedViews(SeededTransform):
             return None
 
     def _make_views(self, results: dict) -> dict:
-        image, divisor = results.get('img'), 1
+        image: Any = results.get('img')
+        divisor, header = 1, None
         if image is None:
             path = results['img_path']
             data = fileio.get(path, backend_args=self.backend_args)
             header = plain_header(data, path)
             if header is None:
                 image = decode_any(data, path, self.levels)
-        height, width = header[:2] if image is None else image.shape[:2]
+        height, width = image.shape[:2] if header is None else header[:2]
         draws = [Random(self.view_seed(results, number)) for number in range(len(self.views))]
         boxes = [crop_box(height, width, view, draw) for view, draw in zip(self.views, draws)]
-        if image is None:
+        if header is not None:
             spare = min(min(box[2:]) // view.size for view, box in zip(self.views, boxes))
             image, divisor = decode(data, spare, header, path)
         results['img'] = [
@@ -312,8 +313,9 @@ def view_size(cfg: Config) -> int:
         if step.get('type') in _AUGMENTED:
             return step['views'][0].get('size', 224)
         if step.get('type') in ('RandomResizedCrop', 'ResizeEdge', 'CenterCrop'):
-            size = step.get('scale') or step.get('crop_size')
-            return size if isinstance(size, int) else size[0]
+            size = step.get('scale') or step.get('crop_size')  # mmaction2's crops state none
+            if size:
+                return size if isinstance(size, int) else size[0]
     return 224
 
 

@@ -135,13 +135,11 @@ class _Reader:
             size = {key: _number(root.findtext(f'size/{key}')) for key in ('width', 'height')}
             objects = {}
             for number, element in enumerate(root.findall('object'), start=1):
-                problem = _problem(element)
-                if problem:
-                    mistakes.append(
-                        Mistake(origin, problem[0], f'object {number}', name, problem[1])
-                    )
-                else:
+                try:
                     objects[number] = _object(element)
+                except ValueError as error:
+                    kind, detail = error.args
+                    mistakes.append(Mistake(origin, kind, f'object {number}', name, detail))
             files.append(_File(origin, dict(file_name=name) | size, objects))
         return files, mistakes
 
@@ -171,27 +169,21 @@ def _number(text: str | None) -> float | None:
     return int(value) if value.is_integer() else value
 
 
-def _corners(element: ElementTree.Element) -> list[float | None]:
-    return [_number(element.findtext(f'bndbox/{corner}')) for corner in _CORNERS]
-
-
-def _problem(element: ElementTree.Element) -> tuple[str, str] | None:
-    """Kind and detail of what is wrong with an object."""
-    if not (element.findtext('name') or '').strip():
-        return 'unknown class', 'the object has no name'
-    corners = _corners(element)
+def _object(element: ElementTree.Element) -> tuple[str, list[float], str | None]:
+    """Class, box and whether it is difficult; the error says what kind of mistake it is."""
+    name = (element.findtext('name') or '').strip()
+    if not name:
+        raise ValueError('unknown class', 'the object has no name')
     stated = [element.findtext(f'bndbox/{corner}') for corner in _CORNERS]
     detail = ', '.join(f'{corner} {short(text)}' for corner, text in zip(_CORNERS, stated))
-    if None in corners:
-        return 'degenerate box', f'{detail}: four numbers are needed'
+    corners = [number for number in map(_number, stated) if number is not None]
+    if len(corners) < len(_CORNERS):
+        raise ValueError('degenerate box', f'{detail}: four numbers are needed')
     left, top, right, bottom = corners
-    return None if left <= right and top <= bottom else ('degenerate box', detail)
-
-
-def _object(element: ElementTree.Element) -> tuple[str, list[float], str | None]:
-    left, top, right, bottom = _corners(element)
+    if not (left <= right and top <= bottom):  # of nan, too
+        raise ValueError('degenerate box', detail)
     box = [left - 1, top - 1, right - left + 1, bottom - top + 1]
-    return element.findtext('name').strip(), box, element.findtext('difficult')
+    return name, box, element.findtext('difficult')
 
 
 def _content(files: list[_File], classes: list[str], mistakes: list[Mistake]) -> dict:

@@ -165,7 +165,7 @@ def _read_labels(paths: list[Path], names: dict[int, str], description: Path) ->
             except (OSError, ValueError) as error:
                 mistakes.append(_mistake(origin, 'label file', None, image, str(error)))
                 continue
-            size = upright_size(path) if lines else None
+            size = upright_size(path) if lines else (1, 1)
             for place, line in enumerate(lines, start=1):
                 try:
                     annotation = _read_line(line, names, *size) if line.strip() else None

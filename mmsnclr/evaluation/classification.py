@@ -16,12 +16,12 @@ class Predictions(NamedTuple):
 
     Attributes:
         paths: The images.
-        labels: Number of the true class of each, ``(N,)``; ``None`` if it is not known.
+        labels: Number of the true class of each, ``(N,)``.
         scores: Probability of each of C classes, ``(N, C)``.
     """
 
     paths: list[str]
-    labels: Tensor | None
+    labels: Tensor
     scores: Tensor
 
 
@@ -82,7 +82,6 @@ def rate(predictions: Predictions, classes: list[str]) -> Accuracies:
         classes: Names of the classes.
     """
     scores, labels = predictions.scores, predictions.labels
-    assert labels is not None
     topk = (1, 5) if len(classes) > 5 else (1,)
     top = [float(accuracy) for (accuracy,) in Accuracy.calculate(scores, labels, topk)]
     columns = SingleLabelMetric.calculate(
@@ -125,21 +124,34 @@ def resample_accuracy(right: Tensor, labels: Tensor, draws: np.ndarray) -> np.nd
     return 100 * np.stack([top1, np.nanmean(recall, axis=1)], axis=1)
 
 
-def write_predictions(predictions: Predictions, classes: list[str], path: str | Path) -> list[dict]:
+def write_predictions(
+    file: str | Path,
+    classes: list[str],
+    paths: list[str],
+    scores: Tensor,
+    labels: Tensor | None = None,
+) -> list[dict]:
     """Write a csv: path, true class if it is known, likeliest class, and all probabilities.
+
+    Args:
+        file: The csv.
+        classes: Names of the classes.
+        paths: As of :class:`Predictions`.
+        scores: Likewise.
+        labels: Likewise, if they are known.
 
     Returns:
         ``path``, ``label`` if it is known, ``class`` and ``score`` of each image.
     """
-    scores, found = predictions.scores.max(dim=1)
-    rows: list[dict] = [dict(path=path) for path in predictions.paths]
+    highest, found = scores.max(dim=1)
+    rows: list[dict] = [dict(path=path) for path in paths]
     for number, row in enumerate(rows):
-        if predictions.labels is not None:
-            row['label'] = classes[predictions.labels[number]]
-        row |= {'class': classes[found[number]], 'score': round(float(scores[number]), 6)}
-    with open(path, 'w', newline='', encoding='utf-8', errors='backslashreplace') as file:
-        writer = csv.writer(file)
+        if labels is not None:
+            row['label'] = classes[labels[number]]
+        row |= {'class': classes[found[number]], 'score': round(float(highest[number]), 6)}
+    with open(file, 'w', newline='', encoding='utf-8', errors='backslashreplace') as text:
+        writer = csv.writer(text)
         writer.writerow([*rows[0], *classes])
-        for row, shares in zip(rows, predictions.scores.tolist()):
+        for row, shares in zip(rows, scores.tolist()):
             writer.writerow([*row.values(), *(f'{share:.6f}' for share in shares)])
     return rows

@@ -58,17 +58,15 @@ class Representations(NamedTuple):
         paths: The images.
         labels: Their class names, or ``None``.
         numbers: Which of the given images they are, ``(N,)``.
-        features: The backbone's, ``(N, C)``, for use elsewhere.
-        keys: The momentum branch's, ``(N, D)``, by which neighbours are found.
-        projections: The online branch's, ``(N, D)``, which weigh them.
+        parts: What each network of the encoder makes of them, as far as it was asked for:
+            ``'features'``, ``(N, C)``, for use elsewhere; ``'keys'``, ``(N, D)``, by which
+            neighbours are found; ``'projections'``, ``(N, D)``, which weigh them.
     """
 
     paths: list[str]
     labels: list[str] | None
     numbers: Tensor
-    features: Tensor | None = None
-    keys: Tensor | None = None
-    projections: Tensor | None = None
+    parts: dict[str, Tensor]
 
 
 def represent_images(
@@ -124,7 +122,7 @@ def represent_images(
         [str(paths[number]) for number in numbers],
         None if labels is None else [labels[number] for number in numbers],
         torch.from_numpy(numbers),
-        **rows,
+        rows,
     )
 
 

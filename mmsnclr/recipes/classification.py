@@ -130,12 +130,12 @@ def fit_to_images(
     """
     classes, count = images.classes, len(images.train)
     why = _GIVEN
-    if size is None:
+    if size is None and edge is not None:
         size, why = edge, 'pixels, as the backbone was trained with'
-        if edge is None:
-            median = images.scan.median_edge
-            size = min(224, max(32, median // 32 * 32))
-            why = f'pixels; 224, less only for small images (median edge {median})'
+    elif size is None:
+        median = images.scan.median_edge
+        size = min(224, max(32, median // 32 * 32))
+        why = f'pixels; 224, less only for small images (median edge {median})'
     least = 0.2 if size < 112 or count < _MANY_IMAGES else 0.08
     view = cfg.train_dataloader.dataset.pipeline[0].views[0]
     view.update(size=size, crop_scale=(least, 1.0), flip_prob=0.5 if flip else 0.0)

@@ -93,10 +93,10 @@ class Start(NamedTuple):
                     torch.save(stored.content, temporary)
 
 
-def _depth(cfg: dict) -> str | None:
-    """The depth of a ResNet of timm whose weights are named as mmdet's."""
+def _depth(cfg: dict) -> int:
+    """The depth of a ResNet of timm whose weights are named as mmdet's; 0 of others."""
     match = re.fullmatch(r'resnet(18|34|50|101|152)', cfg.get('model_name', ''))
-    return match[1] if match else None
+    return int(match[1]) if match else 0
 
 
 def _adamw(lr: float, layer_decay: float | None) -> dict:
@@ -119,8 +119,8 @@ KINDS = (
     Kind('ResNet', lambda network, cfg: type(network) is ResNet, lambda cfg, _: mmdet_resnet(cfg)),
     Kind(
         "timm's ResNet",
-        lambda network, cfg: _depth(cfg) is not None,
-        lambda cfg, _: mmdet_resnet(dict(type='ResNet', depth=int(_depth(cfg)))),
+        lambda network, cfg: _depth(cfg) > 0,
+        lambda cfg, _: mmdet_resnet(dict(type='ResNet', depth=_depth(cfg))),
         'backbone.timm_model.',
     ),
     Kind(
@@ -143,15 +143,18 @@ KINDS = (
 )
 
 
-def detector_backbone(trained: Trained, checkpoint: str | Path) -> Backbone:
+def detector_backbone(
+    trained: Trained, checkpoint: str | Path, weights: Path | None = None
+) -> Backbone:
     """The backbone of a checkpoint as one for a detector.
 
     Args:
         trained: The backbone that the checkpoint has.
         checkpoint: The checkpoint.
+        weights: File that has its weights as mmengine looks for them; by default the checkpoint.
 
     Returns:
-        The backbone, filled from the checkpoint.
+        The backbone, filled from that file.
 
     Raises:
         ValueError: If it has no feature maps of images of any size.
@@ -162,7 +165,7 @@ def detector_backbone(trained: Trained, checkpoint: str | Path) -> Backbone:
     if not kinds:
         known = ', '.join(kind.name for kind in KINDS)
         raise ValueError(f'{given} is of no kind that detectors are built on: {known}')
-    path = str(Path(checkpoint).resolve())
+    path = str(weights or Path(checkpoint).resolve())
     init_cfg = dict(type='Pretrained', checkpoint=path, prefix=kinds[0].prefix)
     try:
         config = kinds[0].build(cfg, trained.backbone)
@@ -222,11 +225,10 @@ def _random_start(like: Backbone | None) -> Start:
 def _read_start(checkpoint: str | Path, copy_to: Path) -> Start:
     stored = Stored.read(Path(checkpoint).resolve())
     trained, path = read_backbone(stored), stored.path
-    backbone = detector_backbone(trained, checkpoint)
     # The rest, such as the optimiser's state, would fill the memory throughout the training.
     weights = {k: value for k, value in stored.weights.items() if k.startswith('backbone.')}
     if not all(f'backbone.{key}' in weights for key, _ in trained.backbone.named_parameters()):
         weights = {f'backbone.{k}': value for k, value in trained.backbone.state_dict().items()}
         path = copy_to
-        backbone = backbone._replace(init_cfg=backbone.init_cfg | dict(checkpoint=str(path)))
+    backbone = detector_backbone(trained, checkpoint, path)
     return Start(str(checkpoint), backbone, (Stored(path, dict(state_dict=weights)),))

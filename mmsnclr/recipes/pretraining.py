@@ -55,6 +55,11 @@ def load_recipe(backbone: str) -> Config:
             '(timm.list_models() lists these)'
             + did_you_mean(backbone, [*BACKBONES, *timm.list_models()])
         )
+    if name == _TIMM:
+        try:
+            timm.models.get_pretrained_cfg(backbone)
+        except RuntimeError as error:  # what stands behind a dot is no tag of the model's
+            raise ValueError(f'backbone={backbone!r}: {error}') from error
     recipe = Config.fromfile(CONFIGS / name)
     cfg = Config({key: recipe[key] for key in _NEEDED if key in recipe})
     cfg.merge_from_dict({f'model.{key}': value for key, value in differs.items()})
@@ -246,7 +251,8 @@ def set_size(backbone: ConfigDict, size: int) -> None:
         ValueError: If the size is no multiple of the edge of a patch.
     """
     if backbone.type == 'TIMMRepresentation':
-        if timm.models.get_pretrained_cfg(backbone.model_name).fixed_input_size:
+        known = timm.models.get_pretrained_cfg(backbone.model_name)
+        if known is not None and known.fixed_input_size:
             backbone.img_size = size
     elif 'img_size' in backbone:
         _check_patches(backbone.patch_size, size)

@@ -1,5 +1,6 @@
 """Queries, their nearest neighbours and their positiveness, as the paper's figure 3."""
 
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,8 +46,10 @@ class Gallery(NamedTuple):
 
     def first(self, queries: int) -> 'Gallery':
         """The gallery's first queries alone."""
-        rows = (None if part is None else part[:queries] for part in self[2:])
-        return Gallery(self.paths, self.labels, *rows)
+        parts = (self.queries, self.index, self.similarity)
+        rows, index, similarity = (part[:queries] for part in parts)
+        positiveness = None if self.positiveness is None else self.positiveness[:queries]
+        return Gallery(self.paths, self.labels, rows, index, similarity, positiveness)
 
     @property
     def shares(self) -> Tensor:
@@ -90,19 +93,21 @@ def find_neighbors(
     """
     if min(queries, shown) < 1:
         raise ValueError(f'queries={queries} and shown={shown} must be at least 1')
-    weighs = model is not None and model.weighs
-    keys = images.features if model is None else images.keys
-    count, k = len(keys), model.neighbors if weighs else shown
+    keys = images.parts['features' if model is None else 'keys']
+    weighing = model if model is not None and model.weighs else None
+    count, k, setting = len(keys), shown, 'shown'
+    if weighing is not None:
+        k, setting = weighing.neighbors or shown, 'model.head.neighbors'
     if count <= k:
-        setting = 'model.head.neighbors' if weighs else 'shown'
         raise ValueError(f'{k} neighbours ({setting}) need more than {count} images')
     rows = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:queries]
     candidates = NeighborQueue(count, keys.size(1))
     candidates.enqueue(keys, torch.arange(count))
     found = candidates.search(candidates.features[rows], rows, k)
     positiveness = None
-    if weighs:
-        positiveness = _positiveness(model, images.projections[rows], candidates, found)[:, :shown]
+    if weighing is not None:
+        projections = images.parts['projections'][rows]
+        positiveness = _positiveness(weighing, projections, candidates, found)[:, :shown]
     index, similarity = (x[:, :shown] for x in (found.index, found.similarity))
     return Gallery(images.paths, images.labels, rows, index, similarity, positiveness)
 
@@ -194,7 +199,7 @@ def gallery_view(gallery: Gallery) -> dict:
             gallery.index[row].tolist(),
             gallery.similarity[row].tolist(),
             gallery.shares[row].tolist(),
-            same or [None] * gallery.index.size(1),
+            same or repeat(None),
         )
         neighbors = [
             tile(image) | dict(similarity=similarity, share=share, same=is_same)

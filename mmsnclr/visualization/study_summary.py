@@ -6,7 +6,7 @@ from io import StringIO
 from itertools import groupby
 
 from ..console import Setting
-from ..evaluation.study import Point
+from ..evaluation.study import Difference, Point
 from .tables import points as in_points
 from .tables import row
 
@@ -22,29 +22,29 @@ def verdicts(points: Sequence[Point], measure: str) -> list[str]:
         points: What was measured.
         measure: By which measure.
     """
-    others: dict[str, list[Point]] = {}
+    others: dict[str, list[tuple[int, Difference]]] = {}
     for point in points:
         if point.measure == measure and point.difference is not None:
-            others.setdefault(point.start, []).append(point)
+            others.setdefault(point.start, []).append((point.images, point.difference))
     first = next(point.start for point in points)
-    return [_verdict(first, other, found) for other, found in others.items()]
+    return [_verdict(measure, first, other, found) for other, found in others.items()]
 
 
-def _verdict(first: str, other: str, found: list[Point]) -> str:
-    """One of them; ``found`` has the other start's points by rising numbers of images."""
-    measure, counts = found[0].measure, [point.difference.seeds for point in found]
+def _verdict(measure: str, first: str, other: str, found: list[tuple[int, Difference]]) -> str:
+    """One of them; ``found`` has the differences to the other by rising numbers of images."""
+    counts = [difference.seeds for _, difference in found]
     question = f'Whether {first} is better than {other} by {measure} cannot be told'
     if max(counts) < 2:
         return f'{question}: one seed says nothing of what other seeds give. Train with more.'
     # An interrupted study has fewer seeds at some numbers of images.
     seeds = _range(min(counts), max(counts))
-    if not any(point.difference.sign for point in found):
+    if not any(difference.sign for _, difference in found):
         return (
             f'{question} with {seeds} seeds, at {_numbers(found)} labelled images: nowhere do '
             'both intervals of the difference exclude 0.'
         )
     parts = []
-    for sign, group in groupby(found, key=lambda point: point.difference.sign):
+    for sign, group in groupby(found, key=lambda one: one[1].sign):
         group = list(group)
         parts.append(f'{_VERDICTS[sign]} {"at" if len(group) == 1 else "from"} {_numbers(group)}')
     return (
@@ -53,8 +53,8 @@ def _verdict(first: str, other: str, found: list[Point]) -> str:
     )
 
 
-def _numbers(points: Sequence[Point]) -> str:
-    return _range(points[0].images, points[-1].images)
+def _numbers(found: list[tuple[int, Difference]]) -> str:
+    return _range(found[0][0], found[-1][0])
 
 
 def _range(low: int, high: int) -> str:

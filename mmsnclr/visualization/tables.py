@@ -9,9 +9,9 @@ def row(*cells: object) -> str:
     return f'| {" | ".join("" if isinstance(c, float) else _cell(c) for c in shown)} |\n'
 
 
-def points(difference: tuple[float, float, float]) -> str:
-    """A difference of accuracies, and its interval."""
-    return '{:+.1f} [{:+.1f}, {:+.1f}]'.format(*difference)
+def points(difference: tuple[float, float, float] | None) -> str:
+    """A difference of accuracies, and its interval; nothing if there is none."""
+    return '{:+.1f} [{:+.1f}, {:+.1f}]'.format(*difference) if difference else ''
 
 
 def _cell(value: object) -> str:

@@ -227,6 +227,15 @@ def test_predict_gives_the_probabilities_of_the_validation(run, tmp_path, monkey
         predict(classification.checkpoint, tmp_path / 'broken.png', tmp_path / 'none')
 
 
+def test_a_classifier_that_does_not_tell_how_images_are_loaded_is_refused(run, tmp_path):
+    classification, out, _ = run
+    stored = torch.load(classification.checkpoint, weights_only=False)
+    stored['meta']['cfg'] = stored['meta']['cfg'].replace('test_dataloader', 'another')
+    torch.save(stored, tmp_path / 'untested.pth')
+    with pytest.raises(ValueError, match=r'untested\.pth.*\(test_dataloader\)'):
+        predict(tmp_path / 'untested.pth', out / 'val.txt', tmp_path / 'found')
+
+
 def test_onnx_has_the_head_and_the_names_of_the_classes(run, tmp_path):
     classification, out, _ = run
     export(classification.checkpoint, tmp_path / 'out.onnx', 'onnx')

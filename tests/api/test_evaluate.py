@@ -147,9 +147,9 @@ def test_what_has_changed_is_computed_again(trained, digits, tmp_path, decoded):
     images = tmp_path / 'images'
     shutil.copytree(digits / 'labelled/val', images)
     run, changed = read_encoder(trained / 'backbone.pth'), list_images(images)[0]
-    before = represent_images(run, list_images(images), workers=0).features
+    before = represent_images(run, list_images(images), workers=0).parts['features']
     Image.new('RGB', (64, 64), 'red').save(changed)
-    after = represent_images(run, list_images(images), workers=0).features
+    after = represent_images(run, list_images(images), workers=0).parts['features']
     assert len(decoded) == 60 and (before[0] != after[0]).any() and before[1:].equal(after[1:])
     with torch.no_grad():
         next(run.networks['features'].parameters()).mul_(2)
@@ -191,7 +191,7 @@ def test_workers_load_what_one_process_would(trained, digits, tmp_path, monkeypa
     found = []
     for workers in (0, 2):
         monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / f'{workers}'))
-        found.append(represent_images(encoder, paths, workers=workers).features)
+        found.append(represent_images(encoder, paths, workers=workers).parts['features'])
     assert len(found[0]) == 186 and found[0].equal(found[1])
 
 

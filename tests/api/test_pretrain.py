@@ -325,10 +325,10 @@ def test_images_of_12_bits_are_trained_and_looked_at_by_the_range_of_the_set(dig
     images = sorted(folder.iterdir())
     ranges = [Image.open(path).getextrema() for path in images]
     assert levels == (min(low for low, _ in ranges), max(high for _, high in ranges))
-    features = represent_images(encoder, images).features
+    features = represent_images(encoder, images).parts['features']
     for path in images:
         Image.fromarray(read_image(path, levels)).save(path)  # as 8 bits
-    torch.testing.assert_close(represent_images(encoder, images).features, features)
+    torch.testing.assert_close(represent_images(encoder, images).parts['features'], features)
 
 
 def test_too_few_images_are_refused_with_numbers(messy, tmp_path):
@@ -384,6 +384,7 @@ def test_a_pretrained_vit_keeps_its_patch_projection_and_goes_on_learning(digits
         (dict(backbone='inception_v3', size=64, cfg_options={}), 'cannot be used at size=64'),
         (dict(backbone='vit-s', size=40), 'size=40 must be a multiple of 16'),
         (dict(backbone='vit_tiny_patch16_224', size=40, cfg_options={}), 'a multiple of 16'),
+        (dict(backbone='resnet18.none'), r"backbone='resnet18\.none': Invalid pretrained tag"),
         (dict(backbone='vit_tny_patch16_224'), r'did you mean .*vit_tiny_patch16_224'),
         (dict(backbone='r34', init=True), r'init=.*Pass a checkpoint of the same architecture'),
     ],

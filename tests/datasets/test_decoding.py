@@ -385,6 +385,16 @@ def test_a_tiff_of_a_kind_that_is_not_read_is_named(tmp_path):
         read_image(tmp_path / 'a.tif')
 
 
+def test_a_damaged_file_of_deep_grey_with_transparency_is_named(tmp_path):
+    """Pillow, which is asked first, takes its pixels as they come."""
+    COLOURS['gray_alpha.png'](tmp_path / 'a.png')
+    data = bytearray((tmp_path / 'a.png').read_bytes())
+    data[-13] ^= 255  # of the checksum of the pixels
+    (tmp_path / 'a.png').write_bytes(data)
+    with pytest.raises(ValueError, match=r'a\.png cannot be decoded: it is damaged'):
+        read_image(tmp_path / 'a.png')
+
+
 def test_a_cut_file_of_a_kind_that_pillow_decodes_is_named(tmp_path):
     stream = BytesIO()
     with_alpha('RGB').save(stream, 'PNG')

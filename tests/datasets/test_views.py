@@ -330,6 +330,14 @@ def test_the_stock_pipeline_is_one_line_away(tmp_path):
         assert [tuple(view.shape) for view in data['inputs']] == [(3, 224, 224)] * 2
 
 
+@pytest.mark.parametrize(
+    ('others', 'size'), [([], 224), ([dict(type='CenterCrop', crop_size=96)], 96)]
+)
+def test_a_crop_that_states_no_size_tells_none(others, size):
+    pipeline = [dict(type='RandomResizedCrop'), *others]
+    assert views.view_size(Config(dict(train_dataloader=dict(pipeline=pipeline)))) == size
+
+
 def test_views_of_crop_and_flip_alone_change_no_value():
     image = bgr(PHOTOGRAPHS[0])
     view = View(**views.VIEW_KINDS['weak'])

@@ -29,6 +29,16 @@ def test_at_imagenets_size_the_settings_are_the_recipes():
         assert ours.end == theirs.end
 
 
+def test_a_model_that_a_user_adds_to_timm_has_no_size_of_its_own():
+    def added_by_a_user(pretrained=False, **kwargs):
+        raise NotImplementedError
+
+    timm.models.register_model(added_by_a_user)
+    cfg = load_recipe('added_by_a_user')
+    fit_to_images(cfg, 1000, 64, size=64)
+    assert 'img_size' not in cfg.model.backbone
+
+
 @pytest.fixture(scope='module')
 def recipe():
     return load_recipe('r50')

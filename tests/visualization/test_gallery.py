@@ -23,6 +23,7 @@ from mmsnclr.datasets.views import view_size
 from mmsnclr.engine import build_runner
 from mmsnclr.engine.run import load_run, read_encoder
 from mmsnclr.evaluation.representation import represent_images
+from mmsnclr.models import SNCLR
 from mmsnclr.visualization import draw_projection, find_neighbors, project
 
 
@@ -77,7 +78,8 @@ def test_neighbors_and_positiveness_are_the_papers(checkpoint, digits):
     paths = list_images([digits / 'labelled' / 'val'])
     images = represent_images(encoder, paths)
     gallery = find_neighbors(encoder.method, images, queries=5, shown=3)
-    keys, online = (F.normalize(x.double()) for x in (images.keys, images.projections))
+    parts = (images.parts[name].double() for name in ('keys', 'projections'))
+    keys, online = (F.normalize(part) for part in parts)
     for row, query in enumerate(gallery.queries.tolist()):
         similarity = keys[query] @ keys.T
         similarity[query] = -2
@@ -88,6 +90,17 @@ def test_neighbors_and_positiveness_are_the_papers(checkpoint, digits):
         np.testing.assert_allclose(
             gallery.positiveness[row], weights[:3] / weights.max(), rtol=1e-5
         )
+
+
+def test_of_a_method_that_weighs_the_whole_set_those_that_are_shown_are_weighed(
+    checkpoint, digits, monkeypatch
+):
+    encoder = read_encoder(checkpoint)
+    images = represent_images(encoder, list_images([digits / 'labelled' / 'val']))
+    monkeypatch.setattr(SNCLR, 'neighbors', None)
+    monkeypatch.setattr(SNCLR, 'weighs', True)
+    gallery = find_neighbors(encoder.method, images, queries=5, shown=3)
+    assert gallery.positiveness.shape == gallery.index.shape == (5, 3)
 
 
 def test_the_picture_is_as_large_as_its_rows(pages):
@@ -200,7 +213,7 @@ def test_a_backbone_alone_shows_the_cosine_similarity_of_its_features(trained, d
     gallery = find_neighbors(None, represent_images(encoder, paths), queries=30, shown=2)
     shown = re.findall(r'class="numbers"><span>(-?[\d.]+)</span></span>', text)
     assert sorted(shown) == sorted(f'{x:.2f}' for x in gallery.similarity.flatten().tolist())
-    features = F.normalize(represent_images(encoder, paths).features.double(), dim=1)
+    features = F.normalize(represent_images(encoder, paths).parts['features'].double(), dim=1)
     similarity = (features @ features.T).fill_diagonal_(-2)
     expected = similarity.topk(2).values[gallery.queries]
     np.testing.assert_allclose(gallery.similarity, expected, rtol=1e-5)
