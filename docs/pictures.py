@@ -1,8 +1,8 @@
-"""Makes what the documents show: `python docs/pictures.py tutorial` or `... report`.
+"""Makes what the documents show: `python docs/pictures.py demo`, `... tutorial` or `... report`.
 
-`tutorial` runs docs/tutorial.ipynb, keeps what its commands say and draw in it, and makes the
-picture of the README from that run. `report` trains as docs/reading_the_report.md says, and draws
-the curves there. Each takes some minutes on two cores.
+`demo` runs the demo, and makes the picture of the README from it. `tutorial` runs
+docs/tutorial.ipynb, and keeps what its commands say and draw in it. `report` trains as
+docs/reading_the_report.md says, and draws the curves there. Each takes some minutes on two cores.
 """
 
 import base64
@@ -94,8 +94,9 @@ def _smaller(data: dict) -> dict:
 
 
 def draw_results(folder: Path, path: Path) -> None:
-    """Draw the tutorial's neighbours and, below, what the detector found beside the truth."""
-    gallery = Image.open(folder / 'look/neighbors.png').convert('RGB')
+    """Draw the demo's neighbours and, below, what the detector found beside the truth."""
+    gallery = Image.open(folder / 'neighbors.png').convert('RGB')
+    gallery = gallery.crop((0, 0, gallery.width, 43 * gallery.height // 100))  # 5 of 12 rows
     found = [Image.open(file) for file in sorted((folder / 'detector/pictures').glob('*'))[:3]]
     width = gallery.width // len(found)
     found = [one.resize((width, width * one.height // one.width)) for one in found]
@@ -103,6 +104,7 @@ def draw_results(folder: Path, path: Path) -> None:
     sheet.paste(gallery)
     for number, one in enumerate(found):
         sheet.paste(one, (number * width, gallery.height))
+    sheet.thumbnail((1000, 1000))
     sheet.save(path, quality=70)
 
 
@@ -139,9 +141,12 @@ def main() -> None:
     """Make what the first argument names."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        if sys.argv[1:] == ['tutorial']:
-            nbformat.write(run_tutorial(folder), DOCS / 'tutorial.ipynb')
+        if sys.argv[1:] == ['demo']:
+            demo = [sys.executable, ROOT / 'tools/demo.py', '--out', folder]
+            subprocess.run(demo, check=True)
             draw_results(folder, DOCS / 'results.jpg')
+        elif sys.argv[1:] == ['tutorial']:
+            nbformat.write(run_tutorial(folder), DOCS / 'tutorial.ipynb')
         elif sys.argv[1:] == ['report']:
             runs = train_ill(folder)
             for ill, (lines, problems) in runs.items():
