@@ -71,20 +71,25 @@ def study_table(points: Sequence[Point], measure: str) -> str:
     points = [point for point in points if point.measure == measure]
     first = points[0].start
     others = any(point.start != first for point in points)
+    seeds = max(len(point.values) for point in points)
     columns = [f'{first} is ahead by, over seeds', 'over images'] if others else []
     table = row('labelled images', 'start', measure, *columns)
     table += row('---:', '---', '---:', *['---:'] * len(columns))
     for _, group in groupby(points, key=lambda point: point.percent):
         for number, point in enumerate(group):
             images = '' if number else f'{point.images:,} ({point.percent:g} %)'
-            table += row(images, point.start, _mean(point), *_difference(point)[: len(columns)])
+            table += row(
+                images, point.start, _mean(point, seeds), *_difference(point)[: len(columns)]
+            )
     return table
 
 
-def _mean(point: Point) -> str:
+def _mean(point: Point, seeds: int) -> str:
+    """Mean and spread; the number of seeds where others have more, as of an interrupted study."""
+    few = f' ({len(point.values)} of {seeds} seeds)' if len(point.values) < seeds else ''
     if point.deviation is None:
-        return f'{point.mean:.1f} [{point.over_images[0]:.1f}, {point.over_images[1]:.1f}]'
-    return f'{point.mean:.1f} ± {point.deviation:.1f}'
+        return f'{point.mean:.1f} [{point.over_images[0]:.1f}, {point.over_images[1]:.1f}]{few}'
+    return f'{point.mean:.1f} ± {point.deviation:.1f}{few}'
 
 
 def _difference(point: Point) -> tuple[str, str]:

@@ -51,8 +51,11 @@ def test_it_cannot_be_told_anywhere():
 
 
 def test_an_interrupted_study_tells_what_its_finished_parts_allow():
-    (verdict,) = verdicts(study(YES) + study(OPEN, OPEN, seeds=1)[2:], 'box AP')
+    points = study(YES) + study(OPEN, OPEN, seeds=1)[2:]
+    (verdict,) = verdicts(points, 'box AP')
     assert 'helps at 100; cannot be told at 400 (1 to 3 seeds).' in verdict
+    *_, three, _, one, _ = study_table(points, 'box AP').splitlines()
+    assert 'seeds' not in three and '(1 of 3 seeds)' in one
 
 
 def test_one_seed_tells_nothing_and_has_no_figure_without_a_spread():
