@@ -6,6 +6,8 @@ import pytest
 import torch
 from helpers import ROOT
 
+from mmsnclr.datasets.digits import write_digits
+
 pytestmark = pytest.mark.slow
 
 
@@ -75,12 +77,13 @@ def test_methods_are_compared_on_class_folders(benchmarks, digits, tmp_path, mon
     assert (tmp_path / 'out/cifar10.png').stat().st_size > 10_000
 
 
-def test_pretrainings_are_compared_by_their_detectors(benchmarks, digits, tmp_path):
+def test_pretrainings_are_compared_by_their_detectors(benchmarks, tmp_path):
     import photographs
 
+    scenes = write_digits(tmp_path, 0, (0, 0), scenes=(32, 8)) / 'scenes'
     for split, folder in (('train', 'train'), ('test', 'val')):
-        (tmp_path / split).symlink_to(digits / 'scenes' / folder)
-        (tmp_path / f'{split}.json').symlink_to(digits / 'scenes' / f'{folder}.json')
+        (tmp_path / split).symlink_to(scenes / folder)
+        (tmp_path / f'{split}.json').symlink_to(scenes / f'{folder}.json')
     sizes = dict(view_size=32, pretrain_epochs=1, detector_size=64, iterations=2)
     for fractions in ([50], [50, 100]):  # the second goes on
         study = photographs.run(
