@@ -319,16 +319,19 @@ def fit_to_backbone(cfg: Config, backbone: Backbone) -> list[Setting]:
     reason = "what the backbone's one map suits (ViTDet)" if one else "all of the backbone's maps"
     return [
         Setting('neck', f'{backbone.neck["type"]}, strides {levels}', reason),
-        _tell_optimizer(backbone.optim_wrapper),
+        _tell_optimizer(backbone),
     ]
 
 
-def _tell_optimizer(wrapper: dict) -> Setting:
-    kind = wrapper['optimizer']['type']
-    decay = wrapper.get('paramwise_cfg', {}).get('layer_decay_rate')
-    layers = f"; each layer of the backbone learns at {decay} of the next one's rate"
-    reason = 'on few images ahead of SGD' if kind == 'AdamW' else 'as the run began'
-    return Setting('optimizer', kind, f'{reason}{layers if decay else ""}')
+def _tell_optimizer(backbone: Backbone) -> Setting:
+    kind = backbone.optim_wrapper['optimizer']['type']
+    decay = backbone.optim_wrapper.get('paramwise_cfg', {}).get('layer_decay_rate')
+    reason = 'what such backbones are usually trained with'
+    if decay:
+        reason += f", each layer of the backbone learns at {decay} of the next one's rate"
+    elif backbone.config['type'] == 'ResNet':
+        reason = 'ahead of SGD on few images' if kind == 'AdamW' else 'as the run began'
+    return Setting('optimizer', kind, reason)
 
 
 def fit_to_run(cfg: Config, work_dir: Path) -> None:

@@ -52,7 +52,7 @@ def test_both_backbones_are_measured_and_everything_is_written(run):
         r'detector +Mask R-CNN +all',
         r'size +64 +as asked for',
         r'anchors +scale',
-        r'optimizer +AdamW +on few images ahead of SGD',
+        r'optimizer +AdamW +ahead of SGD on few images',
         r'lr +\S+ +0.002 for 16 images in a step, by the root',
     ):
         assert re.search(setting, said) and setting.partition(' ')[0] in summary
@@ -223,7 +223,7 @@ def test_transformers_and_timms_models_are_compared_each_by_its_optimiser(scenes
         r'optimizer +AdamW .* at 0.7 of the next',
         r'lr +3.5\S+e-05 +0.0001 for 16 images in a step, by the root',
         r'neck \(compared\) +FPN, strides 4, 8, 16, 32, 64 ',
-        r'optimizer \(compared\) +AdamW +on few images ahead of SGD\n',
+        r'optimizer \(compared\) +AdamW +what such backbones are usually trained with\n',
     ):
         assert re.search(setting, said.getvalue()), setting
     assert 'lr (compared)' not in said.getvalue()  # the same
