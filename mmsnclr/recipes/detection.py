@@ -226,11 +226,14 @@ def fit_to_iterations(
         epochs, why_iterations = _choose_epochs(images, epochs)
         iterations = max(2, math.ceil(epochs * images / batch))
     optimizer, for_batch = cfg.optim_wrapper.optimizer, cfg.auto_scale_lr.base_batch_size
+    # The length of AdamW's steps does not depend on the gradient's.
+    power, how = (1, 'in proportion') if optimizer.type == 'SGD' else (0.5, 'by the root')
+    usual = optimizer.lr * (batch / for_batch) ** power
     if lr is None:
-        # The length of AdamW's steps does not depend on the gradient's.
-        power, how = (1, 'in proportion') if optimizer.type == 'SGD' else (0.5, 'by the root')
+        lr = usual
         why_lr = f'{optimizer.lr:g} for {for_batch} images in a step, {how}'
-        lr = optimizer.lr * (batch / for_batch) ** power
+    elif not usual / 5 <= lr <= 5 * usual:
+        why_lr = f'{_GIVEN}, which is far from what {optimizer.type} has by default, {usual:g}'
     optimizer.lr = lr
     cfg.auto_scale_lr.base_batch_size = cfg.train_dataloader.batch_size = batch
 

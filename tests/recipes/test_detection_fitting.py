@@ -1,6 +1,7 @@
 """Recipes of detectors, fitted to a set."""
 
 import numpy as np
+import pytest
 
 from mmsnclr.datasets.coco import objects_of
 from mmsnclr.recipes.detection import (
@@ -54,3 +55,18 @@ def test_small_images_have_several_anchors_though_their_boxes_are_alike():
         cfg = load_detector(masks=False)
         fit_to_objects(cfg, images, boxes)
         assert cfg.model.rpn_head.anchor_generator.ratios == ratios
+
+
+@pytest.mark.parametrize(
+    ('lr', 'reason'),
+    [
+        (3e-4, 'as asked for'),
+        (0.02, 'as asked for, which is far from what AdamW has by default, 0.00025'),
+    ],
+)
+def test_a_rate_that_suits_another_optimiser_is_told(lr, reason):
+    cfg = load_detector(masks=False)
+    fit_to_backbone(cfg, random_backbone())
+    *_, chosen = fit_to_iterations(cfg, 100, lr=lr)
+    assert chosen == ('lr', str(lr), reason)
+    assert cfg.optim_wrapper.optimizer.lr == lr
