@@ -170,8 +170,8 @@ on validation pictures of digits seen in no training picture
 | | pretrained backbone | random backbone |
 | --- | ---: | ---: |
 {rows}
-The gain is one of time: digits are so easy that with half as many steps again
-the random backbone has caught up.
+The gain is largely one of time: digits are so easy that with twice as many
+steps the random backbone had caught up by half.
 
 Queries, their nearest neighbours and their positiveness relative to the row's
 highest; green frames are of the query's class:
