@@ -30,7 +30,7 @@ from .options import amp, compare, fractions, gpus, image_root, seed, seeds
     type=int,
     help='Images in a step, of all processes. [default: 4, or the next multiple of --gpus]',
 )
-@click.option('--lr', type=float, help='Learning rate. [default: by batch]')
+@click.option('--lr', type=float, help='Learning rate. [default: by backbone and batch]')
 @click.option('--flip/--no-flip', default=True, help='Mirror images at random; not for text.')
 @click.option('--skip-bad', is_flag=True, help='Leave wrong images and annotations out.')
 @gpus
