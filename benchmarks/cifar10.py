@@ -292,16 +292,18 @@ def summarize(out: Path, names: list[str], schedule: Schedule) -> None:
             row.append(spread(values) if values else '')
         if folder != 'warmup':
             moco = {seed: read(out / seed / 'MoCo v3' / 'probes.jsonl') for seed in runs}
-            gain = [last[seed]['knn'] - moco[seed][-1]['knn'] for seed in runs]
-            row.append(spread(gain, '+'))
+            for key in ('knn', 'linear'):
+                gain = [last[seed][key] - moco[seed][-1][key] for seed in runs]
+                row.append(spread(gain, '+'))
             taken, plain = (
                 sum(v['seconds'] for seed in runs for v in of[seed] if v['epoch'] > schedule.warmup)
                 for of in (runs, moco)
             )
             row.append(f'{taken / plain:.2f}')
-        rows.append(row + [''] * (len(MEASURES) + 4 - len(row)))
+        rows.append(row + [''] * (len(MEASURES) + 5 - len(row)))
     measures = ['k-NN', *MEASURES[1:]]
-    print_table(['method', 'seeds', *measures, 'k-NN - MoCo v3', 'time / MoCo v3'], rows)
+    gains = ['k-NN - MoCo v3', 'linear - MoCo v3']
+    print_table(['method', 'seeds', *measures, *gains, 'time / MoCo v3'], rows)
 
 
 @torch.no_grad()
