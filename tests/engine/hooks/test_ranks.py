@@ -19,7 +19,7 @@ from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from torch.distributed import init_process_group
+from torch.distributed import barrier, init_process_group
 from torch.distributed.launcher.api import LaunchConfig
 
 from mmsnclr.checkpoints.writing import replacing
@@ -144,6 +144,7 @@ def test_a_heartbeat_that_comes_too_late_is_refused(heartbeat, group):
         init_process_group('gloo')
         with pytest.raises(ValueError, match=r'env_cfg\.dist_cfg\.timeout'):
             HeartbeatHook(heartbeat).before_train(_runner(group))
+        barrier()  # the first to end takes with it what the others meet by
 
     assert run_ranks(run, 2) == [0, 0]
 
