@@ -1,6 +1,5 @@
 """Labelled images in, a classifier and its measured quality out."""
 
-import copy
 import csv
 import io
 import json
@@ -18,13 +17,10 @@ import onnxruntime
 import pytest
 import torch
 from click.testing import CliRunner
-from helpers import pretrained_resnet, run_ranks, run_tool, small_model
+from helpers import pretrained_resnet, run_ranks, run_tool
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
-from mmengine.registry import DefaultScope
 from mmpretrain import ImageClassificationInferencer
-from mmpretrain.registry import MODELS
-from mmpretrain.structures import DataSample
 from scipy.stats import binomtest
 
 from mmsnclr.api import export, predict_classes
@@ -34,21 +30,9 @@ from mmsnclr.checkpoints import Stored
 from mmsnclr.cli import main
 from mmsnclr.datasets.decoding import read_image
 from mmsnclr.datasets.scan import scan_into
-from mmsnclr.engine.param_groups import build_optim_wrapper
-from mmsnclr.recipes.classification import fit_to_backbone, load_classifier, read_start
 
 COLOURS = dict(blue=(200, 60, 60), green=(60, 200, 60), red=(60, 60, 200))
 QUICK = dict(size=32, workers=0, amp='off')
-ARCH = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=32)
-VIT = dict(type='VisionTransformer', arch=ARCH, img_size=32, patch_size=8)
-MOCO = VIT | dict(type='MoCoV3ViT', stop_grad_conv1=True)
-KINDS = dict(
-    resnet=dict(type='ResNet', depth=18, stem_channels=16, base_channels=16),
-    vit=VIT,
-    moco=MOCO,
-    timm_resnet=dict(type='TIMMRepresentation', model_name='test_resnet'),
-    timm_vit=dict(type='TIMMRepresentation', model_name='test_vit', img_size=32),
-)
 
 
 @pytest.fixture(scope='module')
@@ -248,65 +232,6 @@ def test_onnx_has_the_head_and_the_names_of_the_classes(run, tmp_path):
     images = ((pixels - np.array(meta['mean'])) / np.array(meta['std'])).astype(np.float32)
     (found,) = session.run(['probabilities'], {'images': images.transpose(2, 0, 1)[None]})
     assert found[0] == pytest.approx([float(row[name]) for name in COLOURS], abs=0.02)
-
-
-@pytest.fixture
-def pretrained(tmp_path):
-    """Writes a checkpoint with a backbone of a kind."""
-
-    def write(kind):
-        model = small_model()
-        model.backbone = KINDS[kind]
-        torch.manual_seed(0)
-        with DefaultScope.overwrite_default_scope('mmpretrain'):
-            state = MODELS.build(copy.deepcopy(model)).state_dict()
-        for value in state.values():
-            if value.is_floating_point():
-                value += 0.05 * torch.rand_like(value)  # timm's last norms are 0, and pass nothing
-        views = dict(type='AugmentedViews', views=[dict(size=32)])
-        loader = dict(dataset=dict(pipeline=[views]))
-        meta = dict(cfg=Config(dict(model=model, train_dataloader=loader)).pretty_text)
-        torch.save(dict(state_dict=state, meta=meta), tmp_path / f'{kind}.pth')
-        return tmp_path / f'{kind}.pth'
-
-    return write
-
-
-@pytest.mark.parametrize('kind', KINDS)
-@pytest.mark.parametrize('frozen', [True, False])
-def test_a_step_of_each_kind_moves_all_of_it_or_keeps_its_bits(kind, frozen, pretrained):
-    start, cfg = read_start(pretrained(kind)), load_classifier()
-    cfg.train_dataloader.dataset.pipeline[0].views[0].size = start.edge
-    cfg.train_dataloader.batch_size, cfg.model.head.num_classes = 8, 3
-    fit_to_backbone(cfg, start, frozen)
-    model = MODELS.build(cfg.model)
-    model.backbone.load_state_dict(start.network.state_dict())
-    before = copy.deepcopy(model.state_dict())
-    cfg.optim_wrapper.type = 'OptimWrapper'
-    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    model.train()
-    samples = [DataSample().set_gt_label(n % 3) for n in range(8)]
-    inputs = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)
-    model.train_step(dict(inputs=inputs, data_samples=samples), wrapper)
-    same = {key for key, value in model.state_dict().items() if torch.equal(value, before[key])}
-    if frozen:
-        assert same == {key for key in before if key.startswith('backbone.')}
-        return
-    fixed = ('backbone.pos_embed', 'backbone.patch_embed') if kind == 'moco' else ()
-    assert all(key.startswith(fixed) for key in same)
-    assert type(wrapper.optimizer).__name__ == ('SGD' if 'resnet' in kind else 'AdamW')
-    # The classifier of a ResNet is faster; of the ViTs those of timm have no rate by layer.
-    rates = {group['lr'] for group in wrapper.optimizer.param_groups}
-    assert len(rates) == dict(resnet=2, timm_resnet=2, vit=4, moco=4, timm_vit=1)[kind]
-
-
-def test_a_vit_is_fitted_to_another_size(pretrained, blobs, tmp_path):
-    settings = dict(QUICK, size=40, epochs=1)
-    classify(blobs, pretrained('vit'), tmp_path / 'out', **settings)
-    cfg = Config.fromfile(tmp_path / 'out/config.py')
-    assert cfg.model.backbone.img_size == 40
-    with pytest.raises(ValueError, match='size=33 must be a multiple of 8'):
-        classify(blobs, pretrained('vit'), tmp_path / 'other', **settings | dict(size=33))
 
 
 def test_a_csv_and_a_validation_csv(blobs, checkpoint, tmp_path):

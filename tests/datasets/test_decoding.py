@@ -5,20 +5,15 @@ import subprocess
 import zlib
 from io import BytesIO
 
-import cv2
 import numpy as np
 import pytest
+from pictures import ALPHA, COLOURS, DEEP, GRAY, PICTURE, RGB, on_white, png, seen, tiff
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from mmsnclr.datasets import AugmentedViews
 from mmsnclr.datasets.decoding import LIMIT, decode, open_image, plain_header, read_image
 from mmsnclr.datasets.scan import scan_images
 
-PICTURE = np.ascontiguousarray(load_sample_images().images[1][100:356:4, 100:484:4])  # 64 x 96
-RGB = Image.fromarray(PICTURE)
-GRAY = np.asarray(RGB.convert('L'))
-ALPHA = np.linspace(0, 255, 96).astype(np.uint8) * np.ones((64, 1), np.uint8)
 TURNS = {  # what undoes the orientation that EXIF gives
     1: lambda x: x,
     2: lambda x: x[:, ::-1],
@@ -29,22 +24,6 @@ TURNS = {  # what undoes the orientation that EXIF gives
     7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
     8: lambda x: np.rot90(x),
 }
-
-
-def seen(path, expected):
-    """The whole picture as the loader sees it, and as it should be, both at 48 x 48."""
-    aspect = expected.shape[1] / expected.shape[0]
-    whole = dict(crop_scale=(0.9999, 1.0), crop_aspect=(0.9999 * aspect, 1.0001 * aspect))
-    still = dict(flip_prob=0, jitter_prob=0, gray_prob=0, blur_prob=0)
-    result = AugmentedViews([dict(size=48, **whole, **still)])(dict(img_path=str(path)))
-    assert result['ori_shape'] == expected.shape[:2]
-    reference = Image.fromarray(np.ascontiguousarray(expected)).resize((48, 48), Image.BICUBIC)
-    return result['img'][0][..., ::-1].astype(int), np.asarray(reference.convert('RGB')).astype(int)
-
-
-def on_white(color):
-    share = ALPHA[..., None] / 255
-    return (color * share + 255 * (1 - share)).round().astype(np.uint8)
 
 
 def palette_with_a_transparent_entry():
@@ -163,130 +142,6 @@ def test_a_turned_cmyk_picture_is_upright(tmp_path):
     CMYK.save(tmp_path / 'a.jpg', exif=exif, quality=98, subsampling=0)
     ours, reference = seen(tmp_path / 'a.jpg', TURNS[8](np.asarray(CMYK.convert('RGB'))))
     assert np.abs(ours - reference).mean() < 2.5
-
-
-def test_floats_without_black_and_white_are_refused(tmp_path):
-    Image.fromarray(GRAY.astype(np.float32)).save(tmp_path / 'a.tif')
-    with pytest.raises(ValueError, match=r'a\.tif cannot be decoded: it holds floats'):
-        AugmentedViews([{}])(dict(img_path=str(tmp_path / 'a.tif')))
-
-
-@pytest.mark.parametrize(('bands', 'white'), [(1, 15), (1, 1023), (3, 100), (3, 1023)])
-def test_a_portable_map_is_scaled_by_the_white_that_it_states(tmp_path, bands, white):
-    values = np.round((GRAY if bands == 1 else PICTURE) / 255 * white)
-    header = f'P{5 if bands == 1 else 6} 96 64 {white}\n'.encode()
-    (tmp_path / 'a.ppm').write_bytes(
-        header + values.astype('>u2' if white > 255 else 'u1').tobytes()
-    )
-    ours, reference = seen(tmp_path / 'a.ppm', GRAY if bands == 1 else PICTURE)
-    assert np.abs(ours - reference).mean() < 6 * 15 / white + 2
-
-
-def tiff(path, values, tags):
-    """An uncompressed TIFF file with any tags, which Pillow cannot write."""
-    height, width = values.shape[:2]
-    tags = {256: width, 257: height, 259: 1, 277: 1, 278: height, 279: values.nbytes} | tags
-    start = 8 + 2 + 12 * (len(tags) + 1) + 4
-    extra, entries = b'', b''
-    for tag, value in sorted((tags | {273: None}).items()):
-        value = start + 64 if value is None else value
-        if isinstance(value, tuple):  # of four numbers
-            entries += struct.pack('<HHII', tag, 3, len(value), start + len(extra))
-            extra += struct.pack(f'<{len(value)}H', *value)
-        else:
-            entries += struct.pack('<HHII', tag, 4, 1, value)
-    data = b'II*\0' + struct.pack('<IH', 8, len(tags) + 1) + entries + struct.pack('<I', 0)
-    path.write_bytes(data + extra.ljust(64, b'\0') + values.tobytes())
-
-
-@pytest.mark.parametrize(
-    ('dtype', 'numbers', 'levels'),
-    [
-        ('<i2', 2, (-128, 127)),
-        ('<u4', 1, None),
-        ('<i4', 2, (-128, 127)),
-        ('<i1', 2, (-128, 127)),
-    ],
-)
-def test_whole_numbers_of_every_size_and_sign_are_scaled(tmp_path, dtype, numbers, levels):
-    values = GRAY.astype(np.int64) - 128 if levels else GRAY.astype(np.int64) << 24
-    values = values.astype(dtype)
-    tiff(tmp_path / 'a.tif', values, {258: values.itemsize * 8, 262: 1, 339: numbers})
-    image = read_image(tmp_path / 'a.tif', levels)
-    assert np.abs(image[..., 0].astype(int) - GRAY).max() <= 1
-    assert np.ptp(read_image(tmp_path / 'a.tif')) > 100  # also by what is in it
-
-
-def test_0_may_be_white(tmp_path):
-    tiff(tmp_path / 'a.tif', (4095 - GRAY.astype(np.uint16) * 16), {258: 16, 262: 0})
-    low, high = scan_images([tmp_path / 'a.tif']).levels
-    image = read_image(tmp_path / 'a.tif', (low, high))[..., 0].astype(int)
-    stretched = (GRAY.astype(int) - GRAY.min()) * 255 / np.ptp(GRAY)
-    assert np.abs(image - stretched).max() <= 1 and -4096 < low < high <= 0
-
-
-def test_the_range_of_a_set_gives_black_and_white(tmp_path):
-    Image.fromarray(GRAY.astype(np.uint16) * 4 + 7000).save(tmp_path / 'a.png')
-    views = AugmentedViews([dict(size=48)], levels=(7000, 7000 + 1023))
-    assert np.array_equal(read_image(tmp_path / 'a.png', views.levels)[..., 0], GRAY)
-    assert 'img' in views(dict(img_path=str(tmp_path / 'a.png')))
-    with pytest.raises(ValueError, match=r'levels=\(5, 5\) must rise'):
-        AugmentedViews([{}], levels=(5, 5))
-
-
-def png(path, values, key=None):
-    """A PNG file of 16-bit colours or of grey with transparency, which Pillow cannot write."""
-    height, width, bands = values.shape
-    header = struct.pack('>IIBBBBB', width, height, 16, {2: 4, 3: 2, 4: 6}[bands], 0, 0, 0)
-    rows = b''.join(b'\0' + row.tobytes() for row in values.astype('>u2'))
-    chunks = [(b'IHDR', header), (b'IDAT', zlib.compress(rows)), (b'IEND', b'')]
-    if key is not None:
-        chunks.insert(1, (b'tRNS', key.astype('>u2').tobytes()))
-    data = b''.join(
-        struct.pack('>I', len(d)) + t + d + struct.pack('>I', zlib.crc32(t + d)) for t, d in chunks
-    )
-    path.write_bytes(b'\x89PNG\r\n\x1a\n' + data)
-
-
-DEEP = PICTURE.astype(np.uint16) * 16 + 9  # 12 bits
-ALPHA_16 = ALPHA.astype(np.uint16) * 257
-COLOURS = {
-    'rgb.png': lambda path: png(path, DEEP),
-    'rgba.png': lambda path: png(path, np.dstack([DEEP, ALPHA_16])),
-    'gray_alpha.png': lambda path: png(path, np.dstack([GRAY.astype('u2') * 16 + 9, ALPHA_16])),
-    'rgb.tif': lambda path: tiff(path, DEEP, {258: (16, 16, 16), 262: 2, 277: 3}),
-    'four.tif': lambda path: tiff(
-        path, np.dstack([DEEP, ALPHA_16]), {258: (16, 16, 16, 16), 262: 2, 277: 4}
-    ),
-}
-
-
-@pytest.mark.parametrize('name', COLOURS)
-def test_colours_of_more_than_8_bits_are_scaled_as_grey_is(tmp_path, name):
-    COLOURS[name](tmp_path / name)
-    expected = GRAY[..., None].repeat(3, axis=2) if name.startswith('gray') else PICTURE
-    expected = on_white(expected) if 'a.' in name else expected
-    image = read_image(tmp_path / name)[..., ::-1]
-    assert np.abs(image.astype(int) - expected).max() <= 1
-    scan = scan_images([tmp_path / name])
-    low, high = scan.levels
-    assert 9 <= low < 1024 and 2048 <= high < 4096  # without those of transparency
-    assert np.abs(read_image(tmp_path / name, (9, 9 + 4095))[..., ::-1] - image).max() <= 1
-
-
-def test_colours_of_12_bits_in_jpeg_2000_are_not_black(tmp_path):
-    cv2.imwrite(str(tmp_path / 'a.jp2'), DEEP[..., ::-1])  # with a loss
-    image = read_image(tmp_path / 'a.jp2', (0, 4095))[..., ::-1]
-    assert np.abs(image.astype(int) - PICTURE).mean() < 2
-
-
-def test_a_transparent_colour_of_16_bits_is_that_alone(tmp_path):
-    values = DEEP.copy()
-    values[0, 0], values[0, 1] = (100, 200, 300), (100, 200, 301)  # the upper 8 bits are alike
-    png(tmp_path / 'a.png', values, key=values[0, 0])
-    image = read_image(tmp_path / 'a.png')
-    assert image[0, 0].tolist() == [255] * 3 and image[0, 1].max() < 30
-    assert np.abs(image[1:, :, ::-1].astype(int) - PICTURE[1:]).max() <= 1
 
 
 def test_an_infrared_band_is_not_taken_for_transparency(tmp_path):
