@@ -220,6 +220,17 @@ def _start_worker(start: Callable[[int], None] | None, number: int) -> None:
         start(number)
 
 
+def end_workers(loader: DataLoader) -> None:
+    """End the workers that a loader keeps from epoch to epoch; the next epoch starts others.
+
+    torch ends them when the loader is deleted. Where Python's garbage collection does that, as of
+    runners, torch waits five seconds for each, then kills it.
+    """
+    iterator, loader._iterator = loader._iterator, None
+    if iterator is not None:
+        iterator._shutdown_workers()
+
+
 def survive_full_disk(visualizer: Visualizer) -> None:
     """Have a visualizer warn where it cannot write, instead of ending the training.
 
@@ -343,12 +354,16 @@ def launcher_that_waits(receive: Callable) -> Iterator[None]:
     each end of a process, beside the error that it raises. Needless once the launchers of all
     versions that we take have ``signals_to_handle``, and a way to say less.
     """
-    logger = logging.getLogger('torch.distributed.elastic')
-    handler, logger.propagate = elastic._terminate_process_handler, False
-    elastic._terminate_process_handler = receive
-    logger.addHandler(silent := logging.NullHandler())
+    names = ('torch.distributed.elastic', 'torch.multiprocessing.spawn')
+    loggers, silent = [logging.getLogger(name) for name in names], logging.NullHandler()
+    handler, elastic._terminate_process_handler = elastic._terminate_process_handler, receive
+    for logger in loggers:
+        logger.propagate = False
+        logger.addHandler(silent)
     try:
         yield
     finally:
-        elastic._terminate_process_handler, logger.propagate = handler, True
-        logger.removeHandler(silent)
+        elastic._terminate_process_handler = handler
+        for logger in loggers:
+            logger.propagate = True
+            logger.removeHandler(silent)

@@ -37,7 +37,13 @@ from ..models import NeighborMethod
 from ..models.dist import unwrap
 from ..models.feature_maps import follow_backbone
 from ..models.sync_batch_norm import replace_sync_batch_norm
-from ..parents import bound_history, detach_loader, leave_out_noise, survive_full_disk
+from ..parents import (
+    bound_history,
+    detach_loader,
+    end_workers,
+    leave_out_noise,
+    survive_full_disk,
+)
 from .checks import check_start
 from .launch import share_of_batch
 from .log_processor import EssentialLogProcessor
@@ -187,6 +193,7 @@ class ResumableRunner(Runner):
                 return super().train()
         finally:
             self.call_hook('leave_train')
+            self._end_workers()
 
     def val(self) -> dict:
         """Validate as the parent does, errors of loaders in one sentence."""
@@ -195,8 +202,16 @@ class ResumableRunner(Runner):
 
     def test(self) -> dict:
         """Test likewise."""
-        with naming_lost_workers():
-            return super().test()
+        try:
+            with naming_lost_workers():
+                return super().test()
+        finally:
+            self._end_workers()
+
+    def _end_workers(self) -> None:
+        for loop in (self._train_loop, self._val_loop, self._test_loop):
+            if isinstance(loop, BaseLoop):
+                end_workers(loop.dataloader)
 
     def _init_model_weights(self) -> None:
         """Initialise from the checkpoints that were checked, without reading them again."""

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import multiprocessing
 from shutil import which
 
 import numpy as np
@@ -114,6 +115,20 @@ def test_a_resumed_run_continues_the_same_losses(digits, tmp_path, sync):
     assert len(whole.losses) == 18 and len(rest.losses) == 6
     assert rest.losses == whole.losses[12:]
     assert runner.model.queue.fill == 64
+
+
+def test_workers_end_with_the_training_and_others_take_their_place(digits, tmp_path):
+    workers = {'train_dataloader.num_workers': 2, 'train_dataloader.persistent_workers': True}
+    runner = build_runner(small_run(digits, tmp_path, **workers))
+    runner.register_hook(Interruption())
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    assert not multiprocessing.active_children()
+    assert len(list(runner.train_dataloader)) == 6
+    assert len(multiprocessing.active_children()) == 2
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    assert not multiprocessing.active_children()
 
 
 def test_neighbors_come_in_after_the_warm_up(digits, tmp_path):
