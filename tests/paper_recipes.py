@@ -1,5 +1,8 @@
 """What every config is by its paper: images, batch, epochs, rates."""
 
+import copy
+from functools import cache
+
 import pytest
 from helpers import ROOT
 from mmengine.config import Config
@@ -80,4 +83,9 @@ def datasets(path, dataset):
 def load(name):
     if detects(name):
         pytest.importorskip('mmdet')
+    return copy.deepcopy(_read(name))
+
+
+@cache
+def _read(name):
     return Config.fromfile(ROOT / 'configs' / name)

@@ -58,14 +58,20 @@ class Schedule(Hook):
         raise StopTraining
 
 
+@pytest.fixture(scope='module')
+def schedules():
+    """What was stepped through, by the settings: many configs have the same."""
+    return {}
+
+
 @pytest.fixture(params=CONFIGS)
-def stepped(request, tmp_path):
+def stepped(request, schedules, tmp_path):
     """A config's recipe, and its learning rates over a data set of the real size."""
     recipe, cfg = RECIPES[request.param], load(request.param)
     per_gpu = cfg.train_dataloader.batch_size
     assert per_gpu * recipe['gpus'] == recipe['batch'] == cfg.auto_scale_lr.base_batch_size
     cfg.model = dict(type='mmengine.OneWeight')
-    cfg.optim_wrapper.pop('constructor', None)  # of a rate for each layer
+    cfg.optim_wrapper = dict(optimizer=dict(type='SGD', lr=cfg.optim_wrapper.optimizer.lr))
     cfg.train_dataloader = dict(
         batch_size=recipe['batch'],
         num_workers=0,
@@ -77,11 +83,14 @@ def stepped(request, tmp_path):
         for part in ('cfg', 'dataloader', 'evaluator'):
             cfg[f'{name}_{part}'] = None
     cfg.default_hooks, cfg.custom_hooks, cfg.visualizer = {}, [], None
-    cfg.work_dir, cfg.log_level = str(tmp_path), 'ERROR'
-    runner, schedule = build_runner(cfg), Schedule()
-    runner.register_hook(schedule)
-    with pytest.raises(StopTraining):
-        runner.train()
+    settings = cfg.pretty_text
+    if settings not in schedules:
+        cfg.work_dir, cfg.log_level = str(tmp_path), 'ERROR'
+        runner, schedules[settings] = build_runner(cfg), Schedule()
+        runner.register_hook(schedules[settings])
+        with pytest.raises(StopTraining):
+            runner.train()
+    schedule = schedules[settings]
     steps = recipe.get('steps') or recipe['epochs'] * schedule.steps
     assert len(schedule.rates) - 1 == steps
     whole, rest = divmod(recipe['images'], recipe['batch'])

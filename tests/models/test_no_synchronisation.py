@@ -3,6 +3,7 @@
 Backward passes run on fake CPU tensors, where reading a value is refused just the same.
 """
 
+import itertools
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -146,10 +147,12 @@ def step(model, device, batch):
     model.after_optimizer_step(0.5)
 
 
-@pytest.mark.parametrize('autocast', [None, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
-    'options',
-    [*STEP_OPTIONS, 'nnclr', 'sce'],
+    ('options', 'autocast'),
+    [
+        *itertools.product([*STEP_OPTIONS, 'nnclr', 'sce'], [None, torch.bfloat16]),
+        (STEP_OPTIONS[0], torch.float16),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize('device', ['cuda', 'cpu'])
