@@ -16,7 +16,7 @@ step() { echo "== $1"; }
 
 state=$(cat requirements/*.txt setup.cfg pyproject.toml tools/install.sh | cksum; pwd)
 if [ -f "$VENV/.installed" ] && [ "$(cat "$VENV/.installed")" = "$state" ]; then
-    echo "$VENV is up to date."
+    echo "$VENV is up to date.${TORCH_INDEX:+ It keeps its torch: to take that of TORCH_INDEX, remove $VENV first.}"
     exit 0
 fi
 
@@ -62,7 +62,7 @@ if ! ops_work; then
         [ -f "$headers/Python.h" ] ||
             fail "no wheel of $MMCV fits, and Python's headers are missing in $headers to build it: install them (Debian, Ubuntu: apt install python3-dev), or put a wheel into a folder named by PIP_FIND_LINKS"
         step "No wheel fits: building $MMCV's operators from source, about ten minutes on two cores"
-        pip install --quiet --force-reinstall --no-deps --no-build-isolation \
+        pip install --quiet --no-cache-dir --force-reinstall --no-deps --no-build-isolation \
             --no-binary=onedl-mmcv "$MMCV"
         pip install --quiet "$MMCV"
         ops_work || fail "$MMCV was built but cannot be imported: $("$VENV/bin/python" -c 'import torch, mmcv.ops' 2>&1 | tail -n 1)"
