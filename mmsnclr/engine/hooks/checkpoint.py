@@ -120,10 +120,13 @@ class AtomicCheckpointHook(CheckpointHook):
     def _save_between(self, runner: Runner, meta: dict) -> None:
         """Save between two regular checkpoints; the next of either kind takes its place."""
         name, hub = f'iter_{meta["iter"]}.pth', runner.message_hub
-        hub.update_info('old_ckpts', [hub.runtime_info.get('interruption_ckpt', '')])
+        before = hub.runtime_info.get('interruption_ckpt', '')
+        hub.update_info('old_ckpts', [before])
         hub.update_info('interruption_ckpt', name)
         if self._save(runner, name, meta):
             self._remove_old(runner)
+        else:
+            hub.update_info('interruption_ckpt', before)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         hub, ids, old = runner.message_hub, [], []

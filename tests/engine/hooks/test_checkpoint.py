@@ -282,6 +282,22 @@ def test_a_checkpoint_between_is_gone_on_from_to_the_bit(digits, tmp_path):
     torch.testing.assert_close(*(end['state_dict'] for end in ends), rtol=0, atol=0)
 
 
+def test_what_could_not_take_the_place_of_a_checkpoint_between_leaves_it_to_the_next(
+    digits, tmp_path, monkeypatch
+):
+    save = checkpoint_hook.AtomicCheckpointHook._save_file
+
+    def save_but_once(hook, runner, name, meta):
+        if name == 'iter_12.pth':
+            raise OSError('No space left on device')
+        save(hook, runner, name, meta)
+
+    monkeypatch.setattr(checkpoint_hook.AtomicCheckpointHook, '_save_file', save_but_once)
+    settings = dict(interval=100, minutes=0, save_last=False)
+    build_runner(small_run(digits, tmp_path, **{'default_hooks.checkpoint': settings})).train()
+    assert [path.name for path in tmp_path.glob('*_*.pth')] == ['iter_18.pth']
+
+
 class Stop(Hook):
     """Ends the training when an epoch begins."""
 
