@@ -15,7 +15,8 @@ def image_id(info: Mapping) -> int | None:
     """
     path = info.get('img_path')
     if path is not None:
-        digest = blake2b(extracted_path(str(path)).encode(), digest_size=8).digest()
+        name = extracted_path(str(path)).encode('utf-8', 'surrogateescape')  # of any bytes
+        digest = blake2b(name, digest_size=8).digest()
         return int.from_bytes(digest, 'little', signed=True)
     index = info.get('sample_idx')
     return None if index is None else int(index)

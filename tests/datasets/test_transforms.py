@@ -41,6 +41,12 @@ def test_seed_epoch_image_and_view_each_change_the_view():
         assert not np.array_equal(base[0], other[0])
 
 
+def test_names_may_be_of_any_bytes():
+    assert not np.array_equal(
+        views(img_path='caf\udce9.png')[0], views(img_path='caf\udce8.png')[0]
+    )
+
+
 def test_the_index_tells_images_apart_where_there_is_no_path():
     assert not np.array_equal(views(sample_idx=0)[0], views(sample_idx=1)[0])
     assert np.array_equal(views(sample_idx=1)[0], views(sample_idx=1)[0])
