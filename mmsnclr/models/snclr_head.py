@@ -77,10 +77,11 @@ class SNCLRHead(BaseModule):
 
         self.projections: nn.ModuleList | None = None
         if projection == 'linear':
-            if positiveness != 'attention' or self.loss_module.neighbors_in == 'negatives':
+            weighs = positiveness == 'attention' and neighbors > 1  # one gets the weight 1
+            if not weighs or self.loss_module.neighbors_in == 'negatives':
                 raise ValueError(
                     "head.projection='linear' learns through the positiveness alone: it needs "
-                    "head.positiveness='attention' and "
+                    "head.positiveness='attention', head.neighbors > 1 and "
                     "head.loss.neighbors_in='both' or 'positives'"
                 )
             dim = predictor['out_channels']

@@ -77,6 +77,7 @@ def test_nothing_stops_the_gradient_of_the_positiveness():
         ({'head.positiveness_temperature': 0.0}, 'head.positiveness_temperature=0.0 must be'),
         ({'head.projection': 'mlp'}, 'head.projection'),
         ({'head.projection': 'linear', 'head.positiveness': 'uniform'}, 'learns through'),
+        ({'head.projection': 'linear', 'head.neighbors': 1}, 'learns through .*head.neighbors > 1'),
         ({'head.loss.form': 'logsum'}, 'loss.form'),
     ],
 )
