@@ -226,7 +226,8 @@ def end_workers(loader: DataLoader) -> None:
     torch ends them when the loader is deleted. Where Python's garbage collection does that, as of
     runners, torch waits five seconds for each, then kills it.
     """
-    iterator, loader._iterator = loader._iterator, None
+    iterator: Any = loader._iterator  # none where there are no workers to keep
+    loader._iterator = None
     if iterator is not None:
         iterator._shutdown_workers()
 

@@ -36,3 +36,17 @@ class EssentialLogProcessor(LogProcessor):
             line = _VALUE.sub(lambda found: found[0] if found[1] in self.shown else '', line)
             line = re.sub(' {3,}', '  ', line).rstrip()
         return values, line
+
+
+def longest_window(processor: LogProcessor, epoch: int) -> int | None:
+    """How many values of a scalar make a logged one; ``None`` if all may, or nobody knows.
+
+    Args:
+        processor: The log processor of a run.
+        epoch: Iterations of an epoch.
+    """
+    if type(processor) not in (LogProcessor, EssentialLogProcessor):
+        return None
+    windows = [processor.window_size, *(cfg.get('window_size') for cfg in processor.custom_cfg)]
+    windows = [epoch if window == 'epoch' else window for window in windows]
+    return max(windows) if all(isinstance(window, int) for window in windows) else None

@@ -1,10 +1,26 @@
-"""The training loop over epochs, which can start within one."""
+"""The training loop over epochs, which can start within one, and the workers of loops."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mmengine.registry import LOOPS
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import nn
 
-from ..parents import skip_first_batches
+from ..datasets.loading_errors import naming_lost_workers
+from ..parents import end_workers, skip_first_batches
+
+
+@contextmanager
+def using_workers(runner: Runner) -> Iterator[None]:
+    """Tell in one sentence which workers of a runner's loaders are lost, and end all in the end."""
+    try:
+        with naming_lost_workers():
+            yield
+    finally:
+        for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
+            if isinstance(loop, BaseLoop):
+                end_workers(loop.dataloader)
 
 
 @LOOPS.register_module()

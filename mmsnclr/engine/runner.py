@@ -17,7 +17,7 @@ from mmengine.logging import MMLogger, print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODEL_WRAPPERS, RUNNERS
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop, LogProcessor, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
@@ -32,21 +32,21 @@ from ..checkpoints import (
     newest_checkpoint,
     replacing,
 )
-from ..datasets.loading_errors import naming_lost_workers
 from ..models import NeighborMethod
+from ..models.backbone import freeze_fixed_positions
 from ..models.dist import unwrap
 from ..models.feature_maps import follow_backbone
 from ..models.sync_batch_norm import replace_sync_batch_norm
 from ..parents import (
     bound_history,
     detach_loader,
-    end_workers,
     leave_out_noise,
     survive_full_disk,
 )
 from .checks import check_start
 from .launch import share_of_batch
-from .log_processor import EssentialLogProcessor
+from .log_processor import longest_window
+from .loops import using_workers
 from .optim import precision_of
 from .param_groups import merge_groups
 from .run import write_config
@@ -106,7 +106,7 @@ class ResumableRunner(Runner):
             loop = {key: value for key, value in loop.items() if key != 'by_epoch'}
             loop['type'] = 'ResumableTrainLoop'
         loop = super().build_train_loop(loop)
-        window = _longest_window(self.log_processor, len(loop.dataloader))
+        window = longest_window(self.log_processor, len(loop.dataloader))
         if window is not None:
             bound_history(self.message_hub, window)
         return loop
@@ -132,6 +132,7 @@ class ResumableRunner(Runner):
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         """Build the model, in channels-last layout by ``channels_last = True`` in the config."""
         model = super().build_model(model)
+        freeze_fixed_positions(model)
         last = self.cfg.get('channels_last')
         return model.to(memory_format=torch.channels_last) if last else model
 
@@ -189,29 +190,20 @@ class ResumableRunner(Runner):
         try:
             if self._train_loop is not None:
                 check_start(self)
-            with naming_lost_workers():
+            with using_workers(self):
                 return super().train()
         finally:
             self.call_hook('leave_train')
-            self._end_workers()
 
     def val(self) -> dict:
         """Validate as the parent does, errors of loaders in one sentence."""
-        with naming_lost_workers():
+        with using_workers(self):
             return super().val()
 
     def test(self) -> dict:
         """Test likewise."""
-        try:
-            with naming_lost_workers():
-                return super().test()
-        finally:
-            self._end_workers()
-
-    def _end_workers(self) -> None:
-        for loop in (self._train_loop, self._val_loop, self._test_loop):
-            if isinstance(loop, BaseLoop):
-                end_workers(loop.dataloader)
+        with using_workers(self):
+            return super().test()
 
     def _init_model_weights(self) -> None:
         """Initialise from the checkpoints that were checked, without reading them again."""
@@ -365,15 +357,6 @@ class CPURunner(ResumableRunner):
         )
         settings = dict(type='MMDistributedDataParallel') | settings
         return MODEL_WRAPPERS.build(settings, default_args=dict(module=model))
-
-
-def _longest_window(processor: LogProcessor, epoch: int) -> int | None:
-    """How many values of a scalar make a logged one; ``None`` if all may, or nobody knows."""
-    if type(processor) not in (LogProcessor, EssentialLogProcessor):
-        return None
-    windows = [processor.window_size, *(cfg.get('window_size') for cfg in processor.custom_cfg)]
-    windows = [epoch if window == 'epoch' else window for window in windows]
-    return max(windows) if all(isinstance(window, int) for window in windows) else None
 
 
 def build_runner(cfg: Config) -> Runner:

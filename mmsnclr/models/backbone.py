@@ -4,6 +4,7 @@ from typing import Any
 
 from mmengine.logging import print_log
 from mmpretrain.models.backbones import TIMMBackbone
+from mmpretrain.models.selfsup import MoCoV3ViT
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
@@ -17,6 +18,16 @@ def pooled(outputs: tuple[Tensor, ...]) -> Tensor:
     """
     last = outputs[-1]
     return last.mean(dim=(2, 3)) if last.ndim == 4 else last
+
+
+def freeze_fixed_positions(network: nn.Module) -> None:
+    """Freeze the positions of MoCo v3's ViTs, sines and cosines, wherever they are in a network.
+
+    They do so on initialisation, after DDP has counted what learns, and not where they get weights.
+    """
+    for module in network.modules():
+        if isinstance(module, MoCoV3ViT):
+            module.pos_embed.requires_grad_(False)
 
 
 def freeze_patch_embed(backbone: nn.Module) -> None:

@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.logging import print_log
-from mmpretrain.models.selfsup import BaseSelfSupervisor, MoCoV3ViT
+from mmpretrain.models.selfsup import BaseSelfSupervisor
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..datasets.image_id import image_id
-from .backbone import TIMMRepresentation, freeze_patch_embed
+from .backbone import TIMMRepresentation, freeze_fixed_positions, freeze_patch_embed
 from .dist import gather_rows
 from .queue import UNKNOWN, Neighbors
 from .sync_batch_norm import replace_sync_batch_norm
@@ -126,9 +126,7 @@ class NeighborMethod(BaseSelfSupervisor):
         **kwargs: Any,
     ) -> None:
         backbone = MODELS.build(backbone)
-        if isinstance(backbone, MoCoV3ViT):
-            # It freezes its positions on initialisation, after DDP has counted what learns.
-            backbone.pos_embed.requires_grad_(False)
+        freeze_fixed_positions(backbone)
         if frozen_patch_embed:
             freeze_patch_embed(backbone)
         if neck.get('in_channels') is None:

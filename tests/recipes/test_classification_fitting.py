@@ -13,6 +13,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
 from mmsnclr.api.classify import classify
+from mmsnclr.checkpoints import Stored
 from mmsnclr.datasets.labelled import LabelledImages
 from mmsnclr.datasets.scan import Scan
 from mmsnclr.engine.param_groups import build_optim_wrapper
@@ -113,6 +114,19 @@ def test_a_step_of_each_kind_moves_all_of_it_or_keeps_its_bits(kind, frozen, pre
     # The classifier of a ResNet is faster; of the ViTs those of timm have no rate by layer.
     rates = {group['lr'] for group in wrapper.optimizer.param_groups}
     assert len(rates) == dict(resnet=2, timm_resnet=2, vit=4, moco=4, timm_vit=1)[kind]
+
+
+def test_the_positions_of_moco_v3_stay_what_they_are_from_either_start(
+    pretrained, digits, tmp_path
+):
+    settings = dict(size=32, epochs=1, workers=0, amp='off', compare='random')
+    classify(digits / 'labelled', pretrained('moco'), tmp_path, **settings)
+    before = Stored.read(tmp_path / 'init/backbone.pth').weights['pos_embed']
+    fresh = MODELS.build(MOCO)
+    fresh.init_weights()
+    for start, positions in ((tmp_path, before), (tmp_path / 'random', fresh.pos_embed)):
+        last = Stored.read(start / 'training/epoch_1.pth').weights['backbone.pos_embed']
+        assert torch.equal(last, positions)
 
 
 def test_a_vit_is_fitted_to_another_size(pretrained, digits, tmp_path):
