@@ -1,7 +1,8 @@
 """What a user sees of long work; a training's log is mmengine's."""
 
+import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import NamedTuple, TypeVar
 
@@ -48,6 +49,30 @@ def settings_table(settings: list[Setting]) -> str:
     """Lay settings out in columns, a line for each."""
     name, value = (max(len(row[column]) for row in settings) for column in (0, 1))
     return '\n'.join(f'  {s.name:{name}}  {s.value:>{value}}  {s.reason}' for s in settings)
+
+
+def check_least(arguments: Mapping[str, float | None], **least: float) -> None:
+    """Check numbers that a user may have chosen; ``None`` is no choice.
+
+    Raises:
+        ValueError: If one is less than its least value, or no number.
+    """
+    for name, bound in least.items():
+        value = arguments[name]
+        if value is not None and not value >= bound:  # nan is not
+            raise ValueError(f'{name}={value} must be at least {bound}')
+
+
+def check_positive(arguments: Mapping[str, float | None], *names: str) -> None:
+    """Check likewise what may be any positive number.
+
+    Raises:
+        ValueError: If one is not, or not finite.
+    """
+    for name in names:
+        value = arguments[name]
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f'{name}={value} must be greater than 0')
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -62,7 +62,8 @@ def check_detection_requirements() -> None:
         raise ImportError(
             "mmsnclr: detection needs mmcv's compiled operators, and the mmcv that is installed "
             f'offers none ({error}); pretraining and linear evaluation work without them. Install '
-            'an mmcv wheel built for your torch and Python, or build it: `rm .venv/.installed && make install` does either'
+            'an mmcv wheel built for your torch and Python, or build it: '
+            '`rm .venv/.installed && make install` does either'
         ) from error
     check_requirements(SUPPORTED_FOR_DETECTION)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from ..checkpoints import replacing
-from ..console import Setting, say
+from ..console import Setting, check_least, check_positive, say
 from ..datasets.labelled import LabelledImages, list_labelled, scan_labelled
 from ..engine import build_runner
 from ..engine.launch import count_processes, launch, share_of_batch
@@ -80,7 +80,8 @@ class Classifiers(NamedTuple):
         cls, out: Path, names: dict[str, str], arguments: dict, processes: int
     ) -> 'Classifiers':
         """Read set and starts; lists of the images are written into the folder."""
-        _check_least(arguments)
+        check_least(arguments, epochs=1, batch=2, size=16, workers=0)
+        check_positive(arguments, 'lr')
         with quiet():
             starts = _read_starts(names, arguments['size'])
         classes, val = list_labelled(
@@ -201,15 +202,8 @@ def _write_list(file: Path, paths: Iterable[Path]) -> None:
     if file.exists() and file.read_text('utf-8') != lines:
         raise ValueError(f'{file} was written with other images: choose another --out')
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(lines, 'utf-8')
-
-
-def _check_least(arguments: dict) -> None:
-    for name, least in dict(epochs=1, batch=2, size=16, workers=0).items():
-        if arguments[name] is not None and arguments[name] < least:
-            raise ValueError(f'{name}={arguments[name]} must be at least {least}')
-    if arguments['lr'] is not None and not arguments['lr'] > 0:
-        raise ValueError(f'lr={arguments["lr"]} must be above 0')
+    with replacing(str(file)) as name:
+        Path(name).write_text(lines, 'utf-8')
 
 
 def _read_starts(names: dict[str, str], size: int | None) -> dict[str, Start]:

@@ -7,13 +7,13 @@ from mmengine.config import Config
 
 from ..backbones import check_starts, name_starts
 from ..checkpoints import sole_writer
-from ..console import Setting, say, settings_table
+from ..console import Setting, check_least, check_positive, say, settings_table
 from ..datasets.coco import CocoSet, mask_crowds, objects_of
 from ..datasets.detection_sets import read_sets
 from ..datasets.leakage import tell_of_leakage
 from ..engine.launch import count_processes, share_of_batch
 from ..engine.optim import set_amp
-from ..recipes.detection import check_settings, load_detector
+from ..recipes.detection import load_detector
 from ..recipes.detector_backbones import read_starts
 from ..requirements import check_detection_requirements
 from .detectors import Detection, Detectors, DetectorTrainings, folder_of
@@ -89,9 +89,10 @@ def detect(
     given = locals() | dict(out=Path(out).resolve())
     given['compare'] = [compare] if isinstance(compare, str | Path) else compare or ()
     extent = check_extent(fractions, seeds)
-    check_settings(
-        size=size, iterations=iterations, epochs=epochs, batch=batch, lr=lr, workers=workers
-    )
+    check_least(given, size=32, iterations=2, batch=2, workers=0)
+    check_positive(given, 'epochs', 'lr')
+    if None not in (iterations, epochs):
+        raise ValueError('iterations and epochs say the same: pass one of them')
     if val_images is not None and val_json is None:
         raise ValueError('val_images is given without val_json, the annotations that go with it')
     check_starts(backbone=[backbone], compare=given['compare'])

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mmengine.config import Config
 
-from ..checkpoints import at_hand
+from ..checkpoints import at_hand, replacing
 from ..console import Setting, say
 from ..datasets.coco import CocoSet, category_names, levels_of, objects_of
 from ..engine import build_runner
@@ -271,7 +271,8 @@ def _write(path: Path, text: str, resume: bool, read: Callable[[str], dict]) -> 
             )
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding='utf-8')
+    with replacing(str(path)) as name:
+        Path(name).write_text(text, encoding='utf-8')
 
 
 def _settings_of(text: str) -> dict:

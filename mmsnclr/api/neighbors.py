@@ -57,7 +57,7 @@ def neighbors(
         say(f'{encoder.name} has no positiveness of neighbours: cosine similarity is shown alone')
     paths = list_images(images, image_root)
     names = None if labels is None else read_labels(labels, paths, image_root)
-    parts = ['features'] if model is None else ['keys', 'projections']
+    parts = ['features'] if model is None else ['keys', *['projections'] * model.weighs]
     found = represent_images(encoder, paths, names, max_images, seed, parts, workers)
     gallery = find_neighbors(model, found, queries, shown, seed)
     k = gallery.index.size(1)

@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from torch import nn
 
-from ..backbones import build_backbone, initialize_backbone
+from ..backbones import initialize_backbone
 from ..checkpoints import BACKBONE, Stored, at_hand, newest_checkpoint, sole_writer, write_backbone
-from ..console import Setting, duration, parse_time, say, settings_table
+from ..console import Setting, check_least, duration, parse_time, say, settings_table
 from ..datasets.scan import Scan, scan_into
 from ..datasets.views import VIEW_KINDS, view_size
 from ..engine import build_runner
@@ -33,7 +32,15 @@ from ..engine.optim import set_amp
 from ..engine.run import latest_checkpoint, relocated, write_config
 from ..parents import only_progress
 from ..recipes.overriding import DRAFT_IMAGES, flattened, overridden, try_overrides
-from ..recipes.pretraining import check_size, fit_to_epochs, fit_to_images, load_recipe, set_size
+from ..recipes.pretraining import (
+    check_patches,
+    fit_to_epochs,
+    fit_to_images,
+    load_recipe,
+    patch_edge,
+    set_size,
+    try_backbone,
+)
 
 # What is free on resuming, as arguments and as settings.
 _MACHINE = ('workers', 'amp', 'gpus')
@@ -126,7 +133,7 @@ def pretrain(
     cfg = load_recipe(backbone)
     set_amp(cfg, amp)
     # What does not fit is refused before the images are read, which may take hours.
-    _try_backbone(cfg, arguments, stored)
+    patch = _try_recipe(cfg, arguments, stored)
     _try_options(cfg, out, arguments)
     scan = scan_into(out, images, labels, image_root, min_edge)
     settings = fit_to_images(
@@ -138,6 +145,7 @@ def pretrain(
         processes,
         views,
         scan.colored,
+        patch,
     )
     _set_run(cfg, out, arguments, scan)
     initial = [] if stored is None else [_initial_weights(cfg, arguments, stored, out / 'init')]
@@ -194,9 +202,7 @@ def _check_arguments(out: Path, arguments: dict) -> int:
         raise ValueError(f'there is no run to continue in {out}: pass images')
     if epochs is not None and time is not None:
         raise ValueError(f'epochs={epochs} and time={time!r} say the same: pass one of them')
-    for name, least in dict(epochs=1, batch=2, size=16, workers=0).items():
-        if arguments[name] is not None and arguments[name] < least:
-            raise ValueError(f'{name}={arguments[name]} must be at least {least}')
+    check_least(arguments, epochs=1, batch=2, size=16, workers=0)
     if arguments['views'] not in (None, *VIEW_KINDS):
         raise ValueError(f'views={arguments["views"]!r} must be one of {", ".join(VIEW_KINDS)}')
     if time is not None:
@@ -209,28 +215,18 @@ def _check_arguments(out: Path, arguments: dict) -> int:
     return processes
 
 
-def _try_backbone(cfg: Config, arguments: dict, stored: Stored | None) -> None:
-    """Build the backbone as it will be, as far as is known before the images are."""
+def _try_recipe(cfg: Config, arguments: dict, stored: Stored | None) -> int:
+    """Try the backbone before the images are known, which may take hours; its patches' edge."""
     draft, size = copy.deepcopy(cfg), arguments['size'] or 224
     set_size(draft.model.backbone, size)
     draft = overridden(draft, arguments['cfg_options'])
-    network = _build_backbone(draft.model.backbone, arguments['backbone'], size)
+    network = try_backbone(draft.model.backbone, arguments['backbone'], size)
+    patch = patch_edge(network)
     if arguments['size'] is not None:
-        check_size(network, size)
+        check_patches(patch, size)
     if stored is not None:
         initialize_backbone(network, stored)
-
-
-def _build_backbone(cfg: dict, name: str, size: int) -> nn.Module:
-    """Build a backbone and try it on an image."""
-    try:
-        with only_progress(), torch.no_grad():
-            network = build_backbone(cfg)
-            network(torch.zeros(1, 3, size, size))
-    # What timm's models raise whose size or pooling is another.
-    except (AssertionError, RuntimeError, TypeError) as error:
-        raise ValueError(f'backbone={name!r} cannot be used at size={size}: {error}') from error
-    return network
+    return patch
 
 
 def _try_options(cfg: Config, out: Path, arguments: dict) -> None:
@@ -267,7 +263,7 @@ def _set_workers(cfg: Config, workers: int) -> None:
 def _initial_weights(cfg: Config, arguments: dict, stored: Stored, folder: Path) -> Stored:
     """Write the initial weights beside the run, which then needs no other file."""
     final = overridden(cfg, arguments['cfg_options'])
-    network = _build_backbone(final.model.backbone, arguments['backbone'], view_size(final))
+    network = try_backbone(final.model.backbone, arguments['backbone'], view_size(final))
     initialize_backbone(network, stored)
     content = dict(state_dict=network.state_dict(), meta=dict(source=str(stored.path)))
     path = folder / BACKBONE

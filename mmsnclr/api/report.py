@@ -67,7 +67,8 @@ def report(
         paths, names = training_images(cfg)
     if labels is not None:
         names = read_labels(labels, paths, image_root)
-    found = represent_images(encoder, paths, names, max_images, seed, workers=workers)
+    parts = ['features', 'keys', *['projections'] * encoder.method.weighs]
+    found = represent_images(encoder, paths, names, max_images, seed, parts, workers)
     gallery = find_neighbors(encoder.method, found, queries, shown, seed)
     positions = project(found.parts['features'].numpy(), projection, seed)
     about = f'Features of {len(found.paths)} images by {projection.upper()}'

@@ -19,7 +19,6 @@ _LONGEST_SIDE = 1333
 _BATCH = 4
 _REGIONS_SIZE = 1000  # about the image size that mmdet's number of regions is for
 _LEAST_RESIZED = 0.8  # of the size; by RandomResize
-_LEAST = dict(size=32, iterations=2, batch=2, workers=0)  # what a user may choose
 _GIVEN = 'as asked for'
 
 
@@ -72,27 +71,6 @@ def fit_to_objects(
     boxes = [np.array(o['bbox'][2:]) * size / sides[o['image_id']] for o in objects]
     anchors = _fit_anchors(cfg.model.rpn_head.anchor_generator, np.array(boxes), size)
     return [Setting('size', str(size), why), anchors, _fit_regions(cfg.model, size)]
-
-
-def check_settings(**settings: float | None) -> None:
-    """Check what a user has chosen before anything is read.
-
-    Args:
-        **settings: Any of ``size``, ``iterations``, ``epochs``, ``batch``, ``lr`` and
-            ``workers``; ``None`` is no choice.
-
-    Raises:
-        ValueError: If one is too small, or two exclude each other.
-    """
-    for name, value in settings.items():
-        if value is None:
-            continue
-        if name in _LEAST and not value >= _LEAST[name]:  # nan is not
-            raise ValueError(f'{name}={value} must be at least {_LEAST[name]}')
-        if name not in _LEAST and not 0 < value < math.inf:
-            raise ValueError(f'{name}={value} must be greater than 0')
-    if None not in (settings.get('iterations'), settings.get('epochs')):
-        raise ValueError('iterations and epochs say the same: pass one of them')
 
 
 def leave_out_narrow(

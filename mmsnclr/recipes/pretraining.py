@@ -9,9 +9,10 @@ from mmengine.config import Config, ConfigDict
 from timm.layers import PatchEmbed
 from torch import nn
 
-from ..backbones.naming import unwrapped
+from ..backbones.naming import build_backbone, unwrapped
 from ..console import Setting, did_you_mean
 from ..datasets.views import VIEW_KINDS
+from ..parents import only_progress
 
 CONFIGS = Path(__file__).parents[1] / '.mim' / 'configs'
 _R50, _TIMM = 'snclr_r50_1xb256_200e.py', 'snclr_timm_300e.py'
@@ -77,6 +78,7 @@ def fit_to_images(
     processes: int = 1,
     views: str | None = None,
     colored: int | None = None,
+    patch: int = 1,
 ) -> list[Setting]:
     """Choose what follows from the number of images, their size and colours.
 
@@ -89,6 +91,7 @@ def fit_to_images(
         processes: How many of them share a batch.
         views: A key of ``VIEW_KINDS``, if the user has chosen.
         colored: How many of the images have colours; all by default.
+        patch: Of what number of pixels the size is a multiple, by :func:`patch_edge`.
 
     Returns:
         What was chosen.
@@ -107,7 +110,7 @@ def fit_to_images(
     given = 'as you chose'
     why_size, why_batch = given, given
     if size is None:
-        size = min(224, max(32, edge // 32 * 32))
+        size = min(224, max(32, edge // 32 * 32)) // patch * patch
         why_size = f'pixels; 224, less only for small images (median edge {edge})'
     if batch is None:
         batch = min(most, 2 ** int(math.log2(images / 4))) // processes * processes
@@ -244,6 +247,27 @@ def fit_to_epochs(
     ]
 
 
+def try_backbone(cfg: dict, name: str, size: int) -> nn.Module:
+    """Build a backbone and try it on an image.
+
+    Args:
+        cfg: Its config.
+        name: What the user calls it.
+        size: Edge of the image in pixels.
+
+    Raises:
+        ValueError: If it does not take images of that size.
+    """
+    try:
+        with only_progress(), torch.no_grad():
+            network = build_backbone(cfg)
+            network(torch.zeros(1, 3, size, size))
+    # What timm's models raise whose size or pooling is another.
+    except (AssertionError, RuntimeError, TypeError) as error:
+        raise ValueError(f'backbone={name!r} cannot be used at size={size}: {error}') from error
+    return network
+
+
 def set_size(backbone: ConfigDict, size: int) -> None:
     """Tell the config of a backbone the size of its images, if it must know it.
 
@@ -255,7 +279,7 @@ def set_size(backbone: ConfigDict, size: int) -> None:
         if known is not None and known.fixed_input_size:
             backbone.img_size = size
     elif 'img_size' in backbone:
-        _check_patches(backbone.patch_size, size)
+        check_patches(backbone.patch_size, size)
         backbone.img_size = size
 
 
@@ -265,11 +289,22 @@ def check_size(network: nn.Module, size: int) -> None:
     Raises:
         ValueError: If it is no multiple of the edge of a patch.
     """
+    check_patches(patch_edge(network), size)
+
+
+def patch_edge(network: nn.Module) -> int:
+    """Edge of the patches of a model of timm that takes whole ones only, in pixels; else 1."""
     patches = getattr(unwrapped(network), 'patch_embed', None)
     if isinstance(patches, PatchEmbed) and not patches.dynamic_img_pad:
-        _check_patches(patches.patch_size[0], size)
+        return patches.patch_size[0]
+    return 1
 
 
-def _check_patches(patch: int, size: int) -> None:
+def check_patches(patch: int, size: int) -> None:
+    """Refuse a size that is no multiple of the edge of a patch.
+
+    Raises:
+        ValueError: If it is not.
+    """
     if size % patch:
         raise ValueError(f'size={size} must be a multiple of {patch}, the edge of a patch')

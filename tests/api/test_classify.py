@@ -295,7 +295,7 @@ def unknown_class(folder):
         (lambda folder: dict(val=folder), 'no image is left to learn from'),
         (lambda folder: dict(epochs=0), 'epochs=0 must be at least 1'),
         (lambda folder: dict(batch=1000), 'batch=1000 must lie between 2'),
-        (lambda folder: dict(lr=0.0), 'lr=0.0 must be above 0'),
+        (lambda folder: dict(lr=float('inf')), 'lr=inf must be greater than 0'),
         (lambda folder: dict(compare=['random', 'random']), "'random' is given twice"),
         (lambda folder: dict(backbone=folder / 'none.pth'), 'is no file'),
     ],

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
 from mmsnclr.datasets.views import VIEW_KINDS
-from mmsnclr.recipes.pretraining import fit_to_epochs, fit_to_images, load_recipe
+from mmsnclr.recipes.pretraining import fit_to_epochs, fit_to_images, load_recipe, patch_edge
 
 
 def test_at_imagenets_size_the_settings_are_the_recipes():
@@ -37,6 +37,13 @@ def test_a_model_that_a_user_adds_to_timm_has_no_size_of_its_own():
     cfg = load_recipe('added_by_a_user')
     fit_to_images(cfg, 1000, 64, size=64)
     assert 'img_size' not in cfg.model.backbone
+
+
+@pytest.mark.parametrize(('patch', 'size'), [(14, 126), (16, 128)])
+def test_views_are_of_whole_patches(patch, size):
+    network = timm.create_model('test_vit', patch_size=patch, img_size=2 * patch)
+    settings = fit_to_images(load_recipe('test_vit'), 1000, 130, patch=patch_edge(network))
+    assert {setting.name: setting.value for setting in settings}['size'] == str(size)
 
 
 @pytest.fixture(scope='module')
