@@ -31,9 +31,10 @@ OPTIMIZERS.register_module(name='TIMMLars', module=Lars)
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class BackboneLayerDecay(LearningRateDecayOptimWrapperConstructor):
-    """mmpretrain's layer-wise decay of the learning rate for a detector: its backbone has layers.
+    """mmpretrain's layer-wise decay of the learning rate, for any model whose backbone has layers.
 
-    ``paramwise_cfg`` is as there; what is not the backbone's learns at the full rate.
+    ``paramwise_cfg`` is as there; what is not the backbone's learns at the full rate. Groups of
+    equal settings can be merged.
     """
 
     def add_params(

@@ -290,7 +290,7 @@ def _fit_optimizer(cfg: Config, start: Start, frozen: bool, lr: float | None) ->
         kind, why = 'AdamW', 'for a network without BN'
         why_lr = '0.0005 x square root of batch / 256'
         if start.pretrained and hasattr(start.network, 'get_layer_depth'):
-            wrapper.constructor = 'LearningRateDecayOptimWrapperConstructor'
+            wrapper.constructor = 'BackboneLayerDecay'
             wrapper.paramwise_cfg.layer_decay_rate = _LAYER_DECAY
             why = f'for a ViT; each layer learns {_LAYER_DECAY} times as fast as the next'
     if lr is not None:

@@ -113,6 +113,7 @@ def test_a_step_of_each_kind_moves_all_of_it_or_keeps_its_bits(kind, frozen, pre
     assert type(wrapper.optimizer).__name__ == ('SGD' if 'resnet' in kind else 'AdamW')
     # The classifier of a ResNet is faster; of the ViTs those of timm have no rate by layer.
     rates = {group['lr'] for group in wrapper.optimizer.param_groups}
+    assert len(wrapper.optimizer.param_groups) <= 3 * len(rates)  # by decay
     assert len(rates) == dict(resnet=2, timm_resnet=2, vit=4, moco=4, timm_vit=1)[kind]
 
 
