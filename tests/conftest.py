@@ -31,12 +31,12 @@ def pytest_collection_finish():
     gc.freeze()
 
 
-_LONG = ('test_whole_path', 'test_ranks', 'test_demo', 'test_tools', 'test_config_runs')
+_LONG = {'gpus', 'interruption', 'ranks', 'config_runs', 'non_finite', 'demo', 'tutorial', 'tools'}
 
 
 def pytest_collection_modifyitems(items):
     """Long files first, so that none of the processes works alone at the end."""
-    items.sort(key=lambda item: item.path.stem not in _LONG)
+    items.sort(key=lambda item: item.path.stem.removeprefix('test_') not in _LONG)
 
 
 @pytest.fixture(scope='session', autouse=True)

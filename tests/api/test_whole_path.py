@@ -22,6 +22,7 @@ def test_the_help_fits_a_screen_and_every_verb_has_an_example():
     assert len(verbs) > 8 and verbs == list(main.commands)
 
 
+@pytest.mark.slow  # by a process for each verb; the tutorial's test does most of it in one
 def test_images_become_a_detector(digits, scenes, tmp_path):
     pytest.importorskip('mmdet')
     run = tmp_path / 'run'

@@ -133,7 +133,7 @@ print(sys.getfilesystemencoding(), len(scan.accepted), len(images), *images.meta
 """
 
 
-@pytest.mark.parametrize('charmap', ['ISO-8859-1', 'UTF-8'])
+@pytest.mark.parametrize('charmap', ['ISO-8859-1', pytest.param('UTF-8', marks=pytest.mark.slow)])
 def test_names_with_umlauts_are_found_under_any_locale(tmp_path, charmap):
     locale = tmp_path / 'locales' / 'test'
     locale.parent.mkdir()

@@ -152,8 +152,14 @@ class Losses(Hook):
         self.losses.append(float(outputs['loss'].detach()))
 
 
-@pytest.mark.parametrize('crops', ['two views', 'multi-crop'])
-@pytest.mark.parametrize('method', METHODS)
+FALLING = [(method, crops) for method in METHODS for crops in ('two views', 'multi-crop')]
+QUICK = {(method, 'two views') for method in METHODS} | {('snclr', 'multi-crop')}
+
+
+@pytest.mark.parametrize(
+    ('method', 'crops'),
+    [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in FALLING],
+)
 def test_losses_fall_over_fifty_steps_of_the_demos_digits(method, crops, digits, tmp_path):
     view = dict(size=32, crop_scale=(0.5, 1.0), jitter_prob=0, gray_prob=0, blur_prob=0)
     small = [dict(view, size=24, crop_scale=(0.3, 0.5))] * 2
