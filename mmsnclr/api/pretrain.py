@@ -33,7 +33,7 @@ from ..engine.run import latest_checkpoint, relocated, write_config
 from ..parents import only_progress
 from ..recipes.overriding import DRAFT_IMAGES, flattened, overridden, try_overrides
 from ..recipes.pretraining import (
-    check_patches,
+    check_size,
     fit_to_epochs,
     fit_to_images,
     load_recipe,
@@ -221,12 +221,11 @@ def _try_recipe(cfg: Config, arguments: dict, stored: Stored | None) -> int:
     set_size(draft.model.backbone, size)
     draft = overridden(draft, arguments['cfg_options'])
     network = try_backbone(draft.model.backbone, arguments['backbone'], size)
-    patch = patch_edge(network)
     if arguments['size'] is not None:
-        check_patches(patch, size)
+        check_size(network, size)
     if stored is not None:
         initialize_backbone(network, stored)
-    return patch
+    return patch_edge(network)
 
 
 def _try_options(cfg: Config, out: Path, arguments: dict) -> None:

@@ -12,13 +12,19 @@ from ..parents import end_workers, skip_first_batches
 
 
 @contextmanager
-def using_workers(runner: Runner) -> Iterator[None]:
-    """Tell in one sentence which workers of a runner's loaders are lost, and end all in the end."""
+def using_workers(runner: Runner, *names: str) -> Iterator[None]:
+    """Tell in one sentence which workers are lost, and end those of some loops in the end.
+
+    Args:
+        runner: What has the loops.
+        names: Their names. Others may be running: a hook can validate within an epoch.
+    """
     try:
         with naming_lost_workers():
             yield
     finally:
-        for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
+        for name in names:
+            loop = getattr(runner, f'_{name}_loop')
             if isinstance(loop, BaseLoop):
                 end_workers(loop.dataloader)
 

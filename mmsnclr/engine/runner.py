@@ -190,19 +190,19 @@ class ResumableRunner(Runner):
         try:
             if self._train_loop is not None:
                 check_start(self)
-            with using_workers(self):
+            with using_workers(self, 'train', 'val'):
                 return super().train()
         finally:
             self.call_hook('leave_train')
 
     def val(self) -> dict:
         """Validate as the parent does, errors of loaders in one sentence."""
-        with using_workers(self):
+        with using_workers(self, 'val'):
             return super().val()
 
     def test(self) -> dict:
         """Test likewise."""
-        with using_workers(self):
+        with using_workers(self, 'test'):
             return super().test()
 
     def _init_model_weights(self) -> None:

@@ -279,7 +279,7 @@ def set_size(backbone: ConfigDict, size: int) -> None:
         if known is not None and known.fixed_input_size:
             backbone.img_size = size
     elif 'img_size' in backbone:
-        check_patches(backbone.patch_size, size)
+        _check_patches(backbone.patch_size, size)
         backbone.img_size = size
 
 
@@ -289,7 +289,7 @@ def check_size(network: nn.Module, size: int) -> None:
     Raises:
         ValueError: If it is no multiple of the edge of a patch.
     """
-    check_patches(patch_edge(network), size)
+    _check_patches(patch_edge(network), size)
 
 
 def patch_edge(network: nn.Module) -> int:
@@ -300,11 +300,6 @@ def patch_edge(network: nn.Module) -> int:
     return 1
 
 
-def check_patches(patch: int, size: int) -> None:
-    """Refuse a size that is no multiple of the edge of a patch.
-
-    Raises:
-        ValueError: If it is not.
-    """
+def _check_patches(patch: int, size: int) -> None:
     if size % patch:
         raise ValueError(f'size={size} must be a multiple of {patch}, the edge of a patch')

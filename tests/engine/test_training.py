@@ -12,6 +12,7 @@ from helpers import small_run
 from mmengine.hooks import Hook
 
 from mmsnclr.engine import build_runner
+from mmsnclr.engine.loops import using_workers
 
 
 class Losses(Hook):
@@ -129,6 +130,18 @@ def test_workers_end_with_the_training_and_others_take_their_place(digits, tmp_p
     with pytest.raises(KeyboardInterrupt):
         runner.train()
     assert not multiprocessing.active_children()
+
+
+def test_a_hook_may_validate_within_an_epoch(digits, tmp_path):
+    class Validate(Hook):
+        def after_train_iter(self, runner, batch_idx, **kwargs):
+            if runner.iter == 2:
+                with using_workers(runner, 'val'):
+                    pass
+
+    workers = {'train_dataloader.num_workers': 1, 'train_dataloader.persistent_workers': True}
+    _, record = train(small_run(digits, tmp_path, **workers), Validate())
+    assert len(record.losses) == 18 and not multiprocessing.active_children()
 
 
 def test_neighbors_come_in_after_the_warm_up(digits, tmp_path):
