@@ -117,11 +117,11 @@ def represent_images(
     rows = {part: torch.from_numpy(kept['rows'][readable]) for part, kept in found.items()}
     if not all(values.isfinite().all() for values in rows.values()):
         raise ValueError(f'{encoder.name} gives values that are not finite: its training diverged')
-    numbers = readable.nonzero()[0]
+    numbers = readable.nonzero()[0].tolist()
     return Representations(
         [str(paths[number]) for number in numbers],
         None if labels is None else [labels[number] for number in numbers],
-        torch.from_numpy(numbers),
+        torch.tensor(numbers, dtype=torch.long),
         rows,
     )
 
