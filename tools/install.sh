@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 VENV=${VENV:-.venv}
 MMCV=$(grep '^onedl-mmcv' requirements/onedl.txt)
-GIB_NEEDED=10
+case ${TORCH_INDEX:-} in */cpu) GIB_NEEDED=5 ;; *) GIB_NEEDED=10 ;; esac
 
 fail() { echo "install: $1" >&2; exit 1; }
 step() { echo "== $1"; }
@@ -28,7 +28,7 @@ command -v "$PYTHON" > /dev/null || fail "no '$PYTHON': install Python 3.10 or n
 if [ ! -x "$VENV/bin/python" ]; then
     free=$(($(df -Pk . | awk 'NR == 2 {print $4}') / 1024 / 1024))
     ((free >= GIB_NEEDED)) ||
-        fail "$free GiB free here, $GIB_NEEDED needed (torch brings its CUDA libraries): make room, or set VENV to a folder elsewhere"
+        fail "$free GiB free here, $GIB_NEEDED needed (most of it for torch): make room, or set VENV to a folder elsewhere"
     step "Making $VENV with $("$PYTHON" --version)"
     "$PYTHON" -m venv "$VENV"
 fi

@@ -37,6 +37,11 @@ def test_the_installer_says_in_one_line_what_is_missing(install, machine, messag
     assert result.stderr.startswith('install: ') and message in result.stderr
 
 
+def test_the_installer_asks_for_less_room_where_torch_brings_no_cuda(install, monkeypatch):
+    monkeypatch.setenv('TORCH_INDEX', 'https://download.pytorch.org/whl/cpu')
+    assert '3 GiB free here, 5 needed' in install(free=3).stderr
+
+
 @pytest.mark.parametrize('missing', ['compiler', 'headers'])
 def test_the_installer_needs_a_compiler_where_no_wheel_fits(
     install, tmp_path, missing, monkeypatch
