@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import pytest
 import safetensors.torch
 import timm
@@ -20,10 +21,15 @@ CHECKPOINTS = [FOLDER / name / 'epoch_2.pth' for name in ('snclr', 'sce')]
 
 
 def machine():
-    """What decides the order in which kernels sum up: torch and the processor."""
+    """What decides pixels to the bit, and the order in which kernels sum up."""
     cpu = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
     names = {line.partition(': ')[2] for line in cpu.splitlines() if line.startswith('model name')}
-    return [torch.__version__, torch.backends.cpu.get_cpu_capability(), *sorted(names)]
+    return [
+        cv2.__version__,
+        torch.__version__,
+        torch.backends.cpu.get_cpu_capability(),
+        *sorted(names),
+    ]
 
 
 @pytest.fixture
@@ -45,9 +51,10 @@ def test_a_run_of_before_goes_on_with_the_losses_of_before(digits, tmp_path, mon
     cfg.work_dir, cfg.resume = 'run', True
     build_runner(cfg).train()
     losses = [line['loss'] for line in read_log('run')]
-    # Bits are compared where they were recorded; elsewhere sums may be rounded otherwise.
+    # Bits are compared where they were recorded. Elsewhere sums may be rounded otherwise, and
+    # another OpenCV draws the digits with other edges.
     same = machine() == RECORDED['machine']
-    assert losses == (RECORDED[name] if same else pytest.approx(RECORDED[name], rel=1e-4))
+    assert losses == (RECORDED[name] if same else pytest.approx(RECORDED[name], rel=1e-2))
 
 
 def test_a_vit_of_before_whose_patches_would_freeze_names_the_option(digits, tmp_path, monkeypatch):
