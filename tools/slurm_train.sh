@@ -2,7 +2,7 @@
 # Train by Slurm: tools/slurm_train.sh PARTITION JOB_NAME CONFIG GPUS [arguments of train.py]
 # Also as a batch job, which is queued again when it is preempted or its time ends, and goes on:
 # sbatch --partition=... --nodes=... --ntasks-per-node=... --gres=... tools/slurm_train.sh ...
-# Environment: GPUS_PER_NODE (8), CPUS_PER_TASK (8), SRUN_ARGS.
+# Environment: GPUS_PER_NODE (8), CPUS_PER_TASK (8), PORT (one by chance), SRUN_ARGS.
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --signal=USR1@120
@@ -18,6 +18,8 @@ per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
 [[ $per_node =~ ^[1-9][0-9]*$ ]] || fail "GPUS_PER_NODE must be a positive number, not '$per_node'"
 ((gpus % per_node == 0)) ||
     fail "$gpus GPUs are no multiple of GPUS_PER_NODE=$per_node: set GPUS_PER_NODE to a divisor"
+export MASTER_PORT=${PORT:-$((20000 + RANDOM % 10000))} # two jobs may share a node
+[[ $MASTER_PORT =~ ^[1-9][0-9]*$ ]] || fail "PORT must be a number, not '$MASTER_PORT'"
 # Slurm runs a copy of a batch script, from the folder where sbatch was called.
 tools=$(cd "$(dirname "$0")" && pwd)
 [ -f "$tools/train.py" ] || tools=$PWD/tools

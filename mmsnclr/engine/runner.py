@@ -370,7 +370,8 @@ def build_runner(cfg: Config) -> Runner:
         :class:`ResumableRunner`, or :class:`CPURunner` where there is no CUDA
         device.
     """
-    os.environ.setdefault('LOCAL_RANK', '0')
+    # mmengine reads it, and sets it for Slurm alone.
+    os.environ.setdefault('LOCAL_RANK', os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', '0'))
     _set_collate(cfg)
     follow_backbone(cfg.model)
     if 'runner_type' in cfg:

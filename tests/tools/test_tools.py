@@ -77,6 +77,7 @@ def test_wrong_numbers_of_gpus_are_refused(gpus, env, message):
         ('dist', 'PORT'),
         ('slurm', 'GPUS'),
         ('slurm', 'GPUS_PER_NODE'),
+        ('slurm', 'PORT'),
     ],
 )
 def test_a_setting_that_is_no_number_is_named_and_not_evaluated(tmp_path, tool, setting, wrong):
@@ -164,14 +165,14 @@ def test_more_gpus_than_the_node_has_are_refused(tmp_path):
 
 def test_slurm_gets_the_total_and_the_share_of_a_node(tmp_path):
     srun = tmp_path / 'srun'
-    srun.write_text('#!/bin/sh\necho "$@"\n')
+    srun.write_text('#!/bin/sh\necho "$@" at $MASTER_PORT\n')
     srun.chmod(0o755)
     path = f'{tmp_path}:{os.environ["PATH"]}'
-    result = run_tool(
-        'tools/slurm_train.sh', 'part', 'job', 'configs/snclr_r50_800e.py', '32', PATH=path
-    )
-    assert '--ntasks=32 --ntasks-per-node=8' in result.stdout
-    assert '--launcher slurm' in result.stdout
+    command = ('tools/slurm_train.sh', 'part', 'job', 'configs/snclr_r50_800e.py', '32')
+    one, other = (run_tool(*command, PATH=path, PORT=port) for port in ('', '1234'))
+    assert '--ntasks=32 --ntasks-per-node=8' in one.stdout
+    assert '--launcher slurm' in one.stdout
+    assert re.search(r'at [23]\d{4}\n', one.stdout) and 'at 1234' in other.stdout
     result = run_tool('tools/slurm_train.sh', 'part', 'job', 'c.py', '12', PATH=path)
     assert result.returncode == 2 and 'GPUS_PER_NODE' in result.stderr
 
