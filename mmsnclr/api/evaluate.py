@@ -78,7 +78,8 @@ def evaluate(
     encoders = _read_encoders(names, seed)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    leakage = tell_of_leakage(out, [], [path for path in classes if path in val], names)
+    learned = [path for path in classes if path not in val]
+    leakage = tell_of_leakage(out, learned, [path for path in classes if path in val], names)
     files = Evaluation({}, out / 'evaluation.md', out / 'evaluation.csv')
     first = None
     for name, encoder in encoders.items():

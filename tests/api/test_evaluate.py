@@ -2,8 +2,10 @@
 
 import csv
 import os
+import re
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -97,6 +99,15 @@ def test_one_table_has_all_checkpoints_and_says_what_is_left_out(compared, basel
     assert float(rows[checkpoints[1], 'linear']['difference']) == pytest.approx(
         other - one, abs=0.01
     )
+
+
+def test_images_on_both_sides_are_counted(trained, digits, tmp_path):
+    photos = Path(shutil.copytree(digits / 'labelled/val', tmp_path / 'photos'))
+    for path in photos.rglob('*.png'):
+        shutil.copy(path, path.with_name(f'again_{path.name}'))
+    found = evaluate([trained], photos, out=tmp_path / 'out', workers=0)
+    said = re.search(r'Of (\d+) images to validate on, (\d+) are equal', found.markdown.read_text())
+    assert said and 0 < int(said[2]) <= int(said[1])
 
 
 def test_the_random_network_has_residual_branches(trained):
