@@ -218,8 +218,11 @@ def read_starts(names: Mapping[str, str], folder: Path) -> dict[str, Start]:
 
 
 def _random_start(like: Backbone | None) -> Start:
-    backbone = random_backbone() if like is None else like._replace(init_cfg=None)
-    return Start('random weights', backbone)
+    if like is None:
+        return Start('random weights', random_backbone())
+    # Without layer-wise decay: where nothing is pretrained, all layers have to learn.
+    wrapper = _adamw(like.optim_wrapper['optimizer']['lr'], None)
+    return Start('random weights', like._replace(init_cfg=None, optim_wrapper=wrapper))
 
 
 def _read_start(checkpoint: str | Path, copy_to: Path) -> Start:

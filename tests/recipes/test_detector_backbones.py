@@ -12,7 +12,7 @@ from mmpretrain.registry import MODELS
 from mmsnclr.api.detect import detect
 from mmsnclr.backbones import check_pretrained, read_backbone
 from mmsnclr.checkpoints import Stored
-from mmsnclr.recipes.detector_backbones import KINDS, detector_backbone
+from mmsnclr.recipes.detector_backbones import KINDS, detector_backbone, read_starts
 
 ARCH = dict(embed_dims=48, num_layers=4, num_heads=4, feedforward_channels=96)
 SWIN = dict(embed_dim=16, depths=(1, 1, 1, 2), num_heads=(1, 2, 2, 4), img_size=64)
@@ -98,6 +98,16 @@ def test_a_detector_of_it_is_trained_and_measured(scenes, tmp_path, name):
         workers=0,
     )
     assert all(0 <= kind.ap <= 100 for kind in detection.results['pretrained'].values())
+
+
+def test_random_layers_all_learn_at_the_full_rate(tmp_path):
+    vit = pretrained_backbone(tmp_path / 'epoch_1.pth', BACKBONES['VisionTransformer'])
+    starts = read_starts(dict(pretrained=str(vit), compared='random'), tmp_path)
+    pretrained, random = (starts[name].backbone.optim_wrapper for name in starts)
+    assert 'layer_decay_rate' in pretrained['paramwise_cfg']
+    assert set(random) == {'optimizer', 'paramwise_cfg'}
+    assert random['paramwise_cfg'] == dict(norm_decay_mult=0.0)
+    assert random['optimizer'] == pretrained['optimizer']
 
 
 def test_each_kind_has_a_backbone():
