@@ -23,6 +23,7 @@ from .checkpoints import load_checkpoint
 parents.name_package()
 parents.leave_out_multimodal_models()
 parents.leave_out_pillows_limit()
+parents.keep_activations()
 parents.read_checkpoints_by(load_checkpoint)
 with parents.without_prints():
     from . import datasets, engine, models, registry

@@ -24,11 +24,13 @@ import torch
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import HistoryBuffer, MessageHub, MMLogger, print_log
 from mmengine.optim import OptimWrapper
-from mmengine.runner import CheckpointLoader
+from mmengine.runner import CheckpointLoader, runner
 from mmengine.visualization import Visualizer
 from mmpretrain.utils import dependency
 from packaging.version import Version
 from PIL import Image
+from timm.layers import convert_sync_batchnorm
+from torch import nn
 from torch.distributed.elastic.multiprocessing import api as elastic
 from torch.utils.data import DataLoader
 
@@ -54,6 +56,23 @@ def leave_out_multimodal_models() -> None:
     with contextlib.suppress(PackageNotFoundError):
         if Version(version('transformers')).major >= 5:
             dependency.WITH_MULTIMODAL = False
+
+
+def keep_activations() -> None:
+    """Have ``sync_bn = 'torch'`` convert a model's layers of BN as timm does.
+
+    mmengine (0.10.7 and its fork's 0.10.12) makes plain SyncBN of those of timm
+    that have an activation, too, which is lost without a word: networks such as
+    EfficientNet become linear. Needless once it leaves the conversion to them.
+    """
+    theirs = runner.convert_sync_batchnorm
+
+    @wraps(theirs)
+    def convert(module: nn.Module, implementation: str = 'torch') -> nn.Module:
+        known = implementation == 'torch'
+        return convert_sync_batchnorm(module) if known else theirs(module, implementation)
+
+    runner.convert_sync_batchnorm = convert
 
 
 def without_prints() -> contextlib.AbstractContextManager:

@@ -232,7 +232,7 @@ def train_classifier(folder: Path, name: str, arguments: dict) -> tuple[Path, Pr
     set_amp(cfg, arguments['amp'])
     processes = count_processes(arguments['gpus'])
     share_of_batch(cfg.train_dataloader.batch_size, processes)
-    # A process may have few images; mmengine joins BN's statistics on GPUs alone.
+    # The first versions did not write sync_bn down.
     cfg.sync_bn, cfg.launcher = 'torch', 'pytorch' if processes > 1 else 'none'
     cfg.default_hooks.preemption = dict(type='PreemptionHook', interrupt=True)
     predictions = work_dir / 'predictions.pkl'

@@ -277,7 +277,8 @@ def _write(path: Path, text: str, resume: bool, read: Callable[[str], dict]) -> 
 
 def _settings_of(text: str) -> dict:
     """What a config says, but for what the first versions did not, or said otherwise."""
-    settings = Config.fromstring(text, '.py').to_dict() | dict(share_batch=True)
+    settings = Config.fromstring(text, '.py').to_dict()
+    settings.update(share_batch=True, sync_bn='torch')
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         load, *_ = settings[name]['dataset']['pipeline']
         if load['type'] == 'LoadImageFromFile':

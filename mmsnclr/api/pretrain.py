@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
@@ -260,6 +259,7 @@ def _set_workers(cfg: Config, workers: int) -> None:
 
 
 def _initial_weights(cfg: Config, arguments: dict, stored: Stored, folder: Path) -> Stored:
+    cfg.sync_bn = 'torch'  # on GPUs, also of timm's models, whose layers have no norm_cfg
     """Write the initial weights beside the run, which then needs no other file."""
     final = overridden(cfg, arguments['cfg_options'])
     network = try_backbone(final.model.backbone, arguments['backbone'], view_size(final))
@@ -380,7 +380,7 @@ def _train(out: Path, arguments: dict) -> Path:
     processes = count_processes(arguments['gpus'])
     share_of_batch(cfg.train_dataloader.batch_size, processes)
     cfg.share_batch, cfg.launcher = True, 'pytorch' if processes > 1 else 'none'
-    cfg.sync_bn = 'torch'  # on GPUs, also of timm's models, whose layers have no norm_cfg
+    cfg.sync_bn = 'torch'  # which the first versions did not write down
     launch(processes, _run, cfg)
     return latest_checkpoint(out)
 

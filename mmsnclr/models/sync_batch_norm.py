@@ -1,8 +1,10 @@
 """SyncBN for batches that are equal on all ranks."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import torch
+from timm.layers import SyncBatchNormAct as _Timms
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -29,16 +31,31 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         return _Normalize.apply(input, self.weight, self.bias, *running, self.momentum, self.eps)
 
 
+class SyncBatchNormAct(SyncBatchNorm):
+    """The same with the dropout and the activation that timm has in its layers of BN."""
+
+    act: nn.Module
+    drop: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise ``(N, C, H, W)`` as :class:`SyncBatchNorm`, drop and activate."""
+        return self.act(self.drop(super().forward(input)))
+
+
 def replace_sync_batch_norm(model: nn.Module) -> None:
     """Make layers that compute as torch's SyncBN :class:`SyncBatchNorm`, in place.
 
-    Those with a process group of their own stay, and those whose running
-    statistics are means over all steps.
+    So are those of timm, with an activation. Those with a process group of
+    their own stay, and those whose running statistics are means over all steps.
     """
+    ours: dict[Any, type] = {
+        nn.SyncBatchNorm.forward: SyncBatchNorm,
+        _Timms.forward: SyncBatchNormAct,
+    }
     for module in model.modules():
-        as_torch = getattr(type(module), 'forward', None) is nn.SyncBatchNorm.forward
-        if as_torch and module.process_group is None and module.momentum is not None:
-            module.__class__ = SyncBatchNorm
+        kind = ours.get(getattr(type(module), 'forward', None))
+        if kind and module.process_group is None and module.momentum is not None:
+            module.__class__ = kind
 
 
 class _Normalize(torch.autograd.Function):

@@ -305,6 +305,8 @@ def _fit_optimizer(cfg: Config, start: Start, frozen: bool, lr: float | None) ->
 def fit_to_run(cfg: Config, work_dir: Path, weights: Path | None) -> None:
     """Set where a run writes, and the file of its first weights; it is resumed if it can be."""
     cfg.work_dir, cfg.resume, cfg.share_batch = str(work_dir), True, True
+    # A process may have few images; mmengine joins BN's statistics on GPUs alone.
+    cfg.sync_bn = 'torch'
     if weights is not None:
         cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(weights))
     # A name of its own: two runs in one process would share one visualizer.

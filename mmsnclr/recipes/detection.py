@@ -321,5 +321,7 @@ def fit_to_run(cfg: Config, work_dir: Path) -> None:
     ``work_dir`` is not the folder of the config, which the runner would write over.
     """
     cfg.work_dir, cfg.resume, cfg.share_batch = str(work_dir), True, True
+    # A process may have few images; mmengine joins BN's statistics on GPUs alone.
+    cfg.sync_bn = 'torch'
     # A name of its own: two runs in one process would share one visualizer.
     cfg.visualizer.name = f'visualizer of {work_dir}'

@@ -4,13 +4,16 @@ import pytest
 import torch
 from helpers import run_ranks, small_model
 from mmengine.model import revert_sync_batchnorm
+from mmengine.runner import runner
 from mmpretrain.registry import MODELS
+from timm.layers import BatchNormAct2d
 from torch import distributed, nn
 
 from mmsnclr.engine.cost import synthetic_peers
 from mmsnclr.models.sync_batch_norm import SyncBatchNorm, replace_sync_batch_norm
 
 SHAPES = [(6, 5), (6, 5, 4, 3)]
+PLAIN = [(SHAPES[0], nn.BatchNorm1d), (SHAPES[1], nn.BatchNorm2d), (SHAPES[1], BatchNormAct2d)]
 
 
 def layer(kind, dtype=torch.float64, channels=5):
@@ -19,6 +22,14 @@ def layer(kind, dtype=torch.float64, channels=5):
     for values in (bn.weight.data, bn.bias.data, bn.running_mean, bn.running_var):
         values.add_(torch.rand(channels))
     return bn
+
+
+def converted(plain):
+    """What the runner makes of a layer in several processes on GPUs."""
+    model = nn.Sequential(runner.convert_sync_batchnorm(plain, 'torch'))
+    replace_sync_batch_norm(model)
+    assert isinstance(model[0], SyncBatchNorm)
+    return model[0]
 
 
 def joined_batch(shape, ranks, dtype):
@@ -48,14 +59,13 @@ def compare_with_joined_batch(dtype, tolerance, compiled):
     """On a rank: its share of every result, once per shape and layout."""
     distributed.init_process_group('gloo')
     rank, ranks = distributed.get_rank(), distributed.get_world_size()
-    for shape in SHAPES:
+    for shape, plain in PLAIN:
         x, direction = joined_batch(shape, ranks, dtype)
-        plain = nn.BatchNorm1d if len(shape) == 2 else nn.BatchNorm2d
         expected = outcome(layer(plain, dtype), x, direction)
         mine = slice(rank * shape[0], (rank + 1) * shape[0])
         for layout in (torch.contiguous_format, torch.channels_last)[: len(shape) // 2]:
             share = (part[mine].contiguous(memory_format=layout) for part in (x, direction))
-            bn = layer(SyncBatchNorm, dtype)
+            bn = converted(layer(plain, dtype))
             if compiled:
                 bn.compile(backend='eager')
             found = outcome(bn, *share)
@@ -79,15 +89,14 @@ def test_ranks_with_unequal_statistics_compute_what_bn_does(ranks, settings):
     assert run_ranks(compare_with_joined_batch, ranks, *settings) == [0] * ranks
 
 
-@pytest.mark.parametrize('shape', SHAPES)
-def test_alone_and_in_evaluation_it_is_bn(shape):
+@pytest.mark.parametrize(('shape', 'plain'), PLAIN)
+def test_alone_and_in_evaluation_it_is_bn(shape, plain):
     x, direction = joined_batch(shape, 1, torch.float64)
-    plain = nn.BatchNorm1d if len(shape) == 2 else nn.BatchNorm2d
-    expected, found = (outcome(layer(kind), x, direction) for kind in (plain, SyncBatchNorm))
+    expected, found = (outcome(bn, x, direction) for bn in (layer(plain), converted(layer(plain))))
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
     with synthetic_peers(32) as received:
-        found = layer(SyncBatchNorm).eval()(x)
+        found = converted(layer(plain)).eval()(x)
     assert torch.equal(found, layer(plain).eval()(x)) and not received
 
 
