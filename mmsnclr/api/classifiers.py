@@ -5,11 +5,10 @@ from collections.abc import Collection, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from ..checkpoints import replacing
+from ..checkpoints import replacing, save_whole
 from ..console import Setting, check_least, check_positive, say
 from ..datasets.labelled import LabelledImages, list_labelled, scan_labelled
 from ..engine import build_runner
@@ -112,8 +111,7 @@ class Classifiers(NamedTuple):
             return None
         path.parent.mkdir(parents=True, exist_ok=True)
         content = dict(state_dict=start.network.state_dict(), meta=dict(source=start.source))
-        with replacing(str(path)) as temporary:
-            torch.save(content, temporary)
+        save_whole(content, path)
         return path
 
 

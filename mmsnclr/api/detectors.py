@@ -295,7 +295,7 @@ def _annotations_of(text: str) -> dict:
 def _train(config: Path, start: Start, processes: int) -> tuple[Path, dict[str, CocoAP]]:
     """Train to the end and validate, or what is left to do of it; the detector and its quality."""
     cfg = Config.fromfile(config)
-    # A process may have a single image; mmengine does this on GPUs alone.
+    # Which the first versions did not write down.
     cfg.share_batch, cfg.sync_bn, work_dir = True, 'torch', Path(cfg.work_dir)
     # The metric writes predictions down, and evaluate_coco rates them: it tells the classes' APs
     # and curves, too.

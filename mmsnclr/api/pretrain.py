@@ -14,7 +14,15 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from ..backbones import initialize_backbone
-from ..checkpoints import BACKBONE, Stored, at_hand, newest_checkpoint, sole_writer, write_backbone
+from ..checkpoints import (
+    BACKBONE,
+    Stored,
+    at_hand,
+    newest_checkpoint,
+    save_whole,
+    sole_writer,
+    write_backbone,
+)
 from ..console import Setting, check_least, duration, parse_time, say, settings_table
 from ..datasets.scan import Scan, scan_into
 from ..datasets.views import VIEW_KINDS, view_size
@@ -251,6 +259,7 @@ def _set_run(cfg: Config, out: Path, arguments: dict, scan: Scan) -> None:
         cfg.train_dataloader.dataset.labels = str(out / 'labels.csv')
     # Resumed if there is something to resume from, as after an interruption.
     cfg.work_dir, cfg.resume = str(out), True
+    cfg.sync_bn = 'torch'  # on GPUs, also of timm's models, whose layers have no norm_cfg
     cfg.default_hooks.preemption = dict(type='PreemptionHook', interrupt=True)
 
 
@@ -259,7 +268,6 @@ def _set_workers(cfg: Config, workers: int) -> None:
 
 
 def _initial_weights(cfg: Config, arguments: dict, stored: Stored, folder: Path) -> Stored:
-    cfg.sync_bn = 'torch'  # on GPUs, also of timm's models, whose layers have no norm_cfg
     """Write the initial weights beside the run, which then needs no other file."""
     final = overridden(cfg, arguments['cfg_options'])
     network = try_backbone(final.model.backbone, arguments['backbone'], view_size(final))
@@ -267,7 +275,7 @@ def _initial_weights(cfg: Config, arguments: dict, stored: Stored, folder: Path)
     content = dict(state_dict=network.state_dict(), meta=dict(source=str(stored.path)))
     path = folder / BACKBONE
     folder.mkdir(exist_ok=True)
-    torch.save(content, path)
+    save_whole(content, path)
     cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(path))
     return Stored(path, content)
 

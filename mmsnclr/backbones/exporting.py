@@ -11,7 +11,7 @@ from mmpretrain.models.backbones import VisionTransformer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..checkpoints import Stored, refuse_to_replace, replacing
+from ..checkpoints import Stored, refuse_to_replace, replacing, save_whole
 from ..models.backbone import pooled
 from ..models.feature_maps import TIMMFeatures, fitting_neck, probe
 from ..parents import quiet
@@ -88,13 +88,11 @@ def export_backbone(checkpoint: str | Path, out: str | Path, to: str) -> str:
         load = f'safetensors.torch.load_file({str(out)!r})'
         return f'{wrote} model = {model}; model.load_state_dict({load}, strict=False)'
     if to in ('mmpretrain', 'mmdet'):
-        with replacing(str(out)) as temporary:
-            torch.save({'state_dict': weights, 'meta': meta}, temporary)
+        save_whole({'state_dict': weights, 'meta': meta}, out)
         init_cfg = dict(type='Pretrained', checkpoint=str(out))
         backbone = f'backbone={Call("dict", (), call.kwargs | dict(init_cfg=init_cfg))}'
         return f'{wrote} {backbone}{_neck(trained) if to == "mmdet" else ""}'
-    with replacing(str(out)) as temporary:
-        torch.save(weights, temporary)
+    save_whole(weights, out)
     load = f'model.load_state_dict(torch.load({str(out)!r}), strict=False)'
     return f'{wrote} model = {call}; {load}'
 

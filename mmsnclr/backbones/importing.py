@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import torch
 from mmengine.config import Config
 
-from ..checkpoints import Stored, refuse_to_replace, replacing
+from ..checkpoints import Stored, refuse_to_replace, save_whole
 from ..parents import quiet
 from .naming import Call, equivalent, verify
 from .reading import recognise
@@ -58,8 +57,7 @@ def import_backbone(
     meta = dict(source=Path(checkpoint).name, cfg=Config(full).pretty_text)
     weights = {f'backbone.{key}': value for key, value in backbone.state_dict().items()}
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    with replacing(str(out)) as temporary:
-        torch.save(dict(state_dict=weights, meta=meta), temporary)
+    save_whole(dict(state_dict=weights, meta=meta), out)
     init_cfg = dict(type='Pretrained', checkpoint=str(out), prefix='backbone.')
     return (
         f'found {what}; wrote {out}, verified; start from it with '

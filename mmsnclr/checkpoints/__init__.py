@@ -9,6 +9,7 @@ from .writing import (
     rank_file,
     refuse_to_replace,
     replacing,
+    save_whole,
     sole_writer,
     write_backbone,
 )
@@ -26,6 +27,7 @@ __all__ = [
     'rank_file',
     'refuse_to_replace',
     'replacing',
+    'save_whole',
     'sole_writer',
     'write_backbone',
 ]

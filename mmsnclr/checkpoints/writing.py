@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -42,6 +43,17 @@ def replacing(path: str) -> Iterator[str]:
         with suppress(OSError):
             os.remove(temporary)
         raise
+
+
+def save_whole(content: Any, path: str | Path) -> None:
+    """Write what ``torch.load`` reads, whole or not at all.
+
+    To memory first: a full disk is an ``OSError`` only for Python's own files.
+    """
+    memory = BytesIO()
+    torch.save(content, memory)
+    with replacing(str(path)) as temporary:
+        Path(temporary).write_bytes(memory.getbuffer())
 
 
 def refuse_to_replace(path: str | Path) -> None:
@@ -120,8 +132,7 @@ def write_backbone(checkpoint: dict, source: str, path: str) -> None:
     weights = checkpoint['state_dict'].items()
     weights = {key: value for key, value in weights if key.startswith('backbone.')}
     content = dict(state_dict=weights, meta=checkpoint['meta'] | dict(source=source))
-    with replacing(path) as temporary:
-        torch.save(content, temporary)
+    save_whole(content, path)
 
 
 def forget_optimizer(path: str | Path) -> None:
@@ -132,8 +143,7 @@ def forget_optimizer(path: str | Path) -> None:
     """
     checkpoint = load_checkpoint(str(path))
     checkpoint['optimizer']['state'] = {}
-    with replacing(str(path)) as temporary:
-        torch.save(checkpoint, temporary)
+    save_whole(checkpoint, path)
 
 
 def rank_file(path: str, rank: int) -> str:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from mmengine.config import Config
 from mmpretrain.models.backbones import ResNet, TIMMBackbone, VisionTransformer
 from mmpretrain.models.selfsup import MoCoV3ViT
@@ -20,7 +19,7 @@ from ..backbones.naming import (
     timm_features,
     unwrapped,
 )
-from ..checkpoints import Stored, replacing
+from ..checkpoints import Stored, save_whole
 from ..models.feature_maps import TIMMFeatures, fitting_neck, probe
 from ..parents import quiet
 
@@ -89,8 +88,7 @@ class Start(NamedTuple):
         for stored in self.files:
             if not stored.path.exists():
                 stored.path.parent.mkdir(parents=True, exist_ok=True)
-                with replacing(str(stored.path)) as temporary:
-                    torch.save(stored.content, temporary)
+                save_whole(stored.content, stored.path)
 
 
 def _depth(cfg: dict) -> int:

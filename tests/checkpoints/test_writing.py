@@ -2,14 +2,17 @@
 
 import fcntl
 import os
+import resource
+import signal
 
 import pytest
+import torch
 
 from mmsnclr.api.classify import classify
 from mmsnclr.api.detect import detect
 from mmsnclr.api.predict import predict
 from mmsnclr.api.pretrain import pretrain
-from mmsnclr.checkpoints import replacing, sole_writer, writing
+from mmsnclr.checkpoints import replacing, sole_writer, write_backbone, writing
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
@@ -19,6 +22,25 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
         (tmp_path / name).write_text('half')
         raise KeyError
     assert [file.read_text() for file in tmp_path.iterdir()] == ['before']
+
+
+@pytest.fixture
+def small_files():
+    """Files of a kilobyte at most, as on a disk that is full."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.usefixtures('small_files')
+def test_weights_on_a_full_disk_are_an_error_of_the_system(tmp_path):
+    checkpoint = dict(state_dict={'backbone.weight': torch.ones(1000)}, meta={})
+    with pytest.raises(OSError, match='File too large'):
+        write_backbone(checkpoint, 'epoch_1.pth', str(tmp_path / 'backbone.pth'))
+    assert not list(tmp_path.iterdir())
 
 
 @sole_writer

@@ -1,10 +1,8 @@
 """Drives the candidate set, the momentum encoder and the warm-up."""
 
 from glob import escape, glob
-from io import BytesIO
 from os import remove
 from os.path import dirname, exists
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +12,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...checkpoints import load_checkpoint, rank_file, replacing
+from ...checkpoints import load_checkpoint, rank_file, save_whole
 from ...models.dist import unwrap
 
 
@@ -41,11 +39,7 @@ class NeighborQueueHook(Hook):
         queue = unwrap(runner.model).queue
         if queue.sync:
             return
-        with replacing(rank_file(path, get_rank())) as temporary:
-            # To memory first: a full disk is an OSError only for Python's own files.
-            content = BytesIO()
-            torch.save(queue.entries(), content)
-            Path(temporary).write_bytes(content.getbuffer())
+        save_whole(queue.entries(), rank_file(path, get_rank()))
         for old in glob(f'{escape(dirname(path))}/*.pth.queue{get_rank()}'):
             owner = old.rpartition('.queue')[0]
             if owner != path and not exists(owner):
