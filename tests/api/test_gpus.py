@@ -6,8 +6,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -140,21 +138,15 @@ def wait_for_steps(printed, is_alive):
 
 def test_sigterm_leaves_a_checkpoint_and_says_so_once(command, tmp_path):
     printed = tmp_path / 'printed.txt'
-    with printed.open('w') as file:  # all processes start anew, as from a terminal
-        process = subprocess.Popen(
-            [sys.executable, *command],
-            env=os.environ | dict(OMP_NUM_THREADS='1'),
-            stdout=file,
-            stderr=file,
-        )
+    process = start_tool(command, ROOT, dict(OMP_NUM_THREADS='1'), [printed] * 2)
     try:
-        wait_for_steps(printed, lambda: process.poll() is None)
-        process.send_signal(signal.SIGTERM)
-        code, said = process.wait(LIMIT), printed.read_text()
+        wait_for_steps(printed, process.is_alive)
+        process.terminate()
+        process.join(LIMIT)
     finally:
         process.kill()
-        process.wait()
-    assert code == PREEMPTED, said
+    said = printed.read_text()
+    assert process.exitcode == PREEMPTED, said
     (path,) = (tmp_path / 'run').glob('iter_*.pth')
     assert said.count('came: stopped after iteration') == 1
     assert 'continue with: mmsnclr pretrain' in said and 'Traceback' not in said
