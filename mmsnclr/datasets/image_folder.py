@@ -59,9 +59,11 @@ class ImageFolder(BaseDataset):
             return images
         labels = read_labels(self.labels, paths, self.data_root)
         classes = sorted(set(labels))
+        numbers = {name: rank for rank, name in enumerate(classes)}
+        if self.labels == 'cls' and all(name.isdecimal() for name in classes):
+            numbers = {name: int(name) for name in classes}
+            classes = [str(number) for number in range(max(numbers.values()) + 1)]
         self._metainfo.setdefault('classes', tuple(classes))
-        are_numbers = self.labels == 'cls' and all(name.isdecimal() for name in classes)
-        numbers = {name: int(name) if are_numbers else rank for rank, name in enumerate(classes)}
         for image, label in zip(images, labels):
             image['gt_label'] = numbers[label]
         return images

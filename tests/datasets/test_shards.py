@@ -217,6 +217,13 @@ def test_labels_come_from_cls_files_or_folders_in_tars(tmp_path, two):
     assert read_labels('cls', images) == ['7', '7', '8', '8', '9', '9']
     folder = ImageFolder(str(tmp_path), 'cls', labels='cls', pipeline=[])
     assert folder.get_gt_labels().tolist() == [7, 7, 8, 8, 9, 9]
+    assert folder.metainfo['classes'] == tuple('0123456789')
+    write_tar(
+        tmp_path / 'cls/1.tar', {'10.png': noise(0), '10.cls': b'10', '2.png': b'', '2.cls': b'2'}
+    )
+    folder = ImageFolder(str(tmp_path), 'cls', labels='cls', pipeline=[])
+    names = [folder.metainfo['classes'][number] for number in folder.get_gt_labels()]
+    assert names == read_labels('cls', list_images(tmp_path / 'cls'))
     with pytest.raises(ValueError, match="labels='cls': 1 of the 7 images are in no tar"):
         read_labels('cls', [*images, two / 's.png'])
 
