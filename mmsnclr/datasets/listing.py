@@ -1,18 +1,16 @@
 """Images that a user names, and their labels."""
 
-import csv
 import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from io import StringIO
 from itertools import zip_longest
 from pathlib import Path
 
 from ..console import say
 from .decoding import SUFFIXES
-from .lists import listed_images, read_text
+from .lists import listed_images, parse_table, read_text
 from .shards import (
     extracted_path,
     is_shard,
@@ -41,8 +39,9 @@ def list_images(
 
     Args:
         sources: One or more: folders, searched recursively; tars, which may also lie in
-            folders; ``.json`` files in COCO's format; image files; any other file is a text
-            with a path per line, alone or before a label (``path label`` or ``path,label``).
+            folders; ``.json`` files in COCO's format; image files; ``.csv`` files with a column
+            ``path``; any other file is a text with a path per line, alone or before a label
+            (``path label`` or ``path,label``).
         image_root: Folder from which paths in text and json files are meant;
             by default the folder of the file.
 
@@ -218,18 +217,12 @@ def read_labels(
 
 
 def _read_table(source: str | Path) -> Iterator[tuple[str, str]]:
-    """Paths and labels of a csv, whose columns are parted by comma, semicolon or tab."""
-    text = read_text(source)
-    heading = text.partition('\n')[0]
-    delimiter = max(',;\t', key=heading.count)
-    lines = csv.reader(StringIO(text, newline=''), delimiter=delimiter, skipinitialspace=True)
-    columns = [name.strip() for name in next(lines, ())]
+    """Paths and labels of a csv."""
+    columns, rows = parse_table(read_text(source))
     if not {'path', 'label'} <= set(columns):
         raise ValueError(f"{source} must have the columns 'path' and 'label' in its first line")
-    for line in lines:
-        row = dict(zip(columns, line))
-        if row:
-            yield row.get('path', '').strip(), row.get('label', '').strip()
+    for row in filter(None, rows):
+        yield row.get('path', ''), row.get('label', '')
 
 
 def _key(path: str | Path) -> str:

@@ -1,10 +1,12 @@
 """Texts and COCO files that list images, and where these are."""
 
+import csv
 import os
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
+from io import StringIO
 from pathlib import Path
 
 from ..console import say
@@ -58,6 +60,14 @@ def read_text(path: str | Path) -> str:
     return text
 
 
+def parse_table(text: str) -> tuple[list[str], Iterator[dict[str, str]]]:
+    """Columns and rows of a table, parted by comma, semicolon or tab."""
+    delimiter = max(',;\t', key=text.partition('\n')[0].count)
+    lines = csv.reader(StringIO(text, newline=''), delimiter=delimiter, skipinitialspace=True)
+    columns = [name.strip() for name in next(lines, ())]
+    return columns, (dict(zip(columns, map(str.strip, line))) for line in lines)
+
+
 def listed_images(source: Path, image_root: str | Path | None) -> list[Path]:
     """Images that a text or a COCO file lists.
 
@@ -88,7 +98,7 @@ def listed_images(source: Path, image_root: str | Path | None) -> list[Path]:
 
 
 def _read_names(source: Path) -> list[str]:
-    """The names in a COCO file, or the lines of a text."""
+    """The names in a COCO file or in the column ``path`` of a csv, or the lines of a text."""
     if source.suffix.lower() == '.json':
         names = [image.get('file_name') for image in read_lists(source, ('images',))['images']]
         if not all(isinstance(name, str) and name for name in names):
@@ -101,6 +111,10 @@ def _read_names(source: Path) -> list[str]:
         raise ValueError(f'{source} is neither a text nor one of {kinds}: {error}') from error
     if text.startswith('#!'):
         raise ValueError(f'{source} is a script, neither a list of images nor one of them')
+    if source.suffix.lower() == '.csv':
+        columns, rows = parse_table(text)
+        if 'path' in columns:
+            return [path for row in rows if (path := row.get('path'))]
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 

@@ -139,6 +139,15 @@ def test_lists_with_labels_quotes_or_backslashes_are_read(tmp_path, line, name):
     assert list_images(tmp_path / 'list.txt') == [image]
 
 
+@pytest.mark.parametrize('heading', [',path,label', 'id;path', 'label\tscore\tpath'])
+def test_a_csv_names_images_in_its_column(tmp_path, heading):
+    for name in ('a.png', 'b, c.png'):
+        (tmp_path / name).touch()
+    rows = [heading] + [heading.replace('path', f'"{name}"') for name in ('b, c.png', 'a.png')]
+    (tmp_path / 'set.csv').write_text('\n'.join(rows))
+    assert list_images(tmp_path / 'set.csv') == [tmp_path / 'b, c.png', tmp_path / 'a.png']
+
+
 @pytest.mark.parametrize('encoding', ['utf-8', 'utf-16', 'utf-32'])
 @pytest.mark.parametrize('name', ['C:\\photos\\sub\\a.png', '/home/other/sub/a.png', 'Sub/A.PNG'])
 def test_paths_of_another_machine_are_found_and_said(tmp_path, capsys, name, encoding):
