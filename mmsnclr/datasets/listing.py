@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..console import say
 from .decoding import SUFFIXES
-from .lists import listed_images, parse_table, read_text
+from .lists import listed_images, locate, parse_table, read_text
 from .shards import (
     extracted_path,
     is_shard,
@@ -199,14 +199,12 @@ def read_labels(
             f"labels={str(source)!r} is neither a csv file nor 'folders' nor 'cls'"
         )
     root = os.path.abspath(root or Path(source).parent)
-    labels: dict[str, str] = {}
-    for path, label in _read_table(source):
-        key = _key(os.path.join(root, path))
-        if labels.setdefault(key, label) != label:
-            raise ValueError(
-                f'{source} has several labels for {path!r}, {labels[key]!r} and {label!r}: keep one'
-            )
+    rows = list(_read_table(source))
+    labels = _by_place(source, [os.path.join(root, path) for path, _ in rows], rows)
     found = [labels.get(_key(path), '') for path in images]
+    if '' in found:
+        labels |= _by_place(source, locate(source, Path(root), [path for path, _ in rows]), rows)
+        found = [labels.get(_key(path), '') for path in images]
     missing = [path for path, label in zip(images, found) if not label]
     if missing:
         raise ValueError(
@@ -223,6 +221,20 @@ def _read_table(source: str | Path) -> Iterator[tuple[str, str]]:
         raise ValueError(f"{source} must have the columns 'path' and 'label' in its first line")
     for row in filter(None, rows):
         yield row.get('path', ''), row.get('label', '')
+
+
+def _by_place(
+    source: str | Path, places: Sequence[str | Path | None], rows: Sequence[tuple[str, str]]
+) -> dict[str, str]:
+    """The label of each image, by where the paths of a csv are."""
+    labels: dict[str, str] = {}
+    for place, (path, label) in zip(places, rows):
+        if place is not None and labels.setdefault(_key(place), label) != label:
+            kept = labels[_key(place)]
+            raise ValueError(
+                f'{source} has several labels for {path!r}, {kept!r} and {label!r}: keep one'
+            )
+    return labels
 
 
 def _key(path: str | Path) -> str:

@@ -79,12 +79,10 @@ def listed_images(source: Path, image_root: str | Path | None) -> list[Path]:
         FileNotFoundError: If an image is missing.
         ValueError: If the file is neither of both.
     """
-    root, files = Path(image_root or source.parent), Files()
-    names = _read_names(source)
-    paths = [_locate(files, root, name) for name in names]
-    if len(names) > 1 and paths[0] is None and _is_heading(*names[:2]):
-        del names[0], paths[0]
-    paths = _with_those_of_elsewhere(source, root, names, paths)
+    root, names = Path(image_root or source.parent), _read_names(source)
+    if len(names) > 1 and _is_heading(*names[:2]) and _locate(Files(), root, names[0]) is None:
+        del names[0]
+    paths = locate(source, root, names)
     missing = [root / name for name, path in zip(names, paths) if path is None]
     if missing:
         advice = 'pass the folder that its paths start from as --image-root'
@@ -95,6 +93,33 @@ def listed_images(source: Path, image_root: str | Path | None) -> list[Path]:
             f'{str(missing[0])!r}: {advice} (a line is a path, "path label" or "path,label")'
         )
     return list(filter(None, paths))
+
+
+def locate(source: str | Path, root: Path, names: list[str]) -> list[Path | None]:
+    """Find the images that a file lists, and say which it spells otherwise.
+
+    Args:
+        source: The file, as it is named.
+        root: Folder from which its paths are meant.
+        names: Its paths, which may be of another machine, or lines that begin with one.
+
+    Returns:
+        The path of each, ``None`` for those that are not there.
+    """
+    files, folder, others = Files(), ImageFolder(os.path.abspath(root)), {}
+    paths = [_locate(files, root, name) for name in names]
+    for place, path in enumerate(paths):
+        found = folder.find(names[place])[0] if path is None else None
+        if found is not None:
+            others[place] = root / found
+    if others:
+        place, path = next(iter(others.items()))
+        say(
+            f'{source}: {len(others):,} of {len(paths):,} paths are spelt otherwise than the files '
+            f'in {root}: {names[place]!r} is taken as {str(path)!r}',
+            err=True,
+        )
+    return [others.get(place, path) for place, path in enumerate(paths)]
 
 
 def _read_names(source: Path) -> list[str]:
@@ -116,25 +141,6 @@ def _read_names(source: Path) -> list[str]:
         if 'path' in columns:
             return [path for row in rows if (path := row.get('path'))]
     return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def _with_those_of_elsewhere(
-    source: Path, root: Path, names: list[str], paths: list[Path | None]
-) -> list[Path | None]:
-    """Paths, where ``None`` those that are in the folder by a name of another machine."""
-    folder, others = ImageFolder(os.path.abspath(root)), {}
-    for place, path in enumerate(paths):
-        found = folder.find(names[place])[0] if path is None else None
-        if found is not None:
-            others[place] = root / found
-    if others:
-        place, path = next(iter(others.items()))
-        say(
-            f'{source}: {len(others):,} of {len(paths):,} paths are spelt otherwise than the files '
-            f'in {root}: {names[place]!r} is taken as {str(path)!r}',
-            err=True,
-        )
-    return [others.get(place, path) for place, path in enumerate(paths)]
 
 
 def _locate(files: Files, root: Path, line: str) -> Path | None:

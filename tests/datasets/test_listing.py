@@ -157,9 +157,15 @@ def test_paths_of_another_machine_are_found_and_said(tmp_path, capsys, name, enc
     text = json.dumps(dict(images=[dict(id=1, file_name=name)]))
     (tmp_path / 'a.json').write_text(text, encoding)
     (tmp_path / 'a.txt').write_text(name)
-    for source in ('a.json', 'a.txt'):
+    (tmp_path / 'a.csv').write_text(f'label,path\ncat,{name}\n')
+    for source in ('a.json', 'a.txt', 'a.csv'):
         assert list_images([tmp_path / source], folder) == [folder / 'sub/a.png']
         assert '1 of 1 paths are spelt otherwise than the files' in capsys.readouterr().err
+    assert read_labels(tmp_path / 'a.csv', [folder / 'sub/a.png'], folder) == ['cat']
+    assert '1 of 1 paths are spelt otherwise than the files' in capsys.readouterr().err
+    (tmp_path / 'a.csv').write_text(f'label,path\ncat,{name}\ndog,SUB/a.png\n')
+    with pytest.raises(ValueError, match=r"several labels for 'SUB/a\.png', 'cat' and 'dog'"):
+        read_labels(tmp_path / 'a.csv', [folder / 'sub/a.png'], folder)
 
 
 @pytest.mark.parametrize(('there', 'listed'), [('NFC', 'NFD'), ('NFD', 'NFC')])
