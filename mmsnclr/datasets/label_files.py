@@ -1,7 +1,6 @@
 """Sets whose labels are a file for each image, in COCO's words."""
 
 import os
-import re
 from collections.abc import Container
 from pathlib import Path
 from typing import NamedTuple
@@ -35,12 +34,21 @@ def find_images(folder: Path) -> list[Path]:
 def find_files(folder: Path, suffixes: Container[str]) -> list[Path]:
     """Files of these suffixes in a folder and below it, sorted, without hidden ones as macOS's.
 
-    Among them are links to nowhere, but no folders, pipes or devices.
+    Among them are links to nowhere, but no folders, pipes or devices. Linked folders are looked
+    into, none twice.
     """
-    found = sorted(path for path in folder.rglob('*') if path.suffix.lower() in suffixes)
-    found = [path for path in found if path.is_file() or not path.exists()]
-    hidden = re.compile(rf'(^|{re.escape(os.sep)})\.')
-    return [path for path in found if not hidden.search(str(path.relative_to(folder)))]
+    found: list[Path] = []
+    tops, visited = [str(folder)], set()
+    for top in tops:  # links come after all folders, by whose own names labels are found
+        for place, folders, names in os.walk(top):
+            real = os.path.realpath(place)
+            folders[:] = [name for name in folders if name[0] != '.' and real not in visited]
+            tops += filter(os.path.islink, (os.path.join(place, name) for name in folders))
+            if real not in visited:
+                found += [Path(place, name) for name in names if name[0] != '.']
+            visited.add(real)
+    found = [path for path in found if path.suffix.lower() in suffixes]
+    return sorted(path for path in found if os.path.isfile(path) or not os.path.exists(path))
 
 
 def upright_size(path: Path) -> tuple[int, int]:

@@ -152,6 +152,22 @@ def test_only_regular_files_are_images_of_a_set(yolo):
     assert len(read(yolo)[0].content['images']) == 4
 
 
+def test_linked_folders_of_a_set_are_looked_into_once(yolo, devkit):
+    def counts():
+        return [sum(len(p.content['images']) for p in read(source)) for source in (yolo, devkit)]
+
+    (devkit / 'ImageSets/Main/train.txt').unlink()
+    before = counts()
+    for name in ('images/train', 'labels/train', 'voc/JPEGImages', 'voc/Annotations'):
+        folder, elsewhere = yolo / name, yolo / 'elsewhere' / name
+        elsewhere.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(elsewhere)
+        folder.mkdir()
+        (folder / 'more').symlink_to(elsewhere)
+        (folder / 'again').symlink_to(folder)
+    assert counts() == before
+
+
 def test_boxes_are_meant_on_the_upright_image(yolo):
     image(yolo / 'images/train/a.jpg', orientation=6, size=(120, 80))
     train, _ = read(yolo)
