@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from .coco_check import Mistake
 from .decoding import SUFFIXES, open_image, orientation
+from .lists import tell_of_unread
 
 
 class LabelFiles(NamedTuple):
@@ -35,18 +36,20 @@ def find_files(folder: Path, suffixes: Container[str]) -> list[Path]:
     """Files of these suffixes in a folder and below it, sorted, without hidden ones as macOS's.
 
     Among them are links to nowhere, but no folders, pipes or devices. Linked folders are looked
-    into, none twice.
+    into, none twice; those that cannot be read are said.
     """
     found: list[Path] = []
+    unread: list[OSError] = []
     tops, visited = [str(folder)], set()
     for top in tops:  # links come after all folders, by whose own names labels are found
-        for place, folders, names in os.walk(top):
+        for place, folders, names in os.walk(top, onerror=unread.append):
             real = os.path.realpath(place)
             folders[:] = [name for name in folders if name[0] != '.' and real not in visited]
             tops += filter(os.path.islink, (os.path.join(place, name) for name in folders))
             if real not in visited:
                 found += [Path(place, name) for name in names if name[0] != '.']
             visited.add(real)
+    tell_of_unread(unread)
     found = [path for path in found if path.suffix.lower() in suffixes]
     return sorted(path for path in found if os.path.isfile(path) or not os.path.exists(path))
 

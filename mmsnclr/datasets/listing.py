@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..console import say
 from .decoding import SUFFIXES
-from .lists import listed_images, locate, parse_table, read_text
+from .lists import listed_images, locate, parse_table, read_text, tell_of_unread
 from .shards import (
     extracted_path,
     is_shard,
@@ -35,7 +35,7 @@ def list_images(
 ) -> list[Path]:
     """Collect the images of folders, tars, lists and COCO files, each once, whatever links to it.
 
-    Says on the console which other kinds of files a folder holds.
+    Says on the console which other kinds of files a folder holds, and which folders cannot be read.
 
     Args:
         sources: One or more: folders, searched recursively; tars, which may also lie in
@@ -63,11 +63,13 @@ def image_paths(
     """What :func:`list_images` collects, as texts, which take less time and memory."""
     files: dict[str, str] = {}  # by what they are without links
     others: Counter[str] = Counter()
+    unread: list[OSError] = []
     if isinstance(sources, str | Path):
         sources = [sources]
     for source in map(Path, sources):
         if source.is_dir():
-            found = _walk(os.path.abspath(source), others, {os.path.realpath(source)})
+            top, real = os.path.abspath(source), os.path.realpath(source)
+            found = _walk(top, others, unread, {real})
         elif not source.is_file():
             raise FileNotFoundError(f'there is no folder or file {str(source)!r}')
         elif source.suffix.lower() in SUFFIXES or is_shard(str(source)):
@@ -76,6 +78,7 @@ def image_paths(
             found = _unlinked(listed_images(source, image_root))
         for path, real in found:
             files.setdefault(real, path)
+    tell_of_unread(unread)
     images = _with_those_in_tars(files, others)
     kinds = ', '.join(f'{count:,} {kind}' for kind, count in others.most_common(5))
     if not images:
@@ -117,16 +120,19 @@ def _with_those_in_tars(files: dict[str, str], others: Counter) -> list[str]:
     return list(found.values())
 
 
-def _walk(folder: str, others: Counter, visited: set[str]) -> Iterator[tuple[str, str]]:
+def _walk(
+    folder: str, others: Counter, unread: list[OSError], visited: set[str]
+) -> Iterator[tuple[str, str]]:
     """Images and tars below a folder, and what they are without links, into no folder twice.
 
     Asks the disk for the names in each folder, and for a file of its own only where it is a link.
     Counts in ``others`` the files of other kinds, what is no file, such as a named pipe, and the
-    pictures of verbs.
+    pictures of verbs; ``unread`` receives the errors of folders that cannot be listed.
     """
     try:
         entries = list(os.scandir(folder))
-    except OSError:
+    except OSError as error:
+        unread.append(error)
         return
     names = {entry.name for entry in entries}
     results = set().union(*(_RESULTS[name] for name in _RESULTS if name in names)) & names
@@ -144,7 +150,7 @@ def _walk(folder: str, others: Counter, visited: set[str]) -> Iterator[tuple[str
     for entry, kind in kept:
         suffix = os.path.splitext(entry.name)[1].lower()
         if entry.name in inner:
-            yield from _walk(entry.path, others, visited)
+            yield from _walk(entry.path, others, unread, visited)
         elif kind == 'file' and (suffix in SUFFIXES or suffix == '.tar'):
             real = entry.path if real_folder == folder else f'{real_folder}/{entry.name}'
             yield entry.path, os.path.realpath(real) if entry.is_symlink() else real

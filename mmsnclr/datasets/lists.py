@@ -3,7 +3,7 @@
 import csv
 import os
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from io import StringIO
@@ -42,6 +42,12 @@ class Files:
             names = {entry.name for entry in os.scandir(folder or '.') if entry.is_file()}
             return names.__contains__
         return lambda name: False
+
+
+def tell_of_unread(errors: Sequence[OSError]) -> None:
+    """Say which folders could not be listed, by the error of each."""
+    if errors:
+        say(f'{len(errors):,} folders cannot be read, the first: {errors[0]}', err=True)
 
 
 def read_text(path: str | Path) -> str:

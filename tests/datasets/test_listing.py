@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmsnclr.datasets import ImageList
+from mmsnclr.datasets.label_files import find_images
 from mmsnclr.datasets.listing import list_images, read_labels
 
 
@@ -107,6 +108,23 @@ def test_only_regular_files_are_images(tmp_path, capsys):
     (tmp_path / 'b.png').touch()
     assert list_images(tmp_path) == [tmp_path / 'b.png']
     assert '1 pipe or device' in capsys.readouterr().err
+
+
+def test_folders_that_cannot_be_read_are_said(tmp_path, monkeypatch, capsys):
+    def scandir(path):
+        if str(path) == str(tmp_path / 'closed'):
+            raise PermissionError(13, 'Permission denied', str(path))
+        return os_scandir(path)
+
+    os_scandir = os.scandir
+    monkeypatch.setattr(os, 'scandir', scandir)
+    (tmp_path / 'closed').mkdir()
+    (tmp_path / 'a.png').touch()
+    for find in (list_images, find_images):
+        assert find(tmp_path) == [tmp_path / 'a.png']
+        said = capsys.readouterr().err
+        assert '1 folders cannot be read, the first: [Errno 13] Permission denied: ' in said
+        assert str(tmp_path / 'closed') in said
 
 
 @pytest.mark.parametrize(
