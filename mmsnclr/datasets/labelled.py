@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..console import say
-from .listing import list_images, read_labels
+from .listing import list_images, read_labels, unlinked
 from .scan import DUPLICATE, Scan, scan_listed
 
 _VAL_SHARE = 0.2
@@ -62,14 +62,15 @@ def list_labelled(
     if val is None:
         classes = dict(zip(paths, read_labels(source, paths, image_root)))
         return _part_by_folder(Path(images), classes)
-    held_out = dict.fromkeys(list_images(val, image_root))
-    learned = [path for path in paths if path not in held_out]
+    held_out = list_images(val, image_root)
+    known = {real for _, real in unlinked(held_out)}
+    learned = [path for path, (_, real) in zip(paths, unlinked(paths)) if real not in known]
     if len(learned) < len(paths):
         count = len(paths) - len(learned)
         say(f'{count:,} images of {images} are those of --val: they are not learned from')
     classes = dict(zip(learned, read_labels(source, learned, image_root))) if learned else {}
     source = labels or _own_labels(val) or source
-    classes |= zip(held_out, read_labels(source, list(held_out), image_root))
+    classes |= zip(held_out, read_labels(source, held_out, image_root))
     return classes, set(held_out)
 
 

@@ -73,9 +73,9 @@ def image_paths(
         elif not source.is_file():
             raise FileNotFoundError(f'there is no folder or file {str(source)!r}')
         elif source.suffix.lower() in SUFFIXES or is_shard(str(source)):
-            found = _unlinked([source])
+            found = unlinked([source])
         else:
-            found = _unlinked(listed_images(source, image_root))
+            found = unlinked(listed_images(source, image_root))
         for path, real in found:
             files.setdefault(real, path)
     tell_of_unread(unread)
@@ -92,7 +92,7 @@ def image_paths(
     return images
 
 
-def _unlinked(paths: Iterable[Path]) -> Iterator[tuple[str, str]]:
+def unlinked(paths: Iterable[Path]) -> Iterator[tuple[str, str]]:
     """Absolute paths, and what they are without links."""
     real_folder = cache(os.path.realpath)
     for path in map(os.path.abspath, paths):
@@ -209,8 +209,10 @@ def read_labels(
     labels = _by_place(source, [os.path.join(root, path) for path, _ in rows], rows)
     found = [labels.get(_key(path), '') for path in images]
     if '' in found:
-        labels |= _by_place(source, locate(source, Path(root), [path for path, _ in rows]), rows)
-        found = [labels.get(_key(path), '') for path in images]
+        located = locate(source, Path(root), [path for path, _ in rows])
+        labels = _by_place(source, [place and os.path.realpath(place) for place in located], rows)
+        reals = map(os.path.realpath, images)
+        found = [label or labels.get(_key(real), '') for label, real in zip(found, reals)]
     missing = [path for path, label in zip(images, found) if not label]
     if missing:
         raise ValueError(

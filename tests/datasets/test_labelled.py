@@ -86,13 +86,15 @@ def test_an_image_of_both_parts_is_learned_from_only(tmp_path, capsys):
     assert '2 images of ' in told.out and '2 images have equals of another class' in told.err
 
 
-def test_what_is_validated_on_is_not_learned_from(labelled, capsys):
+@pytest.mark.parametrize('folder', ['all', 'linked'])
+def test_what_is_validated_on_is_not_learned_from(labelled, tmp_path, capsys, folder):
     rows = [(f'{p.parent.name}/{p.name}', p.parent.name.upper()) for p in labelled.rglob('*.png')]
     csv = table(labelled / 'all.csv', rows)
-    (labelled / 'val.txt').write_text('a/0.png')
+    (tmp_path / 'linked').symlink_to(labelled)
+    (tmp_path / 'val.txt').write_text(f'{folder}/a/0.png')
     for images, labels in ((labelled, csv), (csv, None)):
-        classes, val = list_labelled(images, labels, labelled / 'val.txt')
-        assert val == part(classes, val) == {labelled / 'a/0.png'} and len(classes) == 12
+        classes, val = list_labelled(images, labels, tmp_path / 'val.txt')
+        assert val == part(classes, val) == {tmp_path / folder / 'a/0.png'} and len(classes) == 12
         assert set(classes.values()) == {'A', 'B'}
         told = capsys.readouterr().out
         assert f'1 images of {images} are those of --val: they are not learned from' in told
