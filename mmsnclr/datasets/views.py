@@ -321,9 +321,8 @@ def view_size(cfg: Config) -> int:
 
 def view_levels(cfg: Config) -> tuple[int, int] | None:
     """Values of black and white of images with more than 8 bits that a config trains with."""
-    steps = _dicts(cfg.get('train_dataloader'))
-    views = (step for step in steps if step.get('type') in _AUGMENTED)
-    return next((step.get('levels') for step in views), None)
+    steps = _dicts(cfg.get('train_dataloader'))  # a detector's LoadAnyImage has them, too
+    return next((step['levels'] for step in steps if step.get('levels')), None)
 
 
 def _dicts(node: object) -> Iterable[dict]:

@@ -23,6 +23,7 @@ from mmsnclr.api.detect import detect
 from mmsnclr.backbones import check_pretrained, read_backbone
 from mmsnclr.checkpoints import Stored
 from mmsnclr.cli import main
+from mmsnclr.datasets.views import view_levels
 from mmsnclr.engine import build_runner
 from mmsnclr.engine.runner import ResumableRunner
 from mmsnclr.evaluation.coco import evaluate_coco
@@ -305,6 +306,7 @@ def test_a_yolo_set_of_12_bits_tells_all_that_is_needed(content, scenes, tmp_pat
         load = loader.dataset.pipeline[0]
         assert load.type == 'LoadAnyImage' and load.levels[1] > 3000
         assert f'to {load.levels[1]:,} are black to white' in result.stdout
+        assert view_levels(config) == load.levels  # by which `embed` and others see them as well
 
 
 @torch.no_grad()
