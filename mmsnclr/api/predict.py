@@ -8,7 +8,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 from mmengine.dataset import Compose, pseudo_collate
 
@@ -18,6 +17,7 @@ from ..console import say, track
 from ..datasets.coco import read_image_ids
 from ..datasets.coco_images import ImageFolder
 from ..datasets.listing import list_images
+from ..datasets.loading_errors import UNREADABLE
 from ..datasets.scan import tell_of_unreadable
 from ..engine.run import latest_checkpoint
 from ..parents import without_prints
@@ -25,8 +25,6 @@ from ..requirements import check_detection_requirements
 from ..visualization.detections import draw_detections
 from .predict_classes import predict_classes
 
-# Gone, empty, damaged, or of no height at the detector's size; mmcv's loader asserts.
-_UNREADABLE = (OSError, ValueError, AssertionError, cv2.error)
 _LARGE = 2  # times the detector's size, from which on much is lost
 
 
@@ -114,7 +112,7 @@ def _predict_objects(
             picture = out / 'pictures' / name.with_name(f'{name.name}.jpg')
             # Damage that a detector's own loader passes over is an error here.
             draw_detections(path, found, classes, picture, threshold=threshold, levels=levels)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             unreadable.append((path, str(error)))
             continue
         large += max(result.ori_shape) > _LARGE * size
@@ -194,7 +192,7 @@ def _find(model: Any, pipeline: Compose, paths: list[Path]) -> list[Any]:
     for number, path in enumerate(paths):
         try:
             found.append(pipeline(dict(img_path=str(path), img_id=0)))
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             found.append(error)
         else:
             padded = tuple(-(-edge // divisor) for edge in found[-1]['inputs'].shape)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..checkpoints import Stored
 from ..console import say, track
 from ..datasets.listing import list_images
+from ..datasets.loading_errors import UNREADABLE
 from ..datasets.scan import tell_of_unreadable
 from ..evaluation.classification import write_predictions
 
@@ -55,7 +56,7 @@ def predict_classes(
         for image in chunk:
             try:
                 packed[str(image)] = pipeline(dict(img_path=str(image)))
-            except (OSError, ValueError) as error:
+            except UNREADABLE as error:
                 unreadable.append((image, str(error)))
         read += packed
         if packed:

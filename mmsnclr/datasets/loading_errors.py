@@ -5,6 +5,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+import cv2
+
+# Of images that are gone, empty, damaged, or of no height at the size that they are scaled to;
+# mmcv's loader asserts.
+UNREADABLE = (OSError, ValueError, AssertionError, cv2.error)
 _T = TypeVar('_T')
 _OF_WORKERS = re.compile(r'DataLoader worker|with the workers|shared memory|/torch_\d')
 _NO_MEMORY = re.compile(r'Bus error|shared memory|/torch_\d')

@@ -211,6 +211,22 @@ def test_predict_gives_the_probabilities_of_the_validation(run, tmp_path, monkey
         predict(classification.checkpoint, tmp_path / 'broken.png', tmp_path / 'none')
 
 
+def test_images_that_mmcvs_own_loader_cannot_read_are_left_out(run, blobs, tmp_path):
+    stored = torch.load(run[0].checkpoint, weights_only=False)
+    cfg = Config.fromstring(stored['meta']['cfg'], '.py')
+    cfg.test_dataloader.dataset.pipeline[0] = dict(type='LoadImageFromFile')
+    stored['meta']['cfg'] = cfg.pretty_text
+    torch.save(stored, tmp_path / 'theirs.pth')
+    (tmp_path / 'empty.png').touch()
+    (tmp_path / 'broken.png').write_bytes(b'no image')
+    bad = sorted(tmp_path.glob('*.png'))
+    (found,) = predict(
+        tmp_path / 'theirs.pth', [*bad, next(blobs.rglob('*.png'))], tmp_path / 'out'
+    )
+    assert found['class'] in COLOURS
+    assert [row['path'] for row in rows(tmp_path / 'out/left_out.csv')] == list(map(str, bad))
+
+
 def test_a_classifier_that_does_not_tell_how_images_are_loaded_is_refused(run, tmp_path):
     classification, out, _ = run
     stored = torch.load(classification.checkpoint, weights_only=False)
