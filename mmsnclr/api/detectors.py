@@ -11,6 +11,7 @@ from mmengine.config import Config
 from ..checkpoints import at_hand, replacing
 from ..console import Setting, say
 from ..datasets.coco import CocoSet, category_names, levels_of, objects_of
+from ..datasets.decoding import read_image
 from ..engine import build_runner
 from ..engine.launch import launch
 from ..evaluation.coco import CocoAP, evaluate_coco, resample_ap
@@ -333,13 +334,12 @@ def _draw(val: CocoSet, found: Path, folder: Path) -> tuple[list[Path], float]:
     step = max(1, len(images) // _PICTURES)
     pictures = [
         draw_detections(
-            val.images / image['file_name'],
+            read_image(val.images / image['file_name'], levels_of(val.content)),
             [p for p in predictions if p['image_id'] == image['id']],
             category_names(val.content),
             folder / f'{number:02d}_{Path(image["file_name"]).stem}.jpg',
             [a for a in annotations if a['image_id'] == image['id']],
             threshold,
-            levels_of(val.content),
         )
         for number, image in enumerate(images[::step][:_PICTURES])
     ]

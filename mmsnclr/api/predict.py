@@ -16,6 +16,7 @@ from ..checkpoints import Stored, at_hand, sole_writer
 from ..console import say, track
 from ..datasets.coco import read_image_ids
 from ..datasets.coco_images import ImageFolder
+from ..datasets.decoding import read_image
 from ..datasets.listing import list_images
 from ..datasets.loading_errors import UNREADABLE
 from ..datasets.scan import tell_of_unreadable
@@ -106,15 +107,16 @@ def _predict_objects(
         try:
             if isinstance(result, Exception):
                 raise result
-            name = path.relative_to(root)
-            found = result.pred_instances
-            found = _as_coco(found[found.scores >= threshold], image_id, name, classes)
-            picture = out / 'pictures' / name.with_name(f'{name.name}.jpg')
             # Damage that a detector's own loader passes over is an error here.
-            draw_detections(path, found, classes, picture, threshold=threshold, levels=levels)
+            pixels = read_image(path, levels)
         except UNREADABLE as error:
             unreadable.append((path, str(error)))
             continue
+        name = path.relative_to(root)
+        found = result.pred_instances
+        found = _as_coco(found[found.scores >= threshold], image_id, name, classes)
+        picture = out / 'pictures' / name.with_name(f'{name.name}.jpg')
+        draw_detections(pixels, found, classes, picture, threshold=threshold)
         large += max(result.ori_shape) > _LARGE * size
         predictions += found
     tell_of_unreadable(out, unreadable, len(paths))

@@ -7,22 +7,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..datasets.decoding import read_image
-
 
 def draw_detections(
-    image: str | Path,
+    image: np.ndarray,
     found: list[dict],
     classes: dict[int | str, str],
     path: str | Path,
     truth: list[dict] | None = None,
     threshold: float = 0.3,
-    levels: tuple[int, int] | None = None,
 ) -> Path:
     """Draw objects with their boxes, masks, classes and scores.
 
     Args:
-        image: The picture.
+        image: ``(H, W, 3)`` uint8 BGR.
         found: Detections in COCO's result format: ``bbox``, ``category_id``,
             ``score`` and, for masks, ``segmentation``.
         classes: Name of each category id.
@@ -30,7 +27,6 @@ def draw_detections(
         truth: Annotations in COCO's format; if given, these are drawn on the
             left and the detections on the right.
         threshold: Score from which on a detection is drawn.
-        levels: Values of black and white of a picture with more than 8 bits.
 
     Returns:
         The picture's path.
@@ -38,22 +34,21 @@ def draw_detections(
     from mmdet.structures import DetDataSample
     from mmdet.visualization import DetLocalVisualizer
 
-    pixels = read_image(image, levels)[..., ::-1]
     visualizer = DetLocalVisualizer()
     names = tuple(name.replace('$', r'\$') for name in classes.values())  # no formula
     visualizer.dataset_meta = dict(classes=names, palette='random')
     sample = DetDataSample()
     found = [detection for detection in found if detection['score'] >= threshold]
-    sample.pred_instances = _instances(found, classes, pixels.shape[:2])
+    sample.pred_instances = _instances(found, classes, image.shape[:2])
     sample.pred_instances.scores = torch.tensor([float(d['score']) for d in found])
     if truth is not None:
-        sample.gt_instances = _instances(truth, classes, pixels.shape[:2])
+        sample.gt_instances = _instances(truth, classes, image.shape[:2])
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():  # of boxes that reach the edge, and letters without a font
         warnings.filterwarnings('ignore', message='.*out of bounds|Glyph')
         visualizer.add_datasample(
             'image',
-            pixels,
+            image[..., ::-1],
             sample,
             draw_gt=truth is not None,
             pred_score_thr=-1,  # the detections are chosen already

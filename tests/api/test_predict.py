@@ -45,6 +45,15 @@ def test_predictions_have_file_names_and_are_drawn(run, scenes, tmp_path, capsys
     assert json.loads((tmp_path / 'none/predictions.json').read_text()) == []
 
 
+def test_a_picture_that_cannot_be_written_is_not_taken_for_an_unreadable_image(
+    run, scenes, tmp_path
+):
+    (tmp_path / 'pictures').touch()
+    with pytest.raises(FileExistsError, match='pictures'):
+        predict(run[0].checkpoint, sorted((scenes / 'val').iterdir())[:2], tmp_path)
+    assert not (tmp_path / 'left_out.csv').exists()
+
+
 def as_before(checkpoint, path):
     """The same detector with the loader that the first versions used."""
     stored = torch.load(checkpoint, weights_only=False)
