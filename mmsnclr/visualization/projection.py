@@ -71,10 +71,12 @@ def draw_projection(
             axis.scatter(*positions[where].T, s=size, color='0.8', label=other, linewidths=0)
         for colour, name in zip(color_sequences['tab10'], coloured):
             where = np.array([label == name for label in labels])
-            axis.scatter(
-                *positions[where].T, s=size, color=colour, label=name, alpha=0.8, linewidths=0
-            )
-        figure.legend(loc='outside right upper', frameon=False, fontsize=9, markerscale=1.5)
+            style = dict(color=colour, label=name.replace('$', r'\$'))  # no formula
+            axis.scatter(*positions[where].T, s=size, alpha=0.8, linewidths=0, **style)
+        # Of labels that it finds itself, matplotlib hides those that begin with _.
+        shown = [(points, points.get_label()) for points in axis.collections]
+        style = dict(frameon=False, fontsize=9, markerscale=1.5)
+        figure.legend(*zip(*shown), loc='outside right upper', **style)
     axis.set_title(title, loc='left', fontsize=11)
     axis.set(xticks=[], yticks=[], xlabel='first dimension', ylabel='second dimension')
     axis.spines[['top', 'right']].set_visible(False)

@@ -13,6 +13,7 @@ from browser import browse, check_page, needs_chromium
 from click.testing import CliRunner
 from helpers import config_of, small_run
 from matplotlib import colormaps
+from matplotlib.figure import Figure
 from torch.nn import functional as F
 
 from mmsnclr.api.embed import embed
@@ -273,6 +274,20 @@ def test_the_projection_is_drawn_with_a_colour_for_each_class(embedding, tmp_pat
     assert classes_seen(labels) == 10
     assert classes_seen([*labels[:59], 'an 11th']) == 10  # the rarest shares the grey
     assert classes_seen(['one', 'two'] * 30) == 2
+
+
+def test_the_legend_has_names_of_every_kind(tmp_path, monkeypatch):
+    drawn, savefig = [], Figure.savefig
+
+    def catch(figure, *args, **kwargs):
+        drawn.append(figure)
+        savefig(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, 'savefig', catch)
+    names = ['$x^$', '_hidden', 'plain']
+    draw_projection(np.eye(3)[:, :2], names, tmp_path / 'points.png', 'points')
+    (legend,) = drawn[0].legends
+    assert [text.get_text().replace(r'\$', '$') for text in legend.texts] == names
 
 
 def test_pca_keeps_the_widest_directions_and_tsne_separates_clusters():
