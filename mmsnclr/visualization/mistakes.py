@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ..evaluation.classification import Predictions
 from .neighbors import thumbnail
-from .pages import data_uri, render
+from .pages import data_uri, write_page
 
 _MOST = 60
 
@@ -38,6 +38,5 @@ def write_mistakes_page(predictions: Predictions, classes: list[str], path: str 
     about = f'{len(wrong)} of {len(predictions.paths)} images are taken for another class.'
     if len(wrong) > _MOST:
         about += f' These are the {_MOST} of which the classifier is surest.'
-    page = render('mistakes.html', title='The worst mistakes', about=about, images=images)
-    Path(path).write_text(page, encoding='utf-8', errors='backslashreplace')
-    return Path(path)
+    title = 'The worst mistakes'
+    return write_page(path, 'mistakes.html', title=title, about=about, images=images)

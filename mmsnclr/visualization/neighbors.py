@@ -14,7 +14,7 @@ from ..datasets.decoding import read_image
 from ..evaluation.representation import Representations
 from ..models import NeighborMethod, NeighborQueue
 from ..models.queue import Neighbors
-from .pages import data_uri, render
+from .pages import data_uri, write_page
 
 
 class Gallery(NamedTuple):
@@ -171,11 +171,8 @@ def write_neighbors_page(gallery: Gallery, path: str | Path, title: str, about: 
 
     It is sorted by purity where labels exist; ``about`` is a sentence below the title.
     """
-    page = render('neighbors.html', title=title, about=about, gallery=gallery_view(gallery))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding='utf-8', errors='backslashreplace')
-    return path
+    view = gallery_view(gallery)
+    return write_page(path, 'neighbors.html', title=title, about=about, gallery=view)
 
 
 def gallery_view(gallery: Gallery) -> dict:

@@ -1,6 +1,7 @@
 """HTML pages that need no other file and no network."""
 
 import base64
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -15,9 +16,13 @@ _TEMPLATES = Environment(
 )
 
 
-def render(template: str, **values: Any) -> str:
-    """Fill a template of the package, named by its file, with values."""
-    return _TEMPLATES.get_template(template).render(**values)
+def write_page(path: str | Path, template: str, **values: Any) -> Path:
+    """Write a template of the package, named by its file, filled with values."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page = _TEMPLATES.get_template(template).render(**values)
+    path.write_text(page, encoding='utf-8', errors='backslashreplace')
+    return path
 
 
 def data_uri(image: np.ndarray) -> str:

@@ -10,7 +10,7 @@ from mmengine.config import Config
 
 from ..evaluation import health
 from .neighbors import Gallery, gallery_view
-from .pages import render
+from .pages import write_page
 
 # Title, meaning, the logged values by what the page calls them, and the axis's least range.
 _CHARTS: tuple[tuple[str, str, dict[str, str], Sequence[float]], ...] = (
@@ -92,7 +92,8 @@ def write_report(
     """
     problems, verdict = judge(lines, cfg)
     charts = [_chart(*chart, lines) for chart in _CHARTS]
-    page = render(
+    return write_page(
+        path,
         'report.html',
         title=f'{cfg.model.type}: {Path(path).resolve().parent.name}',
         about=f'{settings["backbone"]}, logged up to iteration {lines[-1]["step"]}'
@@ -107,8 +108,6 @@ def write_report(
         environment=environment.items(),
         config=cfg.pretty_text,
     )
-    Path(path).write_text(page, encoding='utf-8', errors='backslashreplace')
-    return Path(path)
 
 
 def judge(lines: Sequence[Mapping[str, float]], cfg: Config) -> tuple[list[str], list[tuple]]:
