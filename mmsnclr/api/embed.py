@@ -1,6 +1,5 @@
 """Features of images, for use elsewhere."""
 
-import csv as tables
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ import numpy as np
 
 from ..checkpoints import replacing
 from ..datasets.listing import list_images, read_labels
+from ..datasets.scan import write_csv
 from ..engine.run import read_encoder
 from ..evaluation.representation import represent_images
 from ..visualization import draw_projection, project
@@ -82,23 +82,20 @@ def embed(
         np.savez_compressed(file, **columns, projection=positions, features=features)
     if files.csv:
         with replacing(str(files.csv)) as name:
-            _write_table(Path(name), columns, positions, features)
+            _write_table(name, columns, positions, features)
     title = f'{len(features)} images by {_TITLES[projection]}'
     draw_projection(positions, found.labels, files.picture, title)
     return files
 
 
 def _write_table(
-    path: Path, columns: dict[str, np.ndarray], positions: np.ndarray, features: np.ndarray
+    path: str, columns: dict[str, np.ndarray], positions: np.ndarray, features: np.ndarray
 ) -> None:
     header = [*(column[:-1] for column in columns), 'x', 'y']
-    # Names of files need not be UTF-8.
-    with path.open('w', newline='', encoding='utf-8', errors='backslashreplace') as file:
-        writer = tables.writer(file)
-        writer.writerow([*header, *(f'feature_{i}' for i in range(features.shape[1]))])
-        for row in zip(*columns.values(), positions, features):
-            *texts, position, values = row
-            writer.writerow([*texts, *(f'{value:.6g}' for value in (*position, *values))])
+    header += [f'feature_{i}' for i in range(features.shape[1])]
+    rows = zip(*columns.values(), positions, features)
+    table = ((*texts, *(f'{x:.6g}' for x in (*place, *row))) for *texts, place, row in rows)
+    write_csv(path, header, table)
 
 
 _TITLES = dict(pca='principal components', tsne='t-SNE')

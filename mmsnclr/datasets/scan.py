@@ -4,7 +4,7 @@ import csv
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -345,8 +345,8 @@ def tell_of_unreadable(out: Path, unreadable: Sequence[tuple[Path, str]], count:
     )
 
 
-def write_csv(path: Path, header: tuple[str, ...], rows: Sequence[tuple]) -> None:
+def write_csv(path: str | Path, header: Iterable[str], rows: Iterable[Iterable]) -> None:
     """Write a table in UTF-8 with a heading."""
     # Names of files need not be UTF-8.
     with open(path, 'w', newline='', encoding='utf-8', errors='backslashreplace') as file:
-        csv.writer(file).writerows([header, *rows])
+        csv.writer(file).writerows(chain([header], rows))

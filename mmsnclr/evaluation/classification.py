@@ -1,6 +1,5 @@
 """How good a classifier is, in all and for each class."""
 
-import csv
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +8,8 @@ import torch
 from mmengine.fileio import load
 from mmpretrain.evaluation import Accuracy, ConfusionMatrix, SingleLabelMetric
 from torch import Tensor
+
+from ..datasets.scan import write_csv
 
 
 class Predictions(NamedTuple):
@@ -149,9 +150,7 @@ def write_predictions(
         if labels is not None:
             row['label'] = classes[labels[number]]
         row |= {'class': classes[found[number]], 'score': round(float(highest[number]), 6)}
-    with open(file, 'w', newline='', encoding='utf-8', errors='backslashreplace') as text:
-        writer = csv.writer(text)
-        writer.writerow([*rows[0], *classes])
-        for row, shares in zip(rows, scores.tolist()):
-            writer.writerow([*row.values(), *(f'{share:.6f}' for share in shares)])
+    shares = ((f'{share:.6f}' for share in one) for one in scores.tolist())
+    table = ((*row.values(), *one) for row, one in zip(rows, shares))
+    write_csv(file, (*rows[0], *classes), table)
     return rows
