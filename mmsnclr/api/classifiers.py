@@ -8,7 +8,7 @@ from typing import NamedTuple
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from ..checkpoints import replacing, save_whole
+from ..checkpoints import save_whole, write_text
 from ..console import Setting, check_least, check_positive, say
 from ..datasets.labelled import LabelledImages, list_labelled, scan_labelled
 from ..engine import build_runner
@@ -200,8 +200,7 @@ def _write_list(file: Path, paths: Iterable[Path]) -> None:
     if file.exists() and file.read_text('utf-8') != lines:
         raise ValueError(f'{file} was written with other images: choose another --out')
     file.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(str(file)) as name:
-        Path(name).write_text(lines, 'utf-8')
+    write_text(file, lines)
 
 
 def _read_starts(names: dict[str, str], size: int | None) -> dict[str, Start]:
@@ -269,7 +268,5 @@ def summarise(
     settings = {name: settings_of(cfg) for name, cfg in configs.items()}
     classifiers = {name: (configs[name].source, path) for name, (path, _) in runs.items()}
     summary = out / 'summary.md'
-    summary.write_text(
-        classification_summary(results, settings, classifiers, leakage, out), encoding='utf-8'
-    )
+    write_text(summary, classification_summary(results, settings, classifiers, leakage, out))
     return Classification(checkpoint, results, summary), accuracy_table(results)

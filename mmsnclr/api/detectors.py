@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mmengine.config import Config
 
-from ..checkpoints import at_hand, replacing
+from ..checkpoints import at_hand, write_text
 from ..console import Setting, say
 from ..datasets.coco import CocoSet, category_names, levels_of, objects_of
 from ..datasets.decoding import read_image
@@ -215,11 +215,11 @@ def _summarise(
     found = _predictions(out / 'training', 'segm' if 'segm' in kinds else 'bbox')
     pictures, threshold = _draw(fitted.val, found, out / 'pictures')
     summary, sets = out / 'summary.md', (fitted.train.content, fitted.val.content)
-    summary.write_text(
+    write_text(
+        summary,
         detection_summary(
             results, fitted.settings, detectors, sets, leakage, pictures, threshold, out
         ),
-        encoding='utf-8',
     )
     advice = ap_limit(fitted.val.content) + ap_advice(results)
     return Detection(checkpoint, results, summary), f'{ap_table(results)}{advice}'
@@ -272,8 +272,7 @@ def _write(path: Path, text: str, resume: bool, read: Callable[[str], dict]) -> 
             )
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(str(path)) as name:
-        Path(name).write_text(text, encoding='utf-8')
+    write_text(path, text)
 
 
 def _settings_of(text: str) -> dict:

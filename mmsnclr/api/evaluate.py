@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..backbones import check_starts
-from ..checkpoints import replacing
+from ..checkpoints import write_text
 from ..console import say
 from ..datasets.labelled import list_labelled, part
 from ..datasets.leakage import tell_of_leakage
@@ -92,8 +92,7 @@ def evaluate(
         }
         text = f'{accuracy_table(files.scores)}\n{about}\n{leakage}\n'
         for path, content in ((files.markdown, text), (files.csv, scores_csv(files.scores))):
-            with replacing(str(path)) as temporary:
-                Path(temporary).write_text(content, encoding='utf-8', errors='backslashreplace')
+            write_text(path, content)
     say(f'\n{text}')
     return files
 

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from ..checkpoints import forget_optimizer, replacing
+from ..checkpoints import forget_optimizer, write_text
 from ..console import Setting, duration, say, settings_table
 from ..datasets.subsets import stratified_order
 from ..engine.cost import seconds_per_step, seconds_per_test
@@ -191,8 +191,7 @@ def run_study(
     left = {key: subset for key, subset in plan.items() if key not in runs}
     lengths = _tell_plan(trainings, subsets, len(runs))
     seconds = _estimate(trainings, left)
-    with replacing(str(out / NOTES)) as temporary:
-        Path(temporary).write_text(json.dumps(notes, indent=1), 'utf-8')
+    write_text(out / NOTES, json.dumps(notes, indent=1))
     begin, done, study = time.perf_counter(), 0.0, None
     try:
         for key, subset in left.items():
@@ -258,8 +257,7 @@ def _read(folder: Path) -> dict[str, Measured]:
 
 def _write(folder: Path, measures: dict[str, Measured]) -> None:
     content = {name: measured._asdict() for name, measured in measures.items()}
-    with replacing(str(folder / 'measures.json')) as temporary:
-        Path(temporary).write_text(json.dumps(content), 'utf-8')
+    write_text(folder / 'measures.json', json.dumps(content))
 
 
 def _tell_plan(trainings: Trainings, subsets: Sequence[Subset], finished: int) -> list[Setting]:
@@ -349,8 +347,7 @@ def _summarise(
         'results.json': json.dumps(content, indent=1),
     }
     for name, text in files.items():
-        with replacing(str(out / name)) as temporary:
-            Path(temporary).write_text(text, encoding='utf-8', errors='backslashreplace')
+        write_text(out / name, text)
     plot_learning_curves(points, trainings.starts, out / 'curve.png')
     return Study(points, out / 'summary.md')
 

@@ -12,6 +12,7 @@ from .writing import (
     save_whole,
     sole_writer,
     write_backbone,
+    write_text,
 )
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     'save_whole',
     'sole_writer',
     'write_backbone',
+    'write_text',
 ]

@@ -56,6 +56,12 @@ def save_whole(content: Any, path: str | Path) -> None:
         Path(temporary).write_bytes(memory.getbuffer())
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all; names of files need not be UTF-8."""
+    with replacing(str(path)) as temporary:
+        Path(temporary).write_text(text, encoding='utf-8', errors='backslashreplace')
+
+
 def refuse_to_replace(path: str | Path) -> None:
     """Refuse to write a file that is there.
 

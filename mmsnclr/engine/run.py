@@ -12,7 +12,7 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import DATASETS, MODELS
 
 from ..backbones import read_backbone
-from ..checkpoints import Stored, newest_checkpoint, replacing
+from ..checkpoints import Stored, newest_checkpoint, write_text
 from ..evaluation.encoder import Encoder
 from ..models import NeighborMethod, method_of
 
@@ -83,8 +83,7 @@ def write_config(cfg: Config, path: str | Path) -> None:
 
     mmengine puts other values in where a text, such as a path, holds ``{{...}}``.
     """
-    with replacing(str(path)) as name:
-        Path(name).write_text(cfg.pretty_text.replace('{{', r'{\x7b'), encoding='utf-8')
+    write_text(path, cfg.pretty_text.replace('{{', r'{\x7b'))
 
 
 def relocated(cfg: Config, folder: str | Path) -> Config:

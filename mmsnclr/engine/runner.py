@@ -31,6 +31,7 @@ from ..checkpoints import (
     load_checkpoint,
     newest_checkpoint,
     replacing,
+    write_text,
 )
 from ..models import NeighborMethod
 from ..models.backbone import freeze_fixed_positions
@@ -219,8 +220,7 @@ class ResumableRunner(Runner):
     @master_only
     def _write_run_id(self) -> None:
         """Tell whose checkpoints are this run's, should it be started again."""
-        with replacing(os.path.join(self.work_dir, 'run_id')) as name:
-            Path(name).write_text(self.run_id, 'utf-8')
+        write_text(os.path.join(self.work_dir, 'run_id'), self.run_id)
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Resume training from a checkpoint.

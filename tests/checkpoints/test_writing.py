@@ -12,7 +12,7 @@ from mmsnclr.api.classify import classify
 from mmsnclr.api.detect import detect
 from mmsnclr.api.predict import predict
 from mmsnclr.api.pretrain import pretrain
-from mmsnclr.checkpoints import replacing, sole_writer, write_backbone, writing
+from mmsnclr.checkpoints import replacing, sole_writer, write_backbone, write_text, writing
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
@@ -22,6 +22,8 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
         (tmp_path / name).write_text('half')
         raise KeyError
     assert [file.read_text() for file in tmp_path.iterdir()] == ['before']
+    write_text(path, 'after: \udcff')  # as a name of a file may be
+    assert [file.read_text() for file in tmp_path.iterdir()] == ['after: \\udcff']
 
 
 @pytest.fixture
