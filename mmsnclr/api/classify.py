@@ -23,7 +23,7 @@ from .classifiers import (
     summarise,
     train_classifier,
 )
-from .study import Study, check_extent, check_folder, refuse_study, run_study
+from .study import Study, check_extent, check_folder, refuse_run, refuse_study, run_study
 
 _MACHINE = ('workers', 'amp', 'gpus')  # what is free on resuming
 _WORDS = dict(backbone=('random',), labels=('folders', 'cls'))  # in the place of a path
@@ -153,13 +153,9 @@ def _is_begun(out: Path, arguments: dict, resume: bool) -> bool:
     config = out / 'config.py'
     if not config.exists():
         return False
-    if not resume:
-        raise ValueError(
-            f'out={str(out)!r} holds a run already: choose another folder, or pass --resume '
-            'to continue what was interrupted'
-        )
+    refuse_run(out, resume)
     cfg = Config.fromfile(config)
-    if cfg.model.type != 'ImageClassifier' or 'arguments' not in cfg:
+    if 'arguments' not in cfg or cfg.model.type != 'ImageClassifier':
         raise ValueError(f'out={str(out)!r} holds no classifier: choose another folder')
     for name, value in arguments.items():
         before = cfg.arguments.get(name)

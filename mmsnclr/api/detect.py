@@ -17,7 +17,7 @@ from ..recipes.detection import load_detector
 from ..recipes.detector_backbones import read_starts
 from ..requirements import check_detection_requirements
 from .detectors import Detection, Detectors, DetectorTrainings, folder_of
-from .study import Study, check_extent, check_folder, refuse_study, run_study
+from .study import Study, check_extent, check_folder, refuse_run, refuse_study, run_study
 
 
 @sole_writer
@@ -153,24 +153,16 @@ def _check_out(out: Path, resume: bool, batch: int | None) -> int | None:
     """Refuse a folder that is not to be written into; the batch, by default of a run in it."""
     refuse_study(out)
     config = out / 'config.py'
-    # What ended before there was a checkpoint is begun again.
-    if config.exists() and (resume or any(out.rglob('training/*.pth'))):
-        before = _read_batch(config, resume)
-        batch = before if batch is None else batch
-    return batch
-
-
-def _read_batch(config: Path, resume: bool) -> int:
-    out = config.parent
-    if not resume:
-        raise ValueError(
-            f'out={str(out)!r} holds a run already: choose another folder, or pass --resume '
-            'to continue what was interrupted'
-        )
+    if not config.exists():
+        return batch
     cfg = Config.fromfile(config)
     if cfg.get('default_scope') != 'mmdet':
         raise ValueError(f'out={str(out)!r} holds no detector: choose another folder')
-    return cfg.train_dataloader.batch_size
+    # What ended before there was a checkpoint is begun again.
+    if not resume and not any(out.rglob('training/*.pth')):
+        return batch
+    refuse_run(out, resume)
+    return cfg.train_dataloader.batch_size if batch is None else batch
 
 
 def _choose_detector(train: CocoSet, val: CocoSet) -> tuple[Config, Setting, CocoSet, CocoSet]:

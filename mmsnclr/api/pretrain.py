@@ -37,6 +37,7 @@ from ..engine.launch import (
 )
 from ..engine.optim import set_amp
 from ..engine.run import latest_checkpoint, relocated, write_config
+from ..models import method_of
 from ..parents import only_progress
 from ..recipes.overriding import DRAFT_IMAGES, flattened, overridden, try_overrides
 from ..recipes.pretraining import (
@@ -168,7 +169,8 @@ def _is_to_go_on(out: Path, arguments: dict, resume: bool) -> bool:
     config = out / 'config.py'
     if not config.exists():
         return False
-    if 'arguments' not in Config.fromfile(config):
+    cfg = Config.fromfile(config)
+    if 'arguments' not in cfg or method_of(cfg) is None:  # as of a classifier
         raise ValueError(f'{config} is not of a pretraining: choose another --out')
     newest, damaged = newest_checkpoint(str(out))
     return bool(resume or newest or damaged or not arguments['images'])

@@ -143,6 +143,15 @@ def refuse_study(out: Path) -> None:
         )
 
 
+def refuse_run(out: Path, resume: bool) -> None:
+    """Refuse a folder that holds a run, unless that is to be continued."""
+    if not resume:
+        raise ValueError(
+            f'out={str(out)!r} holds a run already: choose another folder, or pass --resume '
+            'to continue what was interrupted'
+        )
+
+
 def check_extent(
     fractions: Sequence[float] | None, seeds: int | None
 ) -> tuple[list[float], int] | None:

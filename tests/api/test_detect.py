@@ -161,13 +161,6 @@ def test_without_masks_it_is_faster_rcnn_and_a_drawn_fifth_validates(content, sc
     result = CliRunner().invoke(main, ['detect', *map(str, arguments)])
     assert result.exit_code == 0 and 'Iter(train) [2/2]' in result.stdout
     assert f'mmsnclr predict {tmp_path}/out/training/iter_2.pth IMAGES' in result.stdout
-    other = tmp_path / 'pretraining'
-    other.mkdir()
-    (other / 'config.py').write_text("default_scope = 'mmpretrain'")
-    arguments += ['--out', other, '--resume']
-    result = CliRunner().invoke(main, ['detect', *map(str, arguments)])
-    assert result.exit_code == 1 and 'holds no detector' in result.stderr
-    assert [path.name for path in other.iterdir()] == ['config.py']
 
 
 @pytest.mark.slow

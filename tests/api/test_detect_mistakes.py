@@ -109,6 +109,16 @@ def test_settings_are_refused_before_anything_is_read(tmp_path):
             detect(tmp_path / 'no.json', tmp_path, 'random', tmp_path / 'out', **options)
 
 
+def test_the_folder_of_a_pretraining_is_not_written_into(scenes, tmp_path):
+    (tmp_path / 'config.py').write_text("default_scope = 'mmpretrain'")
+    (tmp_path / 'epoch_1.pth').touch()
+    given = QUICK | dict(backbone=pretrained_resnet(tmp_path / 'snclr.pth'))
+    for resume in (False, True):
+        with pytest.raises(ValueError, match='holds no detector: choose another folder'):
+            detect(scenes / 'train.json', scenes / 'train', out=tmp_path, resume=resume, **given)
+    assert {path.name for path in tmp_path.iterdir()} == {'config.py', 'epoch_1.pth', 'snclr.pth'}
+
+
 def test_mistakes_stop_the_training_unless_they_are_left_out(content, scenes, tmp_path):
     for number in range(len(content['annotations'])):
         content['annotations'][number]['bbox'] = [500, 500, 10, 10]

@@ -51,6 +51,14 @@ def halfway(pictures, tmp_path_factory):
     return out
 
 
+def test_the_folder_of_a_classifier_is_not_written_into(pictures, tmp_path):
+    text = "model = dict(type='ImageClassifier')\narguments = dict(images='photos')"
+    (tmp_path / 'config.py').write_text(text)
+    with pytest.raises(ValueError, match='is not of a pretraining: choose another --out'):
+        run(pictures, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ['config.py']
+
+
 @pytest.fixture
 def begun(halfway, tmp_path):
     return Path(shutil.copytree(halfway, tmp_path / 'run'))
