@@ -9,10 +9,11 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from ..backbones import check_starts, name_starts
-from ..checkpoints import sole_writer
+from ..checkpoints import refuse_inputs, sole_writer
 from ..console import say, settings_table
 from ..datasets.leakage import tell_of_leakage
 from ..datasets.lists import read_text
+from ..datasets.scan import LISTS
 from ..engine.launch import count_processes, share_of_batch
 from .classifiers import (
     Classification,
@@ -25,6 +26,7 @@ from .classifiers import (
 )
 from .study import Study, check_extent, check_folder, refuse_run, refuse_study, run_study
 
+_WRITTEN = (*LISTS, 'train.txt', 'val.txt', 'leakage.csv', 'predictions.csv', 'init/*.pth')
 _MACHINE = ('workers', 'amp', 'gpus')  # what is free on resuming
 _WORDS = dict(backbone=('random',), labels=('folders', 'cls'))  # in the place of a path
 
@@ -103,7 +105,7 @@ def classify(
     names = name_starts(arguments['backbone'], arguments['compare'])
     share_of_batch(batch or 0, processes)
     if extent is not None:
-        notes = check_folder(out, arguments, names, processes, resume)
+        notes = check_folder(out, _WRITTEN, arguments, names, processes, resume)
         check_starts(backbone=[arguments['backbone']], compare=arguments['compare'])
         classifiers = Classifiers.read(out, names, arguments, notes['processes'])
         leakage = _leakage(out, names)
@@ -120,6 +122,7 @@ def _classify(
     # The first is what was asked for.
     folders = {name: out / name if number else out for number, name in enumerate(names)}
     if not _is_begun(out, arguments, resume):
+        refuse_inputs(out, _WRITTEN, arguments)
         check_starts(backbone=[arguments['backbone']], compare=arguments['compare'])
         _begin(Classifiers.read(out, names, arguments, processes), folders)
     leakage = _leakage(out, names)

@@ -6,7 +6,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..backbones import check_starts, name_starts
-from ..checkpoints import sole_writer
+from ..checkpoints import refuse_inputs, sole_writer
 from ..console import Setting, check_least, check_positive, say, settings_table
 from ..datasets.coco import CocoSet, mask_crowds, objects_of
 from ..datasets.detection_sets import read_sets
@@ -18,6 +18,8 @@ from ..recipes.detector_backbones import read_starts
 from ..requirements import check_detection_requirements
 from .detectors import Detection, Detectors, DetectorTrainings, folder_of
 from .study import Study, check_extent, check_folder, refuse_run, refuse_study, run_study
+
+_WRITTEN = ('train.json', 'val.json')
 
 
 @sole_writer
@@ -107,8 +109,10 @@ def _detect(given: dict, extent: tuple[list[float], int] | None) -> Detection | 
     processes = began_by = count_processes(given['gpus'])
     if extent is None:
         given['batch'] = _check_out(out, resume, given['batch'])
+        if not resume:  # it would compare them
+            refuse_inputs(out, _WRITTEN, given)
     else:
-        notes = check_folder(out, given, names, processes, resume)
+        notes = check_folder(out, _WRITTEN, given, names, processes, resume)
         began_by = notes['processes']
     share_of_batch(given['batch'] or 0, processes)
     starts = read_starts(names, out / 'init')

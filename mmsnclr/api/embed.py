@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..checkpoints import replacing
+from ..checkpoints import refuse_inputs, replacing
 from ..datasets.listing import list_images, read_labels
 from ..datasets.scan import write_csv
 from ..engine.run import read_encoder
@@ -64,17 +64,18 @@ def embed(
         FileNotFoundError: If checkpoint, images or labels are not there.
         ValueError: If they cannot be used, or there are too few images.
     """
+    out = Path(out)
+    files = Embedding(
+        out / 'features.npz', out / 'features.csv' if csv else None, out / 'projection.png'
+    )
+    refuse_inputs(out, [file.name for file in files if file], dict(images=images, labels=labels))
     encoder = read_encoder(checkpoint)
     paths = list_images(images, image_root)
     names = None if labels is None else read_labels(labels, paths, image_root)
     found = represent_images(encoder, paths, names, max_images, seed, ['features'], workers)
     features = found.parts['features'].numpy()
     positions = project(features, projection, seed)
-    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    files = Embedding(
-        out / 'features.npz', out / 'features.csv' if csv else None, out / 'projection.png'
-    )
     columns: dict[str, Any] = dict(paths=np.array(found.paths))
     if found.labels is not None:
         columns['labels'] = np.array(found.labels)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..backbones import check_starts
-from ..checkpoints import write_text
+from ..checkpoints import refuse_inputs, write_text
 from ..console import say
 from ..datasets.labelled import list_labelled, part
 from ..datasets.leakage import tell_of_leakage
@@ -17,6 +17,8 @@ from ..evaluation.encoder import Encoder
 from ..evaluation.probes import Score, probe, score
 from ..evaluation.representation import features_key, represent_images
 from ..visualization.evaluation_summary import accuracy_table, how_measured, scores_csv
+
+_WRITTEN = ('evaluation.md', 'evaluation.csv', 'leakage.csv')
 
 
 class Evaluation(NamedTuple):
@@ -73,6 +75,7 @@ def evaluate(
     if len(set(names)) < len(names):
         raise ValueError(f'checkpoints={names} name one twice: leave it out')
     check_starts(checkpoints=names)
+    refuse_inputs(out, _WRITTEN, dict(images=images, labels=labels, val=val))
     classes, given = list_labelled(images, labels, val, image_root)
     val = part(classes, given, seed)
     encoders = _read_encoders(names, seed)

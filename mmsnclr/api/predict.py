@@ -12,7 +12,7 @@ import torch
 from mmengine.dataset import Compose, pseudo_collate
 
 from ..backbones.classifier import read_classifier
-from ..checkpoints import Stored, at_hand, sole_writer
+from ..checkpoints import Stored, at_hand, refuse_inputs, sole_writer
 from ..console import say, track
 from ..datasets.coco import read_image_ids
 from ..datasets.coco_images import ImageFolder
@@ -64,6 +64,7 @@ def predict(
         ValueError: If the checkpoint is neither of both, a setting is out of
             range, no image can be read, or ``out`` has predictions.
     """
+    refuse_inputs(out, ['left_out.csv'], dict(images=images))
     if Path(checkpoint).is_dir():
         training = Path(checkpoint, 'training')
         checkpoint = latest_checkpoint(training if training.is_dir() else checkpoint)

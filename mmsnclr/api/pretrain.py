@@ -19,12 +19,13 @@ from ..checkpoints import (
     Stored,
     at_hand,
     newest_checkpoint,
+    refuse_inputs,
     save_whole,
     sole_writer,
     write_backbone,
 )
 from ..console import Setting, check_least, duration, parse_time, say, settings_table
-from ..datasets.scan import Scan, scan_into
+from ..datasets.scan import LISTS, Scan, scan_into
 from ..datasets.views import VIEW_KINDS, view_size
 from ..engine import build_runner
 from ..engine.cost import seconds_per_step
@@ -50,6 +51,7 @@ from ..recipes.pretraining import (
     try_backbone,
 )
 
+_WRITTEN = (*LISTS, BACKBONE, f'init/{BACKBONE}', 'epoch_*.pth')
 # What is free on resuming, as arguments and as settings.
 _MACHINE = ('workers', 'amp', 'gpus')
 _MACHINES_KEYS = re.compile(
@@ -196,11 +198,8 @@ def _go_on(out: Path, arguments: dict, resume: bool) -> Path:
         if not backbone.exists():  # a run of before it was written
             write_backbone(Stored.read(last).content, last.name, str(backbone))
         return last
-    say(
-        f'no checkpoint in {out} yet: starting from the beginning'
-        if newest is None
-        else f'continuing from {newest}'
-    )
+    anew = f'no checkpoint in {out} yet: starting from the beginning'
+    say(anew if newest is None else f'continuing from {newest}')
     return _train(out, arguments)
 
 
@@ -219,6 +218,7 @@ def _check_arguments(out: Path, arguments: dict) -> int:
     for key, name in _ARGUMENTS.items():
         if key in (arguments['cfg_options'] or {}):
             raise ValueError(f'cfg_options: pass {name} instead of {key}, on which others depend')
+    refuse_inputs(out, _WRITTEN, arguments)
     processes = count_processes(arguments['gpus'])
     share_of_batch(arguments['batch'] or 0, processes)
     return processes

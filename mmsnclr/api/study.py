@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from ..checkpoints import forget_optimizer, write_text
+from ..checkpoints import forget_optimizer, refuse_inputs, write_text
 from ..console import Setting, duration, say, settings_table
 from ..datasets.subsets import stratified_order
 from ..engine.cost import seconds_per_step, seconds_per_test
@@ -22,6 +22,7 @@ from ..visualization.learning_curve import plot_learning_curves
 from ..visualization.study_summary import points_csv, study_summary, study_table, verdicts
 
 NOTES = 'study.json'
+_WRITTEN = (NOTES, 'results.csv', 'results.json')
 _SEEDS = 3
 _LIMIT = 2.0  # seconds that are measured
 # What may differ on resuming: the machine, and how far the study goes.
@@ -86,12 +87,18 @@ class Trainings(Protocol):
 
 
 def check_folder(
-    out: Path, arguments: dict, starts: dict[str, str], processes: int, resume: bool
+    out: Path,
+    written: Sequence[str],
+    arguments: dict,
+    starts: dict[str, str],
+    processes: int,
+    resume: bool,
 ) -> dict:
     """Refuse a folder that holds something else than the study that is asked for.
 
     Args:
         out: The folder.
+        written: What the verb's own files in it are called.
         arguments: Of the verb.
         starts: As of :class:`Trainings`.
         processes: How many train now.
@@ -102,7 +109,7 @@ def check_folder(
         (``contents``) and ``processes``.
 
     Raises:
-        ValueError: If it holds another study, or a run.
+        ValueError: If it holds another study, a run, or what would be written over.
     """
     given = {name: value for name, value in arguments.items() if name not in _FREE}
     contents = {
@@ -115,6 +122,7 @@ def check_folder(
     if (out / 'config.py').exists():
         raise ValueError(f'out={str(out)!r} holds a single run: choose another folder')
     if not (out / NOTES).exists():
+        refuse_inputs(out, (*written, *_WRITTEN), arguments)
         return notes
     if not resume:
         raise ValueError(

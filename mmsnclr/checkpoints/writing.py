@@ -4,7 +4,7 @@ import fcntl
 import inspect
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import wraps
 from io import BytesIO
@@ -70,6 +70,29 @@ def refuse_to_replace(path: str | Path) -> None:
     """
     if Path(path).exists():
         raise ValueError(f'out={str(path)!r} is there already: remove it, or choose another name')
+
+
+def refuse_inputs(out: str | Path, written: Iterable[str], arguments: Mapping[str, Any]) -> None:
+    """Refuse to write over a file that was given.
+
+    Args:
+        out: Folder that is written into.
+        written: Patterns of what a new run writes there.
+        arguments: Values by name, of which those that are files are looked at, in lists, too.
+
+    Raises:
+        ValueError: If one of them would be written over.
+    """
+    found = [file for pattern in written for file in Path(out).glob(pattern)]
+    files = [file for file in found if file.is_file()]  # no link to nowhere
+    for name, value in arguments.items():
+        for path in value if isinstance(value, list | tuple) else [value]:
+            given = isinstance(path, str | Path) and os.path.isfile(path)
+            if given and any(file.samefile(path) for file in files):
+                raise ValueError(
+                    f'{name}={str(path)!r} would be written over: choose another folder than '
+                    f'out={str(out)!r}'
+                )
 
 
 def sole_writer(verb: _Verb) -> _Verb:

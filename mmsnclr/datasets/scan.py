@@ -34,6 +34,8 @@ _CONTRAST = 8  # of 256 levels of grey, with which there is nothing to be seen
 _GRAY = 2  # levels by which the channels of an image without colours differ at most, by rounding
 _BANDS = 277  # the tag of TIFF
 FINGERPRINTS = 'fingerprints.npz'  # beside a list of images, in its order
+# What a scan writes, beside its fingerprints.
+LISTS = ('images.txt', 'left_out.csv', 'labels.csv', 'near_duplicates.csv')
 DUPLICATE = 'duplicate of '  # before the path of the image that is kept
 
 

@@ -133,7 +133,8 @@ def test_what_was_interrupted_is_continued(run, comparison, tmp_path):
     # The first versions named mmdet's configs in it.
     config = tmp_path / 'config.py'
     config.write_text(f"_base_ = ['mmdet::_base_/default_runtime.py']\n{config.read_text()}")
-    detection = detect(**arguments, resume=True)
+    own = dict(train_json=tmp_path / 'train.json', val_json=tmp_path / 'val.json')
+    detection = detect(**arguments | own, resume=True)
     assert (tmp_path / 'training/iter_2.pth').stat().st_mtime_ns == first
     assert detection.summary.is_file()
     for name, kinds in detection.results.items():

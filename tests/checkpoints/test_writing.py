@@ -10,6 +10,8 @@ import torch
 
 from mmsnclr.api.classify import classify
 from mmsnclr.api.detect import detect
+from mmsnclr.api.embed import embed
+from mmsnclr.api.evaluate import evaluate
 from mmsnclr.api.predict import predict
 from mmsnclr.api.pretrain import pretrain
 from mmsnclr.checkpoints import replacing, sole_writer, write_backbone, write_text, writing
@@ -68,6 +70,45 @@ def test_a_file_in_the_place_of_a_folder_is_named(tmp_path, name):
     (tmp_path / 'file').touch()
     with pytest.raises(ValueError, match=f"out='{tmp_path / name}' is or is in a file"):
         verb(tmp_path / name)
+
+
+VERBS = {
+    pretrain: dict(images='photos'),
+    classify: dict(backbone='random', images='photos'),
+    detect: dict(backbone='random', train_json='set.json', images='photos'),
+    evaluate: dict(checkpoints=['random'], images='photos'),
+    embed: dict(checkpoint='snclr.pth', images=['photos'], csv=True),
+    predict: dict(checkpoint='snclr.pth', images=['photos']),
+}
+
+
+@pytest.mark.parametrize(
+    ('verb', 'name', 'file', 'options'),
+    [
+        (pretrain, 'images', 'images.txt', {}),
+        (pretrain, 'labels', 'labels.csv', dict(resume=True)),
+        (pretrain, 'init', 'init/backbone.pth', {}),
+        (classify, 'images', 'train.txt', dict(resume=True)),
+        (classify, 'labels', 'labels.csv', dict(seeds=2, resume=True)),
+        (classify, 'val', 'results.csv', dict(fractions=[5])),
+        (classify, 'compare', 'init/pretrained.pth', {}),
+        (detect, 'train_json', 'train.json', {}),
+        (detect, 'val_json', 'val.json', {}),
+        (detect, 'train_json', 'val.json', dict(seeds=2)),
+        (evaluate, 'images', 'evaluation.csv', {}),
+        (embed, 'labels', 'features.csv', {}),
+        (predict, 'images', 'left_out.csv', {}),
+    ],
+)
+def test_what_is_given_is_not_written_over(tmp_path, monkeypatch, verb, name, file, options):
+    monkeypatch.chdir(tmp_path)
+    for folder in ('photos', 'init'):
+        (tmp_path / folder).mkdir()
+    (tmp_path / file).write_text('given')
+    with pytest.raises(ValueError, match=f"{name}='.*{file}' would be written over: .* out='"):
+        verb(**VERBS[verb] | options | {name: file}, out='.')
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*')}
+    assert left == {'photos', 'init', file} and (tmp_path / file).read_text() == 'given'
 
 
 @pytest.mark.parametrize('of', [pretrain, detect, classify, predict])
