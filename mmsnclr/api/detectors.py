@@ -2,7 +2,9 @@
 
 import copy
 import json
+import os
 from collections.abc import Callable, Collection, Hashable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -299,23 +301,36 @@ def _train(config: Path, start: Start, processes: int) -> tuple[Path, dict[str, 
     cfg.share_batch, cfg.sync_bn, work_dir = True, 'torch', Path(cfg.work_dir)
     # The metric writes predictions down, and evaluate_coco rates them: it tells the classes' APs
     # and curves, too.
-    cfg.val_evaluator.update(format_only=True, outfile_prefix=str(work_dir / 'predictions'))
+    cfg.val_evaluator.update(format_only=True, outfile_prefix=str(work_dir / 'predictions.draft'))
     files = {kind: _predictions(work_dir, kind) for kind in cfg.val_evaluator.metric}
+    drafts = {_predictions(work_dir, f'draft.{kind}'): file for kind, file in files.items()}
+    for file in (*drafts, *(file for file in files.values() if not _is_whole(file))):
+        file.unlink(missing_ok=True)
     cfg.default_hooks.preemption = dict(type='PreemptionHook', interrupt=True)
     cfg.launcher = 'pytorch' if processes > 1 else 'none'
     with at_hand(*start.files):
-        launch(processes, _run, cfg, list(files.values()))
+        launch(processes, _run, cfg, drafts)
+    for draft, file in drafts.items():  # which are whole
+        if draft.exists():
+            os.replace(draft, file)
     truth = cfg.val_evaluator.ann_file
     results = {kind: evaluate_coco(truth, file, kind) for kind, file in files.items()}
     return work_dir / f'iter_{cfg.train_cfg.max_iters}.pth', results
 
 
-def _run(cfg: Config, predictions: list[Path]) -> None:
+def _is_whole(file: Path) -> bool:
+    """Whether predictions were written to their end."""
+    with suppress(OSError, ValueError):
+        return isinstance(json.loads(file.read_bytes()), list)
+    return False
+
+
+def _run(cfg: Config, drafts: dict[Path, Path]) -> None:
     with only_progress():
         runner = build_runner(cfg)
         runner.train()
         # The validation may have been interrupted.
-        if not all(file.exists() for file in predictions):
+        if not any(all(map(Path.exists, files)) for files in (drafts, drafts.values())):
             runner.val()
 
 
