@@ -1,5 +1,6 @@
 """What came of training detectors, in markdown."""
 
+import os
 import shlex
 from collections import Counter
 from pathlib import Path
@@ -114,7 +115,8 @@ def detection_summary(
     detector = shlex.quote(str(next(iter(detectors.values()))[1]))
     config = shlex.quote(str(out / 'config.py'))
     once = chance if len(results) > 1 else ''
-    shown = '\n'.join(f'![]({quote(path.relative_to(out).as_posix())})' for path in pictures)
+    # Names of files need not be UTF-8.
+    shown = '\n'.join(f'![]({quote(os.fsencode(path.relative_to(out)))})' for path in pictures)
     return f"""# {settings[0].value} on {len(sets[0]['categories'])} classes
 
 Trained on {train}; measured on {val}.

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -305,6 +306,17 @@ def test_a_yolo_set_of_12_bits_tells_all_that_is_needed(content, scenes, tmp_pat
         assert load.type == 'LoadAnyImage' and load.levels[1] > 3000
         assert f'to {load.levels[1]:,} are black to white' in result.stdout
         assert view_levels(config) == load.levels  # by which `embed` and others see them as well
+
+
+def test_a_name_that_is_not_utf8_is_linked_in_the_summary(content, scenes, tmp_path, untrained):
+    folder, image = shutil.copytree(scenes / 'train', tmp_path / 'images'), content['images'][0]
+    (folder / image['file_name']).rename(folder / 'z\udcff.png')
+    image['file_name'] = 'z\udcff.png'
+    (tmp_path / 'set.json').write_text(json.dumps(content))
+    given = QUICK | dict(out=tmp_path / 'out', val_json=tmp_path / 'set.json')
+    detection = detect(tmp_path / 'set.json', folder, 'random', **given)
+    assert '![](pictures/00_z%FF.jpg)' in detection.summary.read_text()
+    assert (tmp_path / 'out/pictures/00_z\udcff.jpg').is_file()
 
 
 @torch.no_grad()
