@@ -14,7 +14,7 @@ from ..datasets.labelled import LabelledImages, list_labelled, scan_labelled
 from ..engine import build_runner
 from ..engine.launch import count_processes, launch, share_of_batch
 from ..engine.optim import set_amp
-from ..engine.run import write_config
+from ..engine.run import relocated, write_config
 from ..evaluation.classification import (
     Accuracies,
     Predictions,
@@ -173,7 +173,8 @@ class ClassifierTrainings:
         if not (folder / 'config.py').exists():
             cfg, _ = self.fit(start, subset)
             begin_run(folder, cfg, self._weights[start])
-        run = train_classifier(folder, start, self._classifiers.arguments)
+        classifiers = self._classifiers
+        run = train_classifier(folder, classifiers.out, start, classifiers.arguments)
         cfg = Config.fromfile(folder / 'config.py')
         classification, _ = summarise(folder, {start: cfg}, {start: run}, self.leakage)
         accuracies = classification.results[start]
@@ -219,11 +220,33 @@ def settings_of(cfg: Config) -> list[Setting]:
     return [Setting(*setting) for setting in cfg.settings]
 
 
-def train_classifier(folder: Path, name: str, arguments: dict) -> tuple[Path, Predictions]:
-    """Train to the end and predict the validation set, or what is left to do of it."""
-    cfg = Config.fromfile(folder / 'config.py')
+def read_config(folder: Path, out: Path) -> Config:
+    """The config of a run, with the paths as they are after ``out`` was moved or copied."""
+    cfg, work_dir = Config.fromfile(folder / 'config.py'), folder / 'training'
+    before = cfg.work_dir.removesuffix(f'/{work_dir.relative_to(out)}')
+    if before not in (str(out), cfg.work_dir):
+        cfg = relocated(cfg, out, before)
+        fit_to_run(cfg, work_dir, None)  # its weights are relocated
+    return cfg
+
+
+def train_classifier(
+    folder: Path, out: Path, name: str, arguments: dict
+) -> tuple[Path, Predictions]:
+    """Train to the end and predict the validation set, or what is left to do of it.
+
+    Args:
+        folder: Of the run.
+        out: Where the lists of images are.
+        name: Of what it starts from.
+        arguments: Of :func:`~.classify.classify`.
+    """
+    cfg, config = read_config(folder, out), folder / 'config.py'
+    if cfg.filename is None:  # it is not as in the file
+        write_config(cfg, config)
+        cfg = Config.fromfile(config)
     work_dir = Path(cfg.work_dir)
-    say(f'Training from the {name} backbone by {folder / "config.py"}; logs are in {work_dir}')
+    say(f'Training from the {name} backbone by {config}; logs are in {work_dir}')
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         set_workers(loader, arguments['workers'])
     set_amp(cfg, arguments['amp'])

@@ -20,6 +20,7 @@ from .classifiers import (
     Classifiers,
     ClassifierTrainings,
     begin_run,
+    read_config,
     settings_of,
     summarise,
     train_classifier,
@@ -126,7 +127,9 @@ def _classify(
         check_starts(backbone=[arguments['backbone']], compare=arguments['compare'])
         _begin(Classifiers.read(out, names, arguments, processes), folders)
     leakage = _leakage(out, names)
-    runs = {name: train_classifier(folder, name, arguments) for name, folder in folders.items()}
+    runs = {
+        name: train_classifier(folder, out, name, arguments) for name, folder in folders.items()
+    }
     configs = {name: Config.fromfile(folder / 'config.py') for name, folder in folders.items()}
     classification, table = summarise(out, configs, runs, leakage)
     say(f'\n{table}\nAll of it: {classification.summary}')
@@ -160,8 +163,9 @@ def _is_begun(out: Path, arguments: dict, resume: bool) -> bool:
     cfg = Config.fromfile(config)
     if 'arguments' not in cfg or cfg.model.type != 'ImageClassifier':
         raise ValueError(f'out={str(out)!r} holds no classifier: choose another folder')
+    began = read_config(out, out).arguments
     for name, value in arguments.items():
-        before = cfg.arguments.get(name)
+        before = began.get(name)
         if name not in _MACHINE and value != before:
             raise ValueError(
                 f'{name}={value!r} differs from {before!r}, with which the run in {out} was '

@@ -86,9 +86,15 @@ def write_config(cfg: Config, path: str | Path) -> None:
     write_text(path, cfg.pretty_text.replace('{{', r'{\x7b'))
 
 
-def relocated(cfg: Config, folder: str | Path) -> Config:
-    """A run's config with the paths as they are after its folder was moved or copied."""
-    before, now = cfg.work_dir, os.path.abspath(folder)
+def relocated(cfg: Config, folder: str | Path, before: str | None = None) -> Config:
+    """A run's config with the paths as they are after a folder was moved or copied.
+
+    Args:
+        cfg: The config.
+        folder: The folder as it is now.
+        before: As it was; by default ``work_dir``.
+    """
+    before, now = before or cfg.work_dir, os.path.abspath(folder)
 
     def moved(value):
         if isinstance(value, str) and (value == before or value.startswith(f'{before}{os.sep}')):

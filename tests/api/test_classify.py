@@ -159,6 +159,19 @@ def test_what_was_interrupted_is_continued_to_the_same_bits(run, arguments, tmp_
     assert again.results['pretrained'].top1 == whole.results['pretrained'].top1
 
 
+def test_a_run_that_was_copied_is_continued_where_it_lies_now(run, arguments, tmp_path):
+    whole, out, _ = run
+    before = set(out.rglob('*'))
+    copy = shutil.copytree(out, tmp_path / 'copy')
+    shutil.rmtree(copy / 'training')
+    again = classify(**arguments, out=copy, resume=True)
+    assert set(out.rglob('*')) == before and again.checkpoint == copy / 'training/epoch_16.pth'
+    first, second = weights(whole.checkpoint), weights(again.checkpoint)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    for name in ('config.py', 'random/config.py'):
+        assert str(out) not in (copy / name).read_text()
+
+
 def test_predictions_that_were_half_written_are_made_again(
     blobs, checkpoint, tmp_path, monkeypatch
 ):

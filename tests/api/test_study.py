@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 from contextlib import redirect_stdout
 
@@ -234,6 +235,20 @@ def test_a_seed_draws_the_images_and_trains_alike_from_each_start(classification
     )
     key = 'backbone.conv1.weight'
     assert not torch.equal(first['state_dict'][key], other['state_dict'][key])
+
+
+def test_a_study_that_was_copied_is_continued_where_it_lies_now(classification, blobs, tmp_path):
+    out, _ = classification
+    before, copy = set(out.rglob('*')), shutil.copytree(out, tmp_path / 'copy')
+    run = copy / 'runs/random/50/0'
+    (run / 'measures.json').unlink()
+    shutil.rmtree(run / 'training')
+    given = dict(images=blobs, backbone=out.parent / 'snclr.pth', out=copy, compare='random')
+    given |= dict(epochs=2, size=32, workers=0, amp='off', fractions=[50], seeds=1, resume=True)
+    classify(**given)
+    assert set(out.rglob('*')) == before
+    assert (run / 'training/epoch_2.pth').is_file()
+    assert str(out) not in (run / 'config.py').read_text()
 
 
 def test_classifiers_are_not_gone_on_with_on_other_validation_images(classification, blobs):
