@@ -89,14 +89,14 @@ def compare_runs(
         images: Number of labelled images by their percent.
 
     Returns:
-        A point for each measure, percent and start of which there is a training.
+        A point for each measure, percent and start of which there is a training, ``first`` ahead.
     """
     grouped: dict[tuple[str, float, str], dict[int, Measured]] = {}
     for (start, percent, seed), measures in runs.items():
         for name, measured in measures.items():
             grouped.setdefault((name, percent, start), {})[seed] = measured
     measures = list(dict.fromkeys(name for name, _, _ in grouped))
-    starts = list(dict.fromkeys(start for _, _, start in grouped))
+    starts = list(dict.fromkeys([first, *(start for _, _, start in grouped)]))
     return [
         _point(name, start, percent, images[percent], found, grouped.get((name, percent, first)))
         for name in measures

@@ -240,7 +240,7 @@ def test_a_seed_draws_the_images_and_trains_alike_from_each_start(classification
 def test_a_study_that_was_copied_is_continued_where_it_lies_now(classification, blobs, tmp_path):
     out, _ = classification
     before, copy = set(out.rglob('*')), shutil.copytree(out, tmp_path / 'copy')
-    run = copy / 'runs/random/50/0'
+    run = copy / 'runs/pretrained/50/0'  # the first start, behind the finished one
     (run / 'measures.json').unlink()
     shutil.rmtree(run / 'training')
     given = dict(images=blobs, backbone=out.parent / 'snclr.pth', out=copy, compare='random')
@@ -249,6 +249,7 @@ def test_a_study_that_was_copied_is_continued_where_it_lies_now(classification, 
     assert set(out.rglob('*')) == before
     assert (run / 'training/epoch_2.pth').is_file()
     assert str(out) not in (run / 'config.py').read_text()
+    assert '| pretrained is ahead by, over seeds |' in (copy / 'summary.md').read_text()
 
 
 def test_classifiers_are_not_gone_on_with_on_other_validation_images(classification, blobs):
