@@ -30,6 +30,7 @@ def test_no_import_goes_up(path):
     assert {names[1] for names in imported(path) if names[0] == 'mmsnclr'} <= set(allowed)
 
 
+@pytest.mark.slow
 def test_each_room_can_be_imported_first():
     """Without the package's `__init__`, which imports them in an order that suits it."""
     code = 'import os, sys, types, mmpretrain.apis, sklearn.manifold, matplotlib.figure, timm\n'

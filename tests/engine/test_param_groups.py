@@ -34,7 +34,7 @@ def options(kind):
     }
 
 
-@pytest.fixture(scope='module', params=OPTIMIZERS)
+@pytest.fixture(scope='module', params=['TIMMLars', pytest.param('AdamW', marks=pytest.mark.slow)])
 def before(request, digits, tmp_path_factory):
     """A run of three epochs as it was before groups were merged."""
     folder = tmp_path_factory.mktemp(request.param)

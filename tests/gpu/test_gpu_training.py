@@ -75,6 +75,14 @@ class End(Hook):
         self.where.append(self.waits.where)
 
 
+# On a CPU tests/engine asks the same.
+long = pytest.mark.parametrize(
+    'device',
+    [pytest.param('cpu', marks=pytest.mark.slow), pytest.param('cuda', marks=pytest.mark.gpu)],
+    indirect=True,
+)
+
+
 @pytest.fixture
 def benchmark_of_a_step(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / 'benchmarks'))
@@ -85,6 +93,7 @@ def benchmark_of_a_step(monkeypatch):
         sys.modules.pop(name, None)
 
 
+@long
 def test_fifty_steps_skip_what_is_not_finite_and_leave_overflows_to_the_scaler(
     device, digits, tmp_path
 ):
@@ -142,6 +151,7 @@ def group_of_one(monkeypatch):
     torch.backends.cudnn.deterministic = False
 
 
+@long
 def test_a_run_that_was_ended_and_resumed_is_bit_equal(device, digits, tmp_path, group_of_one):
     options = {'launcher': 'pytorch', 'randomness.deterministic': True}
     train(digits, tmp_path / 'whole', **options)

@@ -248,7 +248,7 @@ class Watch(Hook):
         self.clock.now += 600
 
 
-@pytest.mark.parametrize('interval', [4, 100])
+@pytest.mark.parametrize('interval', [4, pytest.param(100, marks=pytest.mark.slow)])
 def test_what_half_an_hour_has_trained_is_saved(digits, tmp_path, monkeypatch, interval):
     clock = Clock()
     monkeypatch.setattr(checkpoint_hook, 'time', clock)
