@@ -61,6 +61,8 @@ if ! ops_work; then
         headers=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
         [ -f "$headers/Python.h" ] ||
             fail "no wheel of $MMCV fits, and Python's headers are missing in $headers to build it: install them (Debian, Ubuntu: apt install python3-dev), or put a wheel into a folder named by PIP_FIND_LINKS"
+        "$VENV/bin/python" -c 'import sys, torch, torch.utils.cpp_extension as t; sys.exit(torch.cuda.is_available() and not t.CUDA_HOME)' ||
+            fail "no wheel of $MMCV fits, and to build it for the GPU nvcc is missing: put a wheel into a folder named by PIP_FIND_LINKS, install nvcc of torch's CUDA, or build it for the CPU: CUDA_VISIBLE_DEVICES= make install"
         step "No wheel fits: building $MMCV's operators from source, about ten minutes on two cores"
         pip install --quiet --no-cache-dir --force-reinstall --no-deps --no-build-isolation \
             --no-binary=onedl-mmcv "$MMCV"

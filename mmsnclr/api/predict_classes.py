@@ -31,7 +31,7 @@ def predict_classes(
     Args:
         stored: A classifier that :func:`mmsnclr.api.classify.classify` trained, or another
             of mmpretrain's ``ImageClassifier``.
-        images: Folders, text files with paths, COCO json files or image files.
+        images: As for :func:`~mmsnclr.datasets.listing.list_images`.
         out: Folder that receives the csv: path, likeliest class, its probability, and a
             column of probabilities for each class; and ``left_out.csv`` if images cannot be read.
         image_root: Folder from which paths in text and json files are meant;

@@ -36,8 +36,8 @@ def report(
         run: Work directory of a pretraining, finished or not.
         images: Folders, tars, text files with paths, COCO json files or image files
             for gallery and projection; those of the training by default.
-        labels: ``'folders'``, where folder names are classes, or a csv file
-            with the columns ``path`` and ``label``.
+        labels: ``'folders'``, where folder names are classes, ``'cls'``, where tars have
+            ``.cls`` files, or a csv file with the columns ``path`` and ``label``.
         queries: Number of images in the gallery.
         shown: Number of neighbours of each.
         projection: ``'pca'`` or ``'tsne'``.

@@ -81,13 +81,14 @@ def detect(**options: Any) -> None:
 def predict(**arguments: Any) -> None:
     """Find objects in IMAGES by the detector in CHECKPOINT, or classify them.
 
+    CHECKPOINT is the folder that detect or classify wrote, or a checkpoint in it.
     IMAGES are image files, folders, searched recursively, tars, text files with
     a path per line, or COCO json files. DIR receives predictions.json, in COCO's
     result format with file names, and pictures/ with boxes and masks drawn; of
     a classifier, predictions.csv with class and probabilities.
 
     \b
-    mmsnclr predict detector/training/iter_2000.pth photos/ --out found/
+    mmsnclr predict detector/ photos/ --out found/
     """  # noqa: D301
     from ..api.predict import predict
 

@@ -42,22 +42,29 @@ def test_the_installer_asks_for_less_room_where_torch_brings_no_cuda(install, mo
     assert '3 GiB free here, 5 needed' in install(free=3).stderr
 
 
-@pytest.mark.parametrize('missing', ['compiler', 'headers'])
-def test_the_installer_needs_a_compiler_where_no_wheel_fits(
+@pytest.mark.parametrize('missing', ['compiler', 'headers', 'nvcc'])
+def test_the_installer_needs_what_builds_where_no_wheel_fits(
     install, tmp_path, missing, monkeypatch
 ):
     # A virtual environment in which pip succeeds but mmcv's operators never import.
     bin_folder = tmp_path / 'venv' / 'bin'
     bin_folder.mkdir(parents=True)
-    script = f'case "$2" in *mmcv.ops*) exit 1;; *sysconfig*) echo {tmp_path}/none;; esac'
+    headers = tmp_path / ('none' if missing == 'headers' else 'include')
+    (tmp_path / 'include').mkdir()
+    (tmp_path / 'include/Python.h').touch()
+    script = f'case "$2" in *mmcv.ops*|*CUDA_HOME*) exit 1;; *sysconfig*) echo {headers};; esac'
     (bin_folder / 'python').write_text(f'#!/bin/sh\n{script}\n')
     (bin_folder / 'python').chmod(0o755)
     monkeypatch.setenv('CXX', 'no-such-compiler' if missing == 'compiler' else 'true')
     result = install()
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
-    package = dict(compiler='apt install g++', headers='apt install python3-dev')[missing]
-    assert 'no wheel of onedl-mmcv' in line and package in line
+    cures = dict(
+        compiler='apt install g++',
+        headers='apt install python3-dev',
+        nvcc='CUDA_VISIBLE_DEVICES= make install',
+    )
+    assert 'no wheel of onedl-mmcv' in line and cures[missing] in line
 
 
 @pytest.mark.parametrize('uv', ['works', 'fails'])
