@@ -155,7 +155,7 @@ def step(model, device, batch):
     ],
     ids=str,
 )
-@pytest.mark.parametrize('device', ['cuda', 'cpu'])
+@pytest.mark.parametrize('device', ['cuda', pytest.param('cpu', marks=pytest.mark.slow)])
 def test_loss_search_and_enqueue_stay_on_the_device(
     options, autocast, device, operators_of_sync_batch_norm
 ):
