@@ -1,6 +1,7 @@
 """Every shipped config builds, and is the recipe that it says it is."""
 
 import re
+from functools import cache
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from mmsnclr.backbones import check_pretrained
 
 DEMO = [f'demo/{path.name}' for path in (ROOT / 'configs/demo').glob('*.py')]
 CONFIGS = sorted([*RECIPES, *DEMO])
+FEW = CONFIGS[::10]
 
 
 def transforms(loader):
@@ -38,18 +40,26 @@ def parent(tmp_path):
     return read
 
 
+@cache
+def parameters(text):
+    """How many a model has that builds; many configs have the same, trained otherwise."""
+    model = ROOT_MODELS.build(Config.fromstring(text, '.py').model)
+    return sum(p.numel() for p in model.parameters())
+
+
 @pytest.mark.parametrize('name', CONFIGS)
 def test_the_model_and_the_pipelines_build(name):
     config = load(name)
     init_default_scope(config.default_scope)
-    model = ROOT_MODELS.build(config.model)
-    assert sum(p.numel() for p in model.parameters()) > 10_000
+    assert parameters(Config(dict(model=config.model)).pretty_text) > 10_000
     for loader in {'train_dataloader', 'val_dataloader'} & config.keys():
         assert transforms(config[loader])
     assert config.custom_imports.imports == ['mmsnclr']
 
 
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize(
+    'name', [pytest.param(n, marks=() if n in FEW else pytest.mark.slow) for n in CONFIGS]
+)
 def test_configs_can_be_inherited_from_other_projects(tmp_path, name):
     load(name)
     path = tmp_path / 'mine.py'
