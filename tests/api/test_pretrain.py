@@ -374,6 +374,7 @@ def test_a_pretrained_vit_keeps_its_patch_projection_and_goes_on_learning(digits
     'setting, message',
     [
         (dict(batch=1), 'batch=1 must be at least 2'),
+        (dict(time='1h'), "epochs=.* and time='1h' say the same"),
         (dict(views='grey'), "views='grey' must be one of strong, gray, weak"),
         (dict(workers=-1), 'workers=-1 must be at least 0'),
         (dict(cfg_options={'train_cfg.max_epochs': 3}), 'pass epochs instead of train_cfg.max_ep'),

@@ -59,6 +59,20 @@ def test_loss_is_that_of_both_orders_against_the_set_as_it_stood_before(sharpnes
     torch.testing.assert_close(model.queue.features[len(before) :][:8], keys)
 
 
+def test_parametric_positiveness_starts_as_the_papers_and_uniform_weighs_all_alike():
+    projection, weights = torch.randn(4, 16), {}
+    for name, option in dict(
+        plain={}, linear={'head.projection': 'linear'}, uniform={'head.positiveness': 'uniform'}
+    ).items():
+        model = build(**option)
+        model.head.init_weights()
+        fill_set(model, 2)
+        found = model.queue.search(F.normalize(projection, dim=1), None, 4)
+        weights[name] = model.log_weights(projection, model.queue.features, found)
+    torch.testing.assert_close(weights['linear'], weights['plain'])
+    assert weights['plain'].any() and not weights['uniform'].any()
+
+
 def test_nothing_stops_the_gradient_of_the_positiveness():
     model = build()
     fill_set(model, 2)
