@@ -132,6 +132,8 @@ def _predict_objects(
         f'{len(predictions)} objects with a score of {threshold} or more, in {with_some} of '
         f'{len(paths)} images; they are in {out}'
     )
+    if not predictions and threshold > 0:
+        say('A lower --threshold shows what the detector is less sure of')
     return predictions
 
 

@@ -42,6 +42,7 @@ def test_predictions_have_file_names_and_are_drawn(run, scenes, tmp_path, capsys
     result = CliRunner().invoke(main, [*arguments, '--out', str(tmp_path / 'none')])
     assert result.exit_code == 0, result.output
     assert '0 objects with a score of 1.0 or more, in 0 of 1 images' in result.stdout
+    assert 'A lower --threshold' in result.stdout
     assert json.loads((tmp_path / 'none/predictions.json').read_text()) == []
 
 
