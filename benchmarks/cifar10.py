@@ -19,6 +19,7 @@ from compare import print_table
 from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.runner import Runner
+from PIL import Image
 from probes import read
 from torch.nn import functional as F
 
@@ -87,17 +88,24 @@ class Schedule(NamedTuple):
     views: str
 
 
-def choose_classes(data: Path, out: Path, classes: list[str]) -> Path:
-    """Link the folders of some classes into a data set of their own."""
+def choose_classes(data: Path, out: Path, classes: list[str], grey: bool) -> Path:
+    """Link the folders of some classes into a data set of their own; grey ones are written."""
     for split in ('train', 'test'):
         (out / split).mkdir(parents=True, exist_ok=True)
         for name in classes:
             source = data / split / name
             if not source.is_dir():
                 raise SystemExit(f'no folder {source}: DATA has train/CLASS and test/CLASS')
-            link = out / split / name
-            link.unlink(missing_ok=True)
-            link.symlink_to(source.resolve())
+            target = out / split / name
+            if grey:
+                target.mkdir(exist_ok=True)
+                for path in source.iterdir():
+                    copy = target / f'{path.stem}.png'
+                    if not copy.exists():
+                        Image.open(path).convert('L').save(copy)
+            else:
+                target.unlink(missing_ok=True)
+                target.symlink_to(source.resolve())
     return out
 
 
@@ -228,22 +236,23 @@ def main() -> None:
     """Run the comparison and print it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('data', type=Path)
-    parser.add_argument('--out', type=Path, help='default: work_dirs/cifar10_VIEWS')
+    parser.add_argument('--out', type=Path, help='default: work_dirs/cifar10_VIEWS[_grey]')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--classes', nargs='+', default=STEADY)
     parser.add_argument('--warmup', type=int, default=20, help='epochs without neighbours')
     parser.add_argument('--epochs', type=int, default=30, help='epochs, the warm-up included')
     parser.add_argument('--batch', type=int, default=256)
     parser.add_argument('--interval', type=int, default=1, help='epochs between measurements')
-    parser.add_argument('--views', choices=['strong', 'weak'], default='strong')
+    parser.add_argument('--views', choices=VIEW_KINDS, default='strong')
+    parser.add_argument('--grey', action='store_true', help='take the colours out of all images')
     parser.add_argument('--studies', action='store_true', help='also one setting at a time')
     parser.add_argument(
         '--runs', nargs='+', choices=METHODS | STUDIES, metavar='NAME', help='these and MoCo v3'
     )
     args = parser.parse_args()
     torch.set_num_threads(1)
-    out = args.out or Path('work_dirs') / f'cifar10_{args.views}'
-    data = choose_classes(args.data, out / 'data', args.classes)
+    out = args.out or Path('work_dirs') / f'cifar10_{args.views}{"_grey" if args.grey else ""}'
+    data = choose_classes(args.data, out / 'data', args.classes, args.grey)
     schedule = Schedule(args.warmup, args.epochs, args.batch, args.interval, args.views)
     names = ['MoCo v3', *args.runs] if args.runs else [*METHODS, *(STUDIES if args.studies else ())]
     runs = {name: (METHODS | STUDIES)[name] for name in names}

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 from helpers import ROOT
+from PIL import Image
 
 from mmsnclr.datasets.digits import write_digits
 
@@ -75,6 +76,18 @@ def test_methods_are_compared_on_class_folders(benchmarks, digits, tmp_path, mon
     for name in (*cifar10.METHODS, *cifar10.STUDIES):
         assert f'| {name} ' in table
     assert (tmp_path / 'out/cifar10.png').stat().st_size > 10_000
+
+
+def test_colours_are_taken_out_of_class_folders(benchmarks, tmp_path):
+    import cifar10
+
+    for split in ('train', 'test'):
+        (tmp_path / split / 'red').mkdir(parents=True)
+        Image.new('RGB', (8, 8), 'red').save(tmp_path / split / 'red' / 'one.jpg')
+    for _ in range(2):  # the second finds them
+        out = cifar10.choose_classes(tmp_path, tmp_path / 'out', ['red'], grey=True)
+    (found,) = out.glob('test/red/*')
+    assert Image.open(found).mode == 'L' and 70 < Image.open(found).getpixel((4, 4)) < 80
 
 
 def test_pretrainings_are_compared_by_their_detectors(benchmarks, tmp_path):
