@@ -12,7 +12,7 @@ from ..checkpoints import save_whole, write_text
 from ..console import Setting, check_least, check_positive, say
 from ..datasets.labelled import LabelledImages, list_labelled, scan_labelled
 from ..engine import build_runner
-from ..engine.launch import count_processes, launch, share_of_batch
+from ..engine.launch import count_processes, launch, set_processes
 from ..engine.optim import set_amp
 from ..engine.run import relocated, write_config
 from ..evaluation.classification import (
@@ -251,10 +251,7 @@ def train_classifier(
         set_workers(loader, arguments['workers'])
     set_amp(cfg, arguments['amp'])
     processes = count_processes(arguments['gpus'])
-    share_of_batch(cfg.train_dataloader.batch_size, processes)
-    # The first versions did not write sync_bn down.
-    cfg.sync_bn, cfg.launcher = 'torch', 'pytorch' if processes > 1 else 'none'
-    cfg.default_hooks.preemption = dict(type='PreemptionHook', interrupt=True)
+    set_processes(cfg, processes)
     predictions = work_dir / 'predictions.pkl'
     draft = str(predictions.with_suffix('.draft.pkl'))
     cfg.test_evaluator.append(dict(type='DumpResults', out_file_path=draft))

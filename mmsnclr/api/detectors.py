@@ -15,7 +15,7 @@ from ..console import Setting, say
 from ..datasets.coco import CocoSet, category_names, levels_of, objects_of
 from ..datasets.decoding import read_image
 from ..engine import build_runner
-from ..engine.launch import launch
+from ..engine.launch import launch, set_processes
 from ..evaluation.coco import CocoAP, evaluate_coco, resample_ap
 from ..evaluation.study import Measured, draw_images
 from ..parents import only_progress
@@ -297,8 +297,8 @@ def _annotations_of(text: str) -> dict:
 def _train(config: Path, start: Start, processes: int) -> tuple[Path, dict[str, CocoAP]]:
     """Train to the end and validate, or what is left to do of it; the detector and its quality."""
     cfg = Config.fromfile(config)
-    # Which the first versions did not write down.
-    cfg.share_batch, cfg.sync_bn, work_dir = True, 'torch', Path(cfg.work_dir)
+    set_processes(cfg, processes)
+    work_dir = Path(cfg.work_dir)
     # The metric writes predictions down, and evaluate_coco rates them: it tells the classes' APs
     # and curves, too.
     cfg.val_evaluator.update(format_only=True, outfile_prefix=str(work_dir / 'predictions.draft'))
@@ -306,8 +306,6 @@ def _train(config: Path, start: Start, processes: int) -> tuple[Path, dict[str, 
     drafts = {_predictions(work_dir, f'draft.{kind}'): file for kind, file in files.items()}
     for file in (*drafts, *(file for file in files.values() if not _is_whole(file))):
         file.unlink(missing_ok=True)
-    cfg.default_hooks.preemption = dict(type='PreemptionHook', interrupt=True)
-    cfg.launcher = 'pytorch' if processes > 1 else 'none'
     with at_hand(*start.files):
         launch(processes, _run, cfg, drafts)
     for draft, file in drafts.items():  # which are whole

@@ -33,6 +33,7 @@ from ..engine.launch import (
     count_cores,
     count_processes,
     launch,
+    set_processes,
     share_of_batch,
     threads_of_a_process,
 )
@@ -388,9 +389,7 @@ def _train(out: Path, arguments: dict) -> Path:
     options = arguments.get('cfg_options') or {}
     cfg.merge_from_dict({k: v for k, v in options.items() if k not in _of_the_run(options)})
     processes = count_processes(arguments['gpus'])
-    share_of_batch(cfg.train_dataloader.batch_size, processes)
-    cfg.share_batch, cfg.launcher = True, 'pytorch' if processes > 1 else 'none'
-    cfg.sync_bn = 'torch'  # which the first versions did not write down
+    set_processes(cfg, processes)
     launch(processes, _run, cfg)
     return latest_checkpoint(out)
 

@@ -21,6 +21,7 @@ from uuid import uuid4
 
 import torch
 import torch.distributed as dist
+from mmengine.config import Config
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -71,6 +72,26 @@ def share_of_batch(batch: int, processes: int) -> int:
             'processes (--gpus) that divides it, or for a new run another batch'
         )
     return batch // processes
+
+
+def set_processes(cfg: Config, processes: int) -> None:
+    """Set how many processes train by a config: they share its batch and the statistics of BN.
+
+    Interrupted, they leave a checkpoint. All of it is set anew at each start: the first versions
+    wrote down less.
+
+    Args:
+        cfg: Of the run; it is changed.
+        processes: What is passed to :func:`launch`.
+
+    Raises:
+        ValueError: If the batch does not divide among them.
+    """
+    share_of_batch(cfg.train_dataloader.batch_size, processes)
+    cfg.launcher = 'pytorch' if processes > 1 else 'none'
+    # On GPUs, also of timm's models, whose layers have no norm_cfg.
+    cfg.share_batch, cfg.sync_bn = True, 'torch'
+    cfg.default_hooks.preemption = dict(type='PreemptionHook', interrupt=True)
 
 
 @contextlib.contextmanager

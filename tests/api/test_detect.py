@@ -102,6 +102,7 @@ def test_the_config_says_why_and_differs_in_the_backbone_only(run):
     assert configs[1].model.backbone.pop('init_cfg') is None
     assert configs[0].model == configs[1].model
     assert configs[0].train_dataloader == configs[1].train_dataloader
+    assert configs[0].sync_bn == configs[1].sync_bn == 'torch'  # tools/train.py may use GPUs
     assert configs[0].model.data_preprocessor.mean == [80.0] * 3
     assert configs[0].train_dataloader.dataset.pipeline[3] == dict(type='RandomFlip', prob=0.5)
     assert configs[0].model.roi_head.mask_head.num_classes == 10

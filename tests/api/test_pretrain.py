@@ -109,7 +109,7 @@ def test_the_settings_are_printed_with_their_reasons_and_written(finished):
     assert cfg.model.queue.length == 60 and cfg.model.head.neighbors == 2
     assert 'set length' in printed and 'all of them up to 2,048' in printed
     assert re.search(r'views +gray  no jitter of .*epochs +2  as you chose', printed, re.DOTALL)
-    assert cfg.train_cfg.max_epochs == 2
+    assert (cfg.train_cfg.max_epochs, cfg.sync_bn) == (2, 'torch')
     first, second = cfg.train_dataloader.dataset.pipeline[0].views
     assert (first.size, second.solarize_prob) == (64, 0)  # as the pictures
     assert 'view_recall: ' in printed and 'queue_fill: ' not in printed
