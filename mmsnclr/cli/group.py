@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..datasets.decoding import LIMIT, MAX_PIXELS
+from ..version import __version__
 
 
 class _Verbs(click.Group):
@@ -57,7 +58,7 @@ def _set_limit(ctx: click.Context, parameter: click.Parameter, megapixels: float
     callback=_set_limit,
     help=f'Leave larger images out.  [default: {MAX_PIXELS / 1e6:.0f}]',
 )
-@click.version_option(package_name='mmsnclr')
+@click.version_option(__version__)
 def main() -> None:
     """A folder of images in, a better detector out.
 
