@@ -9,7 +9,8 @@ _base_ = [
 
 custom_imports = dict(imports=['mmsnclr'], allow_failed_imports=False)
 model = dict(backbone=dict(init_cfg=dict(checkpoint='work_dirs/snclr_r50_800e/epoch_800.pth')))
-# 8 GPUs x 512 images = the paper's 4,096; lr = 0.1 x batch / 256, SGD without decay.
+# 8 GPUs x 512 images = the paper's 4,096; lr = 0.1 x batch / 256, SGD without decay. The paper
+# calls 0.1 the base rate; that it is for 256 images is MoCo v3's.
 auto_scale_lr = dict(base_batch_size=4096)
 train_dataloader = dict(batch_size=512)
 optim_wrapper = dict(type='MixedPrecisionOptimWrapper', optimizer=dict(lr=1.6))

@@ -2,7 +2,8 @@
 
 tools/dist_train.sh configs/maskrcnn_snclr_timm_1x_coco.py 8
 
-Another model: --cfg-options model.backbone.model_name=regnety_032
+After configs/snclr_timm_300e.py with --cfg-options model.backbone.model_name=convnext_tiny, whose
+checkpoint it reads. Another model: --cfg-options model.backbone.model_name=regnety_032
 model.backbone.init_cfg.checkpoint=CHECKPOINT; the tools make the neck follow its maps. mmdet's
 schedule and images; AdamW as its Swin has it.
 """

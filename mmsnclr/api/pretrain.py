@@ -98,7 +98,8 @@ def pretrain(
     continues the run or, with another ``--work-dir``, repeats it.
 
     Args:
-        images: Folders, tars, text files with paths, COCO json files or image files.
+        images: Folders, tars, text files with paths, csv files with a column ``path``, COCO json
+            files or image files.
         out: Folder for config, lists, logs and checkpoints.
         backbone: ``'r18'``, ``'r34'``, ``'r50'``, ``'r101'``, ``'vit-s'``,
             ``'vit-b'`` or the name of a timm model.

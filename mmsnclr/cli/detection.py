@@ -44,7 +44,7 @@ def detect(**options: Any) -> None:
     TRAIN is a json file in COCO's format, whose file names start from the
     folder IMAGES; the data.yaml of a YOLO set; or Pascal VOC's folder of xml
     files. The latter two tell where their images are, and which are for
-    validation. Where one lacks a mask it is Faster R-CNN. Mistakes are listed first.
+    validation. If one annotation has no mask it is Faster R-CNN. Mistakes are listed first.
     DIR/summary.md has the result, with --fractions or --seeds what each start
     is worth; tools/train.py DIR/config.py --work-dir ELSEWHERE trains again.
 

@@ -55,9 +55,10 @@ def pretrain(cfg_options: tuple[str, ...], **arguments: Any) -> None:
     """Learn a backbone from unlabelled images.
 
     IMAGES are folders, searched recursively, tars (shards/*.tar), text files
-    with a path per line, or COCO json files. All settings follow from the images unless they are
-    given; they are printed and written to OUT/config.py. Labels are for
-    evaluation in the log alone.
+    with a path per line, csv files with a column `path`, or COCO json files.
+    All settings follow from the images unless they are given; they are
+    printed and written to OUT/config.py. Labels are for evaluation in the log
+    alone.
 
     \b
     mmsnclr pretrain photos/ --out run/ --time 8h
