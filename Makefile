@@ -29,4 +29,4 @@ test-gpu: install
 	$(BIN)/python -m pytest -m gpu tests/gpu
 
 clean:
-	rm -rf $(VENV) work_dirs build docs/_build *.egg-info
+	rm -rf $(VENV) work_dirs/demo build docs/_build *.egg-info
