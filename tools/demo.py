@@ -83,8 +83,12 @@ def train(config: str, work_dir: Path, options: list[str]) -> str:
 def draw_digits(out: Path, quick: bool) -> None:
     """Draw the pictures, in place of all that an earlier demo left."""
     headline(f'Drawing pictures of digits into {out / "digits"}')
-    for name in ('digits', 'snclr', 'linear', 'detector'):
-        shutil.rmtree(out / name, ignore_errors=True)
+    there = [out / name for name in ('digits', 'snclr', 'linear', 'detector')]
+    there = [folder for folder in there if folder.exists()]
+    if there and not (out / 'digits/unlabelled').is_dir():
+        raise SystemExit(f'{there[0]} is not of a demo: choose another --out')
+    for folder in there:
+        shutil.rmtree(folder)
     sizes = dict(unlabelled=512, labelled=(200, 100), scenes=(16, 8)) if quick else {}
     write_digits(out / 'digits', **sizes)
 

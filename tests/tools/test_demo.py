@@ -8,6 +8,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import pytest
 from helpers import ROOT, run_tool
 
 
@@ -17,6 +18,15 @@ def run_warm(command, **_):
     print(done.stderr, file=sys.stderr)
     lines = done.stdout.splitlines(keepends=True)
     return contextlib.nullcontext(SimpleNamespace(stdout=lines, returncode=done.returncode))
+
+
+def test_the_demo_removes_nothing_but_an_earlier_demo(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (tmp_path / 'detector').mkdir()
+    monkeypatch.setattr(sys, 'argv', ['tools/demo.py', '--quick', '--out', str(tmp_path)])
+    with pytest.raises(SystemExit, match='detector is not of a demo'):
+        runpy.run_path('tools/demo.py', run_name='__main__')
+    assert [path.name for path in tmp_path.iterdir()] == ['detector']
 
 
 def test_the_demo_shows_its_commands_and_leaves_all_that_it_promises(tmp_path, monkeypatch, capsys):
