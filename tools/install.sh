@@ -26,9 +26,11 @@ command -v "$PYTHON" > /dev/null || fail "no '$PYTHON': install Python 3.10 or n
 "$PYTHON" -c 'import venv, ensurepip' 2> /dev/null ||
     fail "$PYTHON has no venv: install it (Debian, Ubuntu: apt install python3-venv)"
 if [ ! -x "$VENV/bin/python" ]; then
-    free=$(($(df -Pk . | awk 'NR == 2 {print $4}') / 1024 / 1024))
+    folder=$(dirname "$VENV")
+    mkdir -p "$folder"
+    free=$(($(df -Pk "$folder" | awk 'NR == 2 {print $4}') / 1024 / 1024))
     ((free >= GIB_NEEDED)) ||
-        fail "$free GiB free here, $GIB_NEEDED needed (most of it for torch): make room, or set VENV to a folder elsewhere"
+        fail "$free GiB free in $(cd "$folder" && pwd), $GIB_NEEDED needed (most of it for torch): make room, or set VENV to a folder elsewhere"
     step "Making $VENV with $("$PYTHON" --version)"
     "$PYTHON" -m venv "$VENV"
 fi

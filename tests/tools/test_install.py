@@ -10,12 +10,13 @@ from helpers import run_tool
 def install(tmp_path):
     """Run the installer with a python and a df of our own, into a new folder."""
 
-    def run(python='exit 0', free=100):
-        for name, script in (('python', python), ('df', f'printf "h\\n- - - {free << 20}\\n"')):
+    def run(python='exit 0', free=100, venv='venv'):
+        df = f'[ -d "$2" ] && printf "h\\n- - - {free << 20}\\n"'
+        for name, script in (('python', python), ('df', df)):
             (tmp_path / name).write_text(f'#!/bin/sh\n{script}\n')
             (tmp_path / name).chmod(0o755)
         path = f'{tmp_path}:{os.environ["PATH"]}'
-        env = dict(PATH=path, PYTHON=str(tmp_path / 'python'), VENV=str(tmp_path / 'venv'))
+        env = dict(PATH=path, PYTHON=str(tmp_path / 'python'), VENV=str(tmp_path / venv))
         return run_tool('tools/install.sh', **env)
 
     return run
@@ -26,20 +27,23 @@ def install(tmp_path):
     [
         (dict(python='case "$2" in *version_info*) exit 1;; *) echo Python 3.8.1;; esac'), '3.8.1'),
         (dict(python='case "$2" in *venv*) exit 1;; esac'), 'apt install python3-venv'),
-        (dict(free=3), '3 GiB free here, 10 needed'),
+        (dict(free=3, venv='new/venv'), '3 GiB free in {tmp_path}/new, 10 needed'),
     ],
     ids=['old_python', 'no_venv', 'little_disk'],
 )
-def test_the_installer_says_in_one_line_what_is_missing(install, machine, message):
+def test_the_installer_says_in_one_line_what_is_missing(install, machine, message, tmp_path):
     result = install(**machine)
     assert result.returncode == 1
     assert len(result.stderr.splitlines()) == 1
-    assert result.stderr.startswith('install: ') and message in result.stderr
+    assert result.stderr.startswith('install: ')
+    assert message.format(tmp_path=tmp_path) in result.stderr
 
 
-def test_the_installer_asks_for_less_room_where_torch_brings_no_cuda(install, monkeypatch):
+def test_the_installer_asks_for_less_room_where_torch_brings_no_cuda(
+    install, tmp_path, monkeypatch
+):
     monkeypatch.setenv('TORCH_INDEX', 'https://download.pytorch.org/whl/cpu')
-    assert '3 GiB free here, 5 needed' in install(free=3).stderr
+    assert f'3 GiB free in {tmp_path}, 5 needed' in install(free=3).stderr
 
 
 @pytest.mark.parametrize('missing', ['compiler', 'headers', 'nvcc'])
