@@ -45,6 +45,8 @@ if ((restarts > 0)); then
     [ "$host" = false ] || rendezvous+=(--local-addr="$address")
 fi
 
+# A signal to the whole job is the ranks', which save a checkpoint; torchrun would die of it.
+trap '' USR1
 export PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}"
 exec "$python" -m torch.distributed.run \
     --nnodes="$nnodes" --nproc-per-node="$per_node" "${rendezvous[@]}" \
