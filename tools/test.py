@@ -17,7 +17,7 @@ def main() -> None:
     if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
         parser.error(f'no checkpoint at {args.checkpoint!r}')
     cfg = load_config(args)
-    cfg.load_from = args.checkpoint
+    cfg.load_from, cfg.resume = args.checkpoint, False  # which the verbs' configs have
     build_runner(cfg).test()
 
 

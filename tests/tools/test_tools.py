@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -127,6 +128,17 @@ def test_the_number_of_gpus_is_the_total_over_all_nodes(tmp_path):
         assert flag in result.stdout
 
 
+def test_a_signal_to_the_whole_job_does_not_end_torchrun(tmp_path):
+    python = tmp_path / 'python'
+    python.write_text('#!/bin/sh\nif [ "$1" = -c ]; then echo 0; else cat /proc/self/status; fi\n')
+    python.chmod(0o755)
+    result = run_tool(
+        'tools/dist_train.sh', 'configs/demo/snclr_digits.py', '1', PYTHON=str(python)
+    )
+    (ignored,) = re.findall(r'SigIgn:\s+(\w+)', result.stdout)
+    assert int(ignored, 16) >> (signal.SIGUSR1 - 1) & 1
+
+
 def test_a_port_that_is_taken_is_named_in_a_line():
     with socket.socket() as other:
         other.bind(('', 0))
@@ -220,6 +232,7 @@ def test_train_test_and_knn_work_on_one_checkpoint(digits, tmp_path):
         '--work-dir',
         str(tmp_path / 'test'),
         *common,
+        'resume=True',  # as in the configs that the verbs write
     )
     assert f'accuracy/top1: {accuracy:.4f}' in result.stdout + result.stderr
     command = ['tools/knn.py', 'configs/demo/linear_digits.py', checkpoint]
