@@ -9,10 +9,10 @@ import numpy as np
 
 from ..console import say
 from .listing import list_images, read_labels, unlinked
+from .parts import part_named
 from .scan import DUPLICATE, Scan, scan_listed
 
 _VAL_SHARE = 0.2
-_TRAIN, _VAL, _TEST = {'train', 'training'}, {'val', 'valid', 'validation'}, {'test'}
 
 
 class LabelledImages(NamedTuple):
@@ -88,16 +88,16 @@ def _part_by_folder(
     if not folder.is_dir():
         return classes, None
     root = os.path.abspath(folder)
-    first = {path: os.path.relpath(path, root).split(os.sep)[0].lower() for path in classes}
+    first = {path: part_named(os.path.relpath(path, root).split(os.sep)[0]) for path in classes}
     there = set(first.values())
-    held_out = next((names for names in (_VAL, _TEST) if names & there), set())
-    if not (_TRAIN & there and held_out and there <= _TRAIN | _VAL | _TEST):
+    held_out = next((part for part in ('val', 'test') if part in there), None)
+    if 'train' not in there or held_out is None or None in there:
         return classes, None
-    parted = {path: name for path, name in classes.items() if first[path] in _TRAIN | held_out}
+    parted = {path: name for path, name in classes.items() if first[path] in ('train', held_out)}
     if len(parted) < len(classes):
         aside = len(classes) - len(parted)
         say(f'{aside:,} images of {folder / "test"} are not looked at: val is there')
-    return parted, {path for path in parted if first[path] in held_out}
+    return parted, {path for path in parted if first[path] == held_out}
 
 
 def part(classes: dict[Path, str], val: Collection[Path] | None = None, seed: int = 0) -> set[Path]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..console import say
 from .decoding import SUFFIXES
 from .lists import listed_images, locate, parse_table, read_text, tell_of_unread
+from .parts import part_named
 from .shards import (
     extracted_path,
     is_shard,
@@ -27,7 +28,6 @@ _RESULTS = {
     'precision_recall.png': {'precision_recall.png', 'pictures'},
     'confusion_matrix.png': {'confusion_matrix.png'},
 }
-_SPLITS = {'train', 'training', 'val', 'valid', 'validation', 'test'}
 
 
 def list_images(
@@ -268,7 +268,7 @@ def _folder_labels(images: Sequence[str | Path]) -> list[str]:
         if '' in classes:
             image = str(images[folders.index(list(parts)[names.index('')])])
             raise ValueError(f"labels='folders': {image!r} lies in no folder of a class")
-        if len(classes) > 1 and not _SPLITS.issuperset(name.lower() for name in classes):
+        if len(classes) > 1 and not _are_parts(classes):
             shown = ', '.join(classes[:5]) + (', ...' if len(classes) > 5 else '')
             say(f'labels: {len(classes):,} classes by the names of folders: {shown}', err=True)
             name_of = dict(zip(parts, names))
@@ -277,6 +277,20 @@ def _folder_labels(images: Sequence[str | Path]) -> list[str]:
         f"labels='folders': all {len(images):,} images are of one class, such as "
         f'{str(images[0])!r}; classes need a folder each'
     )
+
+
+def _are_parts(folders: list[str]) -> bool:
+    """Whether folders are the parts of a set, not classes; an error if only some of them are."""
+    others = [folder for folder in folders if part_named(folder) is None]
+    found = {part_named(folder) for folder in folders}
+    if others and 'train' in found and found & {'val', 'test'}:
+        parts = ', '.join(folder for folder in folders if part_named(folder))
+        raise ValueError(
+            f"labels='folders': {parts} are the parts of a set, no classes, and beside them is "
+            f'{", ".join(others[:5])}: move that elsewhere, or pass the folders of the parts by '
+            'themselves; classes that are called so need a csv of labels'
+        )
+    return not others
 
 
 def _parts(folders: Iterable[str]) -> dict[str, tuple[str, ...]]:

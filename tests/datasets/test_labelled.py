@@ -65,7 +65,7 @@ def test_a_class_of_one_image_is_learned_from_and_said(labelled, capsys):
     assert 'class c has a single image, which is learned from only' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('name', ['val', 'test', 'Validation'])
+@pytest.mark.parametrize('name', ['val', 'test', 'Validation', 'dev'])
 def test_train_and_val_in_a_folder_are_the_parts(tmp_path, name):
     classes, val = list_labelled(write(tmp_path, in_parts('train', name)))
     assert {path.parts[-3] for path in val} == {name} and len(val) == 4

@@ -250,6 +250,7 @@ def test_a_csv_may_be_parted_as_spreadsheets_do(tmp_path, text):
         (['a/1.png', 'b/1.png'], 'a b'),
         (['train/a/images/1.png', 'train/b/images/1.png'], 'a b'),
         (['train/a/1.png', 'val/a/1.png', 'val/b/1.png'], 'a a b'),
+        (['Training/a/1.png', 'dev/a/1.png', 'eval/b/1.png', 'holdout/b/1.png'], 'a a b b'),
         (['a/x/1.png', 'a/y/1.png', 'b/1.png'], 'a a b'),
     ],
 )
@@ -263,6 +264,7 @@ def test_labels_are_the_first_folders_that_differ(capsys, names, labels):
     ('names', 'message'),
     [
         (['train/a/1.png', 'val/a/2.png'], 'all 2 images are of one class'),
+        (['train/a/1.png', 'test/a/2.png', 'more/3.png'], 'test, train are .* them is more: move'),
         (['a/1.png', '2.png'], r"'/data/set/2\.png' lies in no folder of a class"),
     ],
 )
