@@ -1,7 +1,7 @@
 """Labelled images, parted into those that are learned from and those that are validated on."""
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from ..console import say
 from .listing import list_images, read_labels, unlinked
 from .parts import part_named
 from .scan import DUPLICATE, Scan, scan_listed
+from .shards import extracted_path
 
 _VAL_SHARE = 0.2
 
@@ -44,7 +45,8 @@ def list_labelled(
 
     Args:
         images: Folder, tar, text or COCO json file, or a csv with the columns ``path`` and
-            ``label``. A folder with ``train`` and ``val`` (or ``test``) in it is parted by these.
+            ``label``. A folder with ``train`` and ``val`` (or ``test``) in it, as folders or tars,
+            is parted by these.
         labels: As for :func:`~.listing.read_labels`; by default those of a csv, or else the
             names of folders.
         val: The images to validate on, likewise, if they are elsewhere or a part of ``images``.
@@ -84,11 +86,8 @@ def _own_labels(images: str | Path) -> str | Path | None:
 def _part_by_folder(
     folder: Path, classes: dict[Path, str]
 ) -> tuple[dict[Path, str], set[Path] | None]:
-    """Part images by the folders in one; without those that are in neither part."""
-    if not folder.is_dir():
-        return classes, None
-    root = os.path.abspath(folder)
-    first = {path: part_named(os.path.relpath(path, root).split(os.sep)[0]) for path in classes}
+    """Part images by the folders or tars in one; without those that are in neither part."""
+    first = {path: part_named(name) for path, name in _first_folders(folder, classes).items()}
     there = set(first.values())
     held_out = next((part for part in ('val', 'test') if part in there), None)
     if 'train' not in there or held_out is None or None in there:
@@ -98,6 +97,15 @@ def _part_by_folder(
         aside = len(classes) - len(parted)
         say(f'{aside:,} images of {folder / "test"} are not looked at: val is there')
     return parted, {path for path in parted if first[path] == held_out}
+
+
+def _first_folders(folder: Path, paths: Iterable[Path]) -> dict[Path, str]:
+    """What each image lies in, a folder in ``folder`` or a tar without suffix."""
+    if not folder.is_dir():
+        return {}
+    root = os.path.abspath(folder)
+    places = {path: os.path.relpath(extracted_path(str(path)), root) for path in paths}
+    return {path: place.split(os.sep)[0] for path, place in places.items()}
 
 
 def part(classes: dict[Path, str], val: Collection[Path] | None = None, seed: int = 0) -> set[Path]:

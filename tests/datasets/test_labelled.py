@@ -1,7 +1,9 @@
 """A labelled set is parted without telling the one part of the other."""
 
 import shutil
+import tarfile
 from collections import Counter
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -71,6 +73,21 @@ def test_train_and_val_in_a_folder_are_the_parts(tmp_path, name):
     assert {path.parts[-3] for path in val} == {name} and len(val) == 4
     assert {path.parts[-3] for path in classes.keys() - val} == {'train'}
     assert all(classes[path] == path.parent.name for path in classes)
+
+
+def test_train_and_val_as_tars_are_the_parts(tmp_path):
+    folder = write(tmp_path, in_parts('train', 'val'))
+    expected = list_labelled(folder)
+    for name in ('train', 'val'):
+        with tarfile.open(folder / f'{name}.tar', 'w') as tar:
+            tar.add(folder / name, '.')
+        shutil.rmtree(folder / name)
+
+    def extracted(paths):
+        return [Path(str(path).replace('.tar', '')) for path in paths]
+
+    classes, val = list_labelled(folder)
+    assert (dict(zip(extracted(classes), classes.values())), set(extracted(val))) == expected
 
 
 def test_an_image_of_both_parts_is_learned_from_only(tmp_path, capsys):
