@@ -49,7 +49,8 @@ def list_labelled(
             is parted by these.
         labels: As for :func:`~.listing.read_labels`; by default those of a csv, or else the
             names of folders.
-        val: The images to validate on, likewise, if they are elsewhere or a part of ``images``.
+        val: The images to validate on, likewise, if they are elsewhere or a part of ``images``, of
+            which then ``train`` alone is learned from.
         image_root: Folder from which paths in text, json and csv files are meant.
 
     Returns:
@@ -65,15 +66,27 @@ def list_labelled(
         classes = dict(zip(paths, read_labels(source, paths, image_root)))
         return _part_by_folder(Path(images), classes)
     held_out = list_images(val, image_root)
-    known = {real for _, real in unlinked(held_out)}
-    learned = [path for path, (_, real) in zip(paths, unlinked(paths)) if real not in known]
-    if len(learned) < len(paths):
-        count = len(paths) - len(learned)
-        say(f'{count:,} images of {images} are those of --val: they are not learned from')
+    learned = _to_learn_from(images, paths, held_out)
     classes = dict(zip(learned, read_labels(source, learned, image_root))) if learned else {}
     source = labels or _own_labels(val) or source
     classes |= zip(held_out, read_labels(source, held_out, image_root))
     return classes, set(held_out)
+
+
+def _to_learn_from(images: str | Path, paths: list[Path], held_out: list[Path]) -> list[Path]:
+    """Images that are not held out, nor in parts beside train and one that is; says which are."""
+    known = {real for _, real in unlinked(held_out)}
+    learned = [path for path, (_, real) in zip(paths, unlinked(paths)) if real not in known]
+    if len(learned) == len(paths):
+        return learned
+    count = len(paths) - len(learned)
+    say(f'{count:,} images of {images} are those of --val: they are not learned from')
+    first = _first_folders(Path(images), paths)
+    val = {first[path] for path in first.keys() - set(learned)}
+    are_parts = {part_named(name) for name in val} <= {'val', 'test'}
+    if not are_parts or 'train' not in map(part_named, first.values()):
+        return learned
+    return _without_other_parts(Path(images), {path: first[path] for path in learned}, val)
 
 
 def _own_labels(images: str | Path) -> str | Path | None:
@@ -87,16 +100,26 @@ def _part_by_folder(
     folder: Path, classes: dict[Path, str]
 ) -> tuple[dict[Path, str], set[Path] | None]:
     """Part images by the folders or tars in one; without those that are in neither part."""
-    first = {path: part_named(name) for path, name in _first_folders(folder, classes).items()}
-    there = set(first.values())
+    first = _first_folders(folder, classes)
+    there = set(map(part_named, first.values()))
     held_out = next((part for part in ('val', 'test') if part in there), None)
     if 'train' not in there or held_out is None or None in there:
         return classes, None
-    parted = {path: name for path, name in classes.items() if first[path] in ('train', held_out)}
-    if len(parted) < len(classes):
-        aside = len(classes) - len(parted)
-        say(f'{aside:,} images of {folder / "test"} are not looked at: val is there')
-    return parted, {path for path in parted if first[path] == held_out}
+    val = {name for name in first.values() if part_named(name) == held_out}
+    parted = _without_other_parts(folder, first, val)
+    return {path: classes[path] for path in parted}, {path for path in parted if first[path] in val}
+
+
+def _without_other_parts(folder: Path, first: dict[Path, str], val: set[str]) -> list[Path]:
+    """Images that lie in no part to validate or test on but these; says which do."""
+    others = {name for name in first.values() if part_named(name) in ('val', 'test')} - val
+    kept = [path for path, name in first.items() if name not in others]
+    if others:
+        places = ', '.join(str(folder / name) for name in sorted(others))
+        instead = ', '.join(sorted(val))
+        count = len(first) - len(kept)
+        say(f'{count:,} images of {places} are not looked at: {instead} is there to validate on')
+    return kept
 
 
 def _first_folders(folder: Path, paths: Iterable[Path]) -> dict[Path, str]:

@@ -90,6 +90,24 @@ def test_train_and_val_as_tars_are_the_parts(tmp_path):
     assert (dict(zip(extracted(classes), classes.values())), set(extracted(val))) == expected
 
 
+@pytest.mark.parametrize('held_out', [None, 'val', 'test', 'val.txt', 'all.txt'])
+def test_what_is_not_validated_on_of_other_parts_is_not_learned_from(tmp_path, capsys, held_out):
+    folder = write(tmp_path / 'set', in_parts('train', 'val', 'test'))
+    for name, part_of_all in (('val.txt', 'val/?'), ('all.txt', '*/?')):
+        listed = sorted(map(str, folder.glob(f'{part_of_all}/0.png')))
+        (folder / name).write_text('\n'.join(listed))
+    classes, val = list_labelled(folder, val=held_out and folder / held_out)
+    there = Counter(path.parts[-3] for path in classes)
+    told = capsys.readouterr().out
+    if held_out == 'all.txt':  # no part
+        assert len(val) == 6 and there == dict(train=4, val=4, test=4) and 'looked' not in told
+    else:
+        part_name, other = ('test', 'val') if held_out == 'test' else ('val', 'test')
+        assert {path.parts[-3] for path in val} == {part_name}
+        assert there == {'train': 4, part_name: 4}
+        assert f'4 images of {folder / other} are not looked at: {part_name} is there' in told
+
+
 def test_an_image_of_both_parts_is_learned_from_only(tmp_path, capsys):
     folder = write(tmp_path / 'set', in_parts('train', 'VAL'))
     write(folder, ['test/a/0.png', 'test/b/0.png'], seed=1)
