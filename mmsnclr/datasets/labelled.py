@@ -11,7 +11,7 @@ from ..console import say
 from .listing import list_images, read_labels, unlinked
 from .parts import part_named
 from .scan import DUPLICATE, Scan, scan_listed
-from .shards import extracted_path
+from .shards import extracted_path, is_shard
 
 _VAL_SHARE = 0.2
 
@@ -69,7 +69,8 @@ def list_labelled(
     learned = _to_learn_from(images, paths, held_out)
     classes = dict(zip(learned, read_labels(source, learned, image_root))) if learned else {}
     source = labels or _own_labels(val) or source
-    classes |= zip(held_out, read_labels(source, held_out, image_root))
+    names = _known_folders(val, held_out, set(classes.values())) if source == 'folders' else None
+    classes |= zip(held_out, names or read_labels(source, held_out, image_root))
     return classes, set(held_out)
 
 
@@ -87,6 +88,25 @@ def _to_learn_from(images: str | Path, paths: list[Path], held_out: list[Path]) 
     if not are_parts or 'train' not in map(part_named, first.values()):
         return learned
     return _without_other_parts(Path(images), {path: first[path] for path in learned}, val)
+
+
+def _known_folders(source: str | Path, paths: Iterable[Path], known: set[str]) -> list[str] | None:
+    """The class that a folder of each image is called, if one alone is for every image.
+
+    Folders that differ tell no classes where all images are of one. Looked at are a folder or tar
+    to validate on and what is in it.
+    """
+    if not (Path(source).is_dir() or is_shard(str(source))):
+        return None
+    root = os.path.dirname(os.path.abspath(source))
+    found: list[str] = []
+    for path in paths:
+        folders = os.path.relpath(extracted_path(str(path)), root).split(os.sep)[:-1]
+        names = known & {folder.strip() for folder in folders}
+        if len(names) != 1:
+            return None
+        found += names
+    return found
 
 
 def _own_labels(images: str | Path) -> str | Path | None:

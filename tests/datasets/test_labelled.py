@@ -146,6 +146,24 @@ def test_images_elsewhere_have_labels_of_their_own(labelled, tmp_path):
     assert classes[other / 'place/a/0.png'] == 'b'
 
 
+@pytest.mark.parametrize(
+    'names',
+    [
+        ['val/a/0.png', 'val/a/1.png'],
+        ['val/a/x/0.png', 'val/a/y/1.png'],
+        ['val/a/0.png', 'val/a/y/1.png'],
+        ['a/x/0.png', 'a/y/1.png'],
+    ],
+)
+def test_images_of_one_class_have_it_by_the_folders_to_learn_from(labelled, tmp_path, names):
+    folder = write(tmp_path / 'other', names, seed=1) / names[0].split('/')[0]
+    with tarfile.open(tmp_path / f'{folder.name}.tar', 'w') as tar:
+        tar.add(folder, '.')
+    for source in (folder, tmp_path / f'{folder.name}.tar'):
+        classes, val = list_labelled(labelled, val=source)
+        assert [classes[path] for path in part(classes, val)] == ['a', 'a']
+
+
 def test_a_split_that_measures_nothing_is_refused(labelled, tmp_path):
     csv = table(tmp_path / 'labels.csv', [(str(path), 'same') for path in labelled.rglob('*.png')])
     with pytest.raises(ValueError, match='all images are of one class, same'):
