@@ -6,14 +6,16 @@ word what they do not know, so that they are read here.
 
 import os
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ..console import say
 from .coco_check import Mistake
 from .coco_shapes import short
 from .label_files import LabelFiles, find_files, find_images, from_here
 from .lists import read_text
+from .parts import part_named
 
 _CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 
@@ -45,6 +47,8 @@ def read_voc(folder: Path, images: Path | None = None) -> dict[str, LabelFiles]:
     Returns:
         The parts ``'train'`` and, if there are ``ImageSets/Main/train.txt`` and ``val.txt``,
         ``'val'``, both with the classes of the former; of ``trainval.txt`` alone ``'train'``.
+        Without lists they are the folders ``train`` and ``valid`` (as of Roboflow), if all xml
+        files lie in these or in ``test``.
 
     Raises:
         FileNotFoundError: If there are no xml files or images.
@@ -77,7 +81,7 @@ def read_voc(folder: Path, images: Path | None = None) -> dict[str, LabelFiles]:
         part: reader.read(_listed(file, xmls), file.name)
         for part, file in parts.items()
         if file.is_file()
-    } or dict(train=reader.read(sorted(xmls), folder.name))
+    } or {part: reader.read(stems, folder.name) for part, stems in _parts(labels, xmls).items()}
     classes = sorted({name for file in read['train'][0] for name, *_ in file.objects.values()})
     return {
         part: LabelFiles(
@@ -88,6 +92,20 @@ def read_voc(folder: Path, images: Path | None = None) -> dict[str, LabelFiles]:
         )
         for part, (files, mistakes) in read.items()
     }
+
+
+def _parts(folder: Path, xmls: Iterable[str]) -> dict[str, list[str]]:
+    """The parts that folders tell, or else all as ``'train'``; those to test on are said."""
+    parts: dict[str | None, list[str]] = {}
+    for stem in sorted(xmls):
+        first, inside, _ = stem.partition(os.sep)
+        parts.setdefault(part_named(first) if inside else None, []).append(stem)
+    if None in parts or 'train' not in parts:
+        return dict(train=sorted(xmls))
+    if tests := parts.get('test'):
+        place = folder / tests[0].split(os.sep)[0]
+        say(f'{len(tests):,} xml files of {place} are not looked at: they are to test on')
+    return {part: parts[part] for part in ('train', 'val') if part in parts}
 
 
 def _listed(file: Path, xmls: Container[str]) -> list[str]:

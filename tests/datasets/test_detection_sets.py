@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 from mmengine.utils import mkdir_or_exist
@@ -285,6 +286,30 @@ def test_voc_lies_as_tools_write_it(devkit, tmp_path_factory):
     (devkit / 'JPEGImages/a.jpg').rename(devkit / 'JPEGImages/other.jpg')
     voc(devkit / 'Annotations/a.xml', {}, name='other.jpg')
     assert 'other.jpg' in {i['file_name'] for p in read(devkit) for i in p.content['images']}
+
+
+@pytest.mark.parametrize('place', ['', 'Annotations'])
+def test_folders_of_a_voc_set_are_its_parts(tmp_path, capsys, place):
+    folder = tmp_path / 'voc' / place
+    for part, counts in dict(train=range(1, 11), valid=(11, 12), test=(13, 14, 15)).items():
+        for number in counts:
+            images = tmp_path / 'voc/JPEGImages' / part if place else folder / part
+            image(images / f'{number}.jpg')
+            voc(folder / part / f'{number}.xml', {}, name=f'{number}.jpg')
+
+    def names():
+        return [sorted(i['file_name'] for i in p.content['images']) for p in read(tmp_path / 'voc')]
+
+    train, val = names()
+    assert len(train) == 10 and {name.split('/')[0] for name in train} == {'train'}
+    assert val == ['valid/11.jpg', 'valid/12.jpg']
+    said = capsys.readouterr().out
+    assert f'3 xml files of {folder / "test"} are not looked at' in said and 'No --val' not in said
+    shutil.rmtree(folder / 'valid')
+    assert [{name.split('/')[0] for name in part} for part in names()] == [{'train'}, {'train'}]
+    (folder / 'train/1.xml').rename(folder / 'train.xml')  # in no part
+    image((images.parent if place else folder) / 'train.jpg')
+    assert sum(map(len, names())) == 10 + 3
 
 
 def test_voc_is_written_in_many_ways(devkit):
