@@ -27,6 +27,7 @@ _RESULTS = {
     'predictions.json': {'pictures'},
     'precision_recall.png': {'precision_recall.png', 'pictures'},
     'confusion_matrix.png': {'confusion_matrix.png'},
+    'study.json': {'curve.png'},
 }
 
 

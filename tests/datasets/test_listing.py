@@ -134,6 +134,7 @@ def test_folders_that_cannot_be_read_are_said(tmp_path, monkeypatch, capsys):
         (['neighbors.html', 'neighbors.png'], 1),
         (['predictions.json', 'pictures/a.png'], 1),
         (['precision_recall.png', 'summary.md', 'pictures/00_a.jpg'], 2),
+        (['study.json', 'curve.png'], 1),
     ],
 )
 def test_what_verbs_have_drawn_is_no_image_of_the_next_run(tmp_path, capsys, written, unseen):
