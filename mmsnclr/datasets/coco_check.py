@@ -377,7 +377,12 @@ def _check_flag(annotation: dict, key: str, note: Note) -> int | None:
     if isinstance(value, float) and math.isnan(value):
         note(key, 'NaN: taken as 0', False)
         return 0
-    flag = _FLAGS.get(str(value).strip().lower())
+    flag = read_flag(value)
     if flag is None:
         note(key, f'{short(value)} is neither 0 nor 1')
     return flag
+
+
+def read_flag(value: object) -> int | None:
+    """0 or 1 as it may be written, 0 if it is not; ``None`` if it is neither."""
+    return _FLAGS.get(str(value).strip().lower())

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..console import say
-from .coco_check import Mistake
+from .coco_check import Mistake, read_flag
 from .coco_shapes import short
 from .label_files import LabelFiles, find_files, find_images, from_here
 from .lists import read_text
@@ -31,7 +31,7 @@ class _File(NamedTuple):
 
     origin: str
     image: dict
-    objects: dict[int, tuple[str, list[float], str | None]]
+    objects: dict[int, tuple[str, list[float], int]]
 
 
 def read_voc(folder: Path, images: Path | None = None) -> dict[str, LabelFiles]:
@@ -187,7 +187,7 @@ def _number(text: str | None) -> float | None:
     return int(value) if value.is_integer() else value
 
 
-def _object(element: ElementTree.Element) -> tuple[str, list[float], str | None]:
+def _object(element: ElementTree.Element) -> tuple[str, list[float], int]:
     """Class, box and whether it is difficult; the error says what kind of mistake it is."""
     name = (element.findtext('name') or '').strip()
     if not name:
@@ -201,7 +201,11 @@ def _object(element: ElementTree.Element) -> tuple[str, list[float], str | None]
     if not (left <= right and top <= bottom):  # of nan, too
         raise ValueError('degenerate box', detail)
     box = [left - 1, top - 1, right - left + 1, bottom - top + 1]
-    return name, box, element.findtext('difficult')
+    text = element.findtext('difficult')
+    difficult = read_flag(text)
+    if difficult is None:
+        raise ValueError('difficult', f'{short(text)} is neither 0 nor 1')
+    return name, box, difficult
 
 
 def _content(files: list[_File], classes: list[str], mistakes: list[Mistake]) -> dict:

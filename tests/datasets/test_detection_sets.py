@@ -365,7 +365,7 @@ def test_what_is_wrong_in_a_voc_set_is_named_by_file_and_object(devkit):
         '  Annotations/a.xml: degenerate box, annotation object 2, a.jpg: xmin ',
         "  Annotations/a.xml: degenerate box, annotation object 3, a.jpg: xmin 'x'",
         '  Annotations/a.xml: image size, a.jpg: (120, 80) is stated',
-        '  Annotations/b.xml: ignore, annotation object 3, b.jpg: ',
+        "  Annotations/b.xml: difficult, annotation object 3, b.jpg: 'perhaps' is neither 0 nor 1",
         '  Annotations/b.xml: box outside the image, annotation object 4, b.jpg: ',
         "  Annotations/c.xml: unknown class, annotation object 1, c.jpg: 'horse'",
         '  Annotations/unlisted.xml: xml, unlisted: ',
