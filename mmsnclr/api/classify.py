@@ -25,7 +25,15 @@ from .classifiers import (
     summarise,
     train_classifier,
 )
-from .study import Study, check_extent, check_folder, refuse_run, refuse_study, run_study
+from .study import (
+    Study,
+    check_extent,
+    check_folder,
+    note_classes,
+    refuse_run,
+    refuse_study,
+    run_study,
+)
 
 _WRITTEN = (*LISTS, 'train.txt', 'val.txt', 'leakage.csv', 'predictions.csv', 'init/*.pth')
 _MACHINE = ('workers', 'amp', 'gpus')  # what is free on resuming
@@ -109,6 +117,8 @@ def classify(
         notes = check_folder(out, _WRITTEN, arguments, names, processes, resume)
         check_starts(backbone=[arguments['backbone']], compare=arguments['compare'])
         classifiers = Classifiers.read(out, names, arguments, notes['processes'])
+        images = classifiers.images
+        note_classes(out, notes, (images.train | images.val).items())
         leakage = _leakage(out, names)
         trainings = ClassifierTrainings(classifiers, leakage, processes)
         return run_study(trainings, out, extent, notes)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -131,15 +131,37 @@ def check_folder(
         )
     before = json.loads((out / NOTES).read_text('utf-8'))
     for name in ('arguments', 'starts', 'contents'):
-        there = before.setdefault(name, {})
-        now = there | {key: value for key, value in notes[name].items() if key in there}
-        if there != now:
-            raise ValueError(
-                f'the study in {out} was started otherwise ({differences(there, now)}): pass with '
-                '--resume what it was started with, or choose another --out'
-            )
+        _refuse_change(out, before.setdefault(name, {}), notes[name])
     added = {name: notes[name] | before[name] for name in ('starts', 'contents')}
     return before | added
+
+
+def note_classes(out: Path, notes: dict, classes: Iterable[tuple[Path, str]]) -> None:
+    """Note down what labelled images are, or check that it is what a study began with.
+
+    Args:
+        out: Folder of the study.
+        notes: As of :func:`check_folder`; changed in place. Those of the first versions lack it.
+        classes: The images and their classes.
+
+    Raises:
+        ValueError: If they are others than those noted.
+    """
+    content = repr(sorted((str(path), name) for path, name in classes))
+    digest = blake2b(content.encode(errors='surrogatepass'), digest_size=8).hexdigest()
+    now = {'images and their classes': digest}
+    _refuse_change(out, notes['contents'], now)
+    notes['contents'] |= now
+
+
+def _refuse_change(out: Path, before: dict, now: dict) -> None:
+    """Refuse what differs from the notes of a study; what these lack is free."""
+    now = before | {key: value for key, value in now.items() if key in before}
+    if before != now:
+        raise ValueError(
+            f'the study in {out} was started otherwise ({differences(before, now)}): pass with '
+            '--resume what it was started with, or choose another --out'
+        )
 
 
 def refuse_study(out: Path) -> None:

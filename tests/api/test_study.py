@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from helpers import pretrained_resnet
 from mmengine.config import Config
 
+from mmsnclr.api.classifiers import ClassifierTrainings
 from mmsnclr.api.classify import classify
 from mmsnclr.api.detect import detect
 from mmsnclr.cli import main
@@ -260,6 +261,37 @@ def test_classifiers_are_not_gone_on_with_on_other_validation_images(classificat
     listed = out / 'subsets/val.txt'
     listed.write_text('another\n' + listed.read_text())
     with pytest.raises(ValueError, match=r'val\.txt was written with other images'):
+        classify(**given)
+
+
+def test_classifiers_are_not_gone_on_with_by_other_labels(blobs, tmp_path, monkeypatch):
+    def interrupt(*args):
+        raise SystemExit
+
+    def label(**corrected):
+        for part in ('train', 'val'):
+            rows = [
+                f'{path},{corrected.get(path.stem, path.parent.name)}'
+                for path in sorted(blobs.rglob('*.png'))
+                if (path.stem in '123') == (part == 'val')
+            ]
+            (tmp_path / f'{part}.csv').write_text('\n'.join(['path,label', *rows]))
+
+    monkeypatch.setattr(ClassifierTrainings, 'train', interrupt)
+    backbone = pretrained_resnet(tmp_path / 'snclr.pth')
+    given = dict(images=tmp_path / 'train.csv', val=tmp_path / 'val.csv', backbone=backbone)
+    given |= dict(out=tmp_path / 'out', size=32, workers=0, seeds=1, resume=True)
+    label()
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            classify(**given)
+    label(**{'1': 'red'})
+    with pytest.raises(ValueError, match=r'started otherwise \(images and their classes was'):
+        classify(**given)
+    notes = json.loads((tmp_path / 'out/study.json').read_text())
+    del notes['contents']  # as of the first versions
+    (tmp_path / 'out/study.json').write_text(json.dumps(notes))
+    with pytest.raises(SystemExit):
         classify(**given)
 
 
