@@ -19,7 +19,7 @@ from ..requirements import check_detection_requirements
 from .detectors import Detection, Detectors, DetectorTrainings, folder_of
 from .study import Study, check_extent, check_folder, refuse_run, refuse_study, run_study
 
-_WRITTEN = ('train.json', 'val.json')
+_WRITTEN = ('train.json', 'val.json', 'init/*.pth')
 
 
 @sole_writer
@@ -116,11 +116,11 @@ def _detect(given: dict, extent: tuple[list[float], int] | None) -> Detection | 
         began_by = notes['processes']
     share_of_batch(given['batch'] or 0, processes)
     starts = read_starts(names, out / 'init')
-    if extent is None and resume:
-        starts = {
-            name: start.as_begun(folder_of(out, number, name) / 'config.py')
-            for number, (name, start) in enumerate(starts.items())
-        }
+    if resume:
+        for number, name in enumerate(names):
+            single = [folder_of(out, number, name) / 'config.py']
+            configs = single if extent is None else out.glob(f'runs/{name}/*/*/config.py')
+            starts[name] = starts[name].as_begun(configs)
     train, val = read_sets(
         given['train_json'],
         given['images'],
@@ -148,6 +148,7 @@ def _detect(given: dict, extent: tuple[list[float], int] | None) -> Detection | 
         trainings.begin(resume)
         return run_study(trainings, out, extent, notes)
     say(settings_table(fitted.settings))
+    detectors.begin(fitted, resume)
     detection, table = detectors.train(fitted, out, resume)
     say(f'\n{table}\nAll of it: {detection.summary}')
     return detection

@@ -119,15 +119,19 @@ class Detectors(NamedTuple):
             fit_to_files(cfg, train, val, self.workers, seed)
         return Fitted(cfgs, settings, train, val)
 
-    def train(self, fitted: Fitted, out: Path, resume: bool) -> tuple[Detection, str]:
-        """Train and measure, or what is left to do of it; what was made, and a table of it."""
+    def begin(self, fitted: Fitted, resume: bool) -> None:
+        """Write the sets and the starts' weights."""
         for part in (fitted.train, fitted.val):
             write_set(part, resume)
+        for start in self.starts.values():
+            start.write()
+
+    def train(self, fitted: Fitted, out: Path, resume: bool) -> tuple[Detection, str]:
+        """Train and measure, or what is left to do of it; what was made, and a table of it."""
         results: dict[str, dict[str, CocoAP]] = {}
         detectors: dict[str, tuple[str, Path]] = {}
         for number, (name, start) in enumerate(self.starts.items()):
             folder = folder_of(out, number, name)
-            start.write()
             config = _write_config(folder, name, fitted.cfgs[name], fitted.settings, resume)
             checkpoint, results[name] = _train(config, start, self.processes)
             detectors[name] = (start.source, checkpoint)
@@ -160,10 +164,7 @@ class DetectorTrainings:
 
     def begin(self, resume: bool) -> None:
         """Write the whole sets and the starts' weights."""
-        for part in (self._whole.train, self._whole.val):
-            write_set(part, resume)
-        for start in self._detectors.starts.values():
-            start.write()
+        self._detectors.begin(self._whole, resume)
 
     def write(self, subset: Subset) -> None:
         """Write the annotations of a subset, or check those that are there."""

@@ -1,7 +1,7 @@
 """The kinds of backbones that detectors are built on, in one table."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,25 +70,36 @@ class Start(NamedTuple):
     Attributes:
         source: As the user named it.
         backbone: The backbone.
-        files: What is read to fill it; a file that is not there is to be written.
+        files: What is read to fill it.
+        copied: Whether these are copies of the user's, which are to be written.
     """
 
     source: str
     backbone: Backbone
     files: tuple[Stored, ...] = ()
+    copied: bool = False
 
-    def as_begun(self, config: Path) -> 'Start':
-        """The same, but trained as a run that is there already, which may be of a first version."""
-        if not config.exists() or Config.fromfile(config).optim_wrapper.optimizer.type != 'SGD':
+    def as_begun(self, configs: Iterable[Path]) -> 'Start':
+        """The same, but from the copies and by the optimiser of runs that are there already.
+
+        Args:
+            configs: Where those of such runs would be; they may be of a first version.
+        """
+        config = next((config for config in configs if config.exists()), None)
+        if config is None:
             return self
-        return self._replace(backbone=self.backbone._replace(optim_wrapper=_SGD))
+        start = self
+        if self.copied and all(stored.path.exists() for stored in self.files):
+            start = self._replace(files=(), copied=False)
+        if Config.fromfile(config).optim_wrapper.optimizer.type != 'SGD':
+            return start
+        return start._replace(backbone=self.backbone._replace(optim_wrapper=_SGD))
 
     def write(self) -> None:
-        """Write what is not there, whole or not at all."""
-        for stored in self.files:
-            if not stored.path.exists():
-                stored.path.parent.mkdir(parents=True, exist_ok=True)
-                save_whole(stored.content, stored.path)
+        """Write the copies, each whole or not at all, also over those of another start."""
+        for stored in self.files if self.copied else ():
+            stored.path.parent.mkdir(parents=True, exist_ok=True)
+            save_whole(stored.content, stored.path)
 
 
 def _depth(cfg: dict) -> int:
@@ -225,11 +236,11 @@ def _random_start(like: Backbone | None) -> Start:
 
 def _read_start(checkpoint: str | Path, copy_to: Path) -> Start:
     stored = Stored.read(Path(checkpoint).resolve())
-    trained, path = read_backbone(stored), stored.path
+    trained, path, copied = read_backbone(stored), stored.path, False
     # The rest, such as the optimiser's state, would fill the memory throughout the training.
     weights = {k: value for k, value in stored.weights.items() if k.startswith('backbone.')}
     if not all(f'backbone.{key}' in weights for key, _ in trained.backbone.named_parameters()):
         weights = {f'backbone.{k}': value for k, value in trained.backbone.state_dict().items()}
-        path = copy_to
+        path, copied = copy_to, True
     backbone = detector_backbone(trained, checkpoint, path)
-    return Start(str(checkpoint), backbone, (Stored(path, dict(state_dict=weights)),))
+    return Start(str(checkpoint), backbone, (Stored(path, dict(state_dict=weights)),), copied)

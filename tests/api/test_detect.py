@@ -279,6 +279,24 @@ def untrained(monkeypatch):
     monkeypatch.setattr(ResumableRunner, 'train', train)
 
 
+def test_copied_weights_are_those_of_the_backbone_a_run_began_with(scenes, tmp_path, untrained):
+    for name in ('one', 'other'):
+        torch.save(dict(model=torchvision.models.resnet18().state_dict()), tmp_path / f'{name}.pth')
+    given = dict(images=scenes / 'train', out=tmp_path / 'out', **QUICK)
+    copy, key = tmp_path / 'out/init/pretrained.pth', 'layer1.0.conv1.weight'
+    # None leaves a checkpoint, as if it had ended before; what is resumed keeps what it has.
+    for name, resume, kept in (
+        ('one', False, 'one'),
+        ('other', False, 'other'),
+        ('one', True, 'other'),
+    ):
+        detect(scenes / 'train.json', backbone=tmp_path / f'{name}.pth', resume=resume, **given)
+        expected = torch.load(tmp_path / f'{kept}.pth')['model'][key]
+        assert torch.load(copy)['state_dict'][f'backbone.{key}'].equal(expected)
+    with pytest.raises(ValueError, match=r'backbone=.* would be written over'):
+        detect(scenes / 'train.json', backbone=copy, **given)
+
+
 def test_a_yolo_set_of_12_bits_tells_all_that_is_needed(content, scenes, tmp_path, untrained):
     (tmp_path / 'images').mkdir()
     (tmp_path / 'labels').mkdir()
