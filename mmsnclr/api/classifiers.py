@@ -11,6 +11,7 @@ from mmengine.dist import is_main_process
 from ..checkpoints import save_whole, write_text
 from ..console import Setting, check_least, check_positive, say
 from ..datasets.labelled import LabelledImages, list_labelled, scan_labelled
+from ..datasets.views import view_levels
 from ..engine import build_runner
 from ..engine.launch import count_processes, launch, set_processes
 from ..engine.optim import set_amp
@@ -284,7 +285,8 @@ def summarise(
         file = path.parents[1] / 'predictions.csv'
         write_predictions(file, classes, found.paths, found.scores, found.labels)
     plot_confusion_matrix(results[first].confusion, classes, out / 'confusion_matrix.png')
-    write_mistakes_page(predictions, classes, out / 'mistakes.html')
+    levels = view_levels(configs[first])
+    write_mistakes_page(predictions, classes, out / 'mistakes.html', levels)
     settings = {name: settings_of(cfg) for name, cfg in configs.items()}
     classifiers = {name: (configs[name].source, path) for name, (path, _) in runs.items()}
     summary = out / 'summary.md'

@@ -216,7 +216,8 @@ def _summarise(
     plot_precision_recall(results, out / 'precision_recall.png')
     (_, checkpoint), kinds = next(iter(detectors.values())), next(iter(results.values()))
     found = _predictions(out / 'training', 'segm' if 'segm' in kinds else 'bbox')
-    pictures, threshold = _draw(fitted.val, found, out / 'pictures')
+    levels = levels_of(fitted.train.content)  # as the detector sees them
+    pictures, threshold = _draw(fitted.val, found, levels, out / 'pictures')
     summary, sets = out / 'summary.md', (fitted.train.content, fitted.val.content)
     write_text(
         summary,
@@ -337,7 +338,9 @@ def _predictions(work_dir: Path, kind: str) -> Path:
     return work_dir / f'predictions.{kind}.json'
 
 
-def _draw(val: CocoSet, found: Path, folder: Path) -> tuple[list[Path], float]:
+def _draw(
+    val: CocoSet, found: Path, levels: tuple[int, int] | None, folder: Path
+) -> tuple[list[Path], float]:
     """Pictures of some validation images, predictions beside the truth, and the lowest score."""
     predictions = json.loads(found.read_text(encoding='utf-8'))
     images, annotations = val.content['images'], val.content['annotations']
@@ -347,7 +350,7 @@ def _draw(val: CocoSet, found: Path, folder: Path) -> tuple[list[Path], float]:
     step = max(1, len(images) // _PICTURES)
     pictures = [
         draw_detections(
-            read_image(val.images / image['file_name'], levels_of(val.content)),
+            read_image(val.images / image['file_name'], levels),
             [p for p in predictions if p['image_id'] == image['id']],
             category_names(val.content),
             folder / f'{number:02d}_{Path(image["file_name"]).stem}.jpg',

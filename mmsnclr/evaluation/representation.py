@@ -61,12 +61,14 @@ class Representations(NamedTuple):
         parts: What each network of the encoder makes of them, as far as it was asked for:
             ``'features'``, ``(N, C)``, for use elsewhere; ``'keys'``, ``(N, D)``, by which
             neighbours are found; ``'projections'``, ``(N, D)``, which weigh them.
+        levels: By which values of those with more than 8 bits were seen.
     """
 
     paths: list[str]
     labels: list[str] | None
     numbers: Tensor
     parts: dict[str, Tensor]
+    levels: tuple[int, int] | None
 
 
 def represent_images(
@@ -123,6 +125,7 @@ def represent_images(
         None if labels is None else [labels[number] for number in numbers],
         torch.tensor(numbers, dtype=torch.long),
         rows,
+        encoder.sight.levels,
     )
 
 

@@ -9,13 +9,20 @@ from .pages import data_uri, write_page
 _MOST = 60
 
 
-def write_mistakes_page(predictions: Predictions, classes: list[str], path: str | Path) -> Path:
+def write_mistakes_page(
+    predictions: Predictions,
+    classes: list[str],
+    path: str | Path,
+    levels: tuple[int, int] | None = None,
+) -> Path:
     """Write the images that are taken for another class, the surest first, as one HTML page.
 
     Args:
         predictions: What was predicted.
         classes: Names of the classes.
         path: Page to write.
+        levels: Values of black and white of images with more than 8 bits, as the classifier
+            sees them.
 
     Returns:
         The page's path.
@@ -25,7 +32,7 @@ def write_mistakes_page(predictions: Predictions, classes: list[str], path: str 
     worst = sorted(wrong, key=lambda number: -scores[number])[:_MOST]
     images = [
         dict(
-            picture=data_uri(thumbnail(predictions.paths[number], 160)),
+            picture=data_uri(thumbnail(predictions.paths[number], 160, levels)),
             name=predictions.paths[number],
             file=Path(predictions.paths[number]).name,
             found=classes[found[number]],

@@ -28,6 +28,7 @@ class Gallery(NamedTuple):
         similarity: Cosine similarity, ``(Q, K)``.
         positiveness: How much each counts, the highest of a row being 1, ``(Q, K)``;
             ``None`` where the model does not weigh them.
+        levels: By which values of images with more than 8 bits are shown, as they were seen.
     """
 
     paths: list[str]
@@ -36,6 +37,7 @@ class Gallery(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # in the place of tuple's method
     similarity: Tensor
     positiveness: Tensor | None
+    levels: tuple[int, int] | None
 
     def is_same_class(self, row: int) -> list[bool] | None:
         """Whether each neighbour in a row is of the query's class, if labels exist."""
@@ -49,7 +51,7 @@ class Gallery(NamedTuple):
         parts = (self.queries, self.index, self.similarity)
         rows, index, similarity = (part[:queries] for part in parts)
         positiveness = None if self.positiveness is None else self.positiveness[:queries]
-        return Gallery(self.paths, self.labels, rows, index, similarity, positiveness)
+        return Gallery(self.paths, self.labels, rows, index, similarity, positiveness, self.levels)
 
     @property
     def shares(self) -> Tensor:
@@ -109,7 +111,9 @@ def find_neighbors(
         projections = images.parts['projections'][rows]
         positiveness = _positiveness(weighing, projections, candidates, found)[:, :shown]
     index, similarity = (x[:, :shown] for x in (found.index, found.similarity))
-    return Gallery(images.paths, images.labels, rows, index, similarity, positiveness)
+    return Gallery(
+        images.paths, images.labels, rows, index, similarity, positiveness, images.levels
+    )
 
 
 def _positiveness(
@@ -143,7 +147,7 @@ def draw_neighbors(gallery: Gallery, path: str | Path) -> Path:
         images = [query, *gallery.index[row].tolist()]
         same = gallery.is_same_class(row)
         for column, (image, axis) in enumerate(zip(images, axes[row])):
-            axis.imshow(thumbnail(gallery.paths[image], 160)[..., ::-1])
+            axis.imshow(thumbnail(gallery.paths[image], 160, gallery.levels)[..., ::-1])
             axis.set(xticks=[], yticks=[])
             share = gallery.shares[row, column - 1]
             axis.set_title('query' if column == 0 else f'{share:.2f}', fontsize=8, pad=2)
@@ -188,7 +192,9 @@ def gallery_view(gallery: Gallery) -> dict:
         )
 
     images = {*gallery.queries.tolist(), *gallery.index.flatten().tolist()}
-    pictures = {image: data_uri(thumbnail(gallery.paths[image], 112)) for image in images}
+    pictures = {
+        image: data_uri(thumbnail(gallery.paths[image], 112, gallery.levels)) for image in images
+    }
     rows = []
     for row, query in enumerate(gallery.queries.tolist()):
         same = gallery.is_same_class(row)
@@ -213,9 +219,12 @@ def gallery_view(gallery: Gallery) -> dict:
     )
 
 
-def thumbnail(path: str | Path, edge: int) -> np.ndarray:
-    """An image, ``(H, W, 3)`` uint8 BGR, with a longer edge of at most so many pixels."""
-    image = read_image(path)
+def thumbnail(path: str | Path, edge: int, levels: tuple[int, int] | None = None) -> np.ndarray:
+    """An image, ``(H, W, 3)`` uint8 BGR, with a longer edge of at most so many pixels.
+
+    One of more than 8 bits is as a network sees it that was trained with such levels.
+    """
+    image = read_image(path, levels)
     scale = edge / max(image.shape[:2])
     if scale >= 1:
         return image

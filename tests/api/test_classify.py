@@ -21,6 +21,7 @@ from helpers import pretrained_resnet, run_ranks, run_tool
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 from mmpretrain import ImageClassificationInferencer
+from pictures import shown_in
 from scipy.stats import binomtest
 
 from mmsnclr.api import export, predict_classes
@@ -281,6 +282,18 @@ def test_a_csv_and_a_validation_csv(blobs, checkpoint, tmp_path):
     assert view.flip_prob == 0
     before, after = weights(checkpoint), weights(tmp_path / 'out/training/epoch_1.pth')
     assert all(torch.equal(before[key], after[key]) for key in after if 'backbone' in key)
+
+
+def test_mistakes_of_16_bits_are_shown_as_the_classifier_sees_them(checkpoint, tmp_path):
+    draw = np.random.default_rng(0)
+    for number in range(20):
+        folder = tmp_path / 'images' / 'ab'[number % 2]  # which cannot be told apart
+        folder.mkdir(parents=True, exist_ok=True)
+        values = draw.integers(1000, 1200, (32, 32)).astype(np.uint16)
+        cv2.imwrite(str(folder / f'{number}.png'), values)
+    classify(tmp_path / 'images', checkpoint, tmp_path / 'out', **QUICK, epochs=1)
+    shown = shown_in(tmp_path / 'out/mistakes.html')
+    assert shown and all(np.ptp(image) > 200 for image in shown)
 
 
 def test_parts_of_a_folder_are_taken_as_they_are(digits, checkpoint, tmp_path):

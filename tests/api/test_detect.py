@@ -327,6 +327,20 @@ def test_a_yolo_set_of_12_bits_tells_all_that_is_needed(content, scenes, tmp_pat
         assert view_levels(config) == load.levels  # by which `embed` and others see them as well
 
 
+def test_pictures_of_12_bits_are_as_the_detector_sees_them(content, scenes, tmp_path, untrained):
+    for part, shift in dict(train=4, val=2).items():
+        (tmp_path / part).mkdir()
+        for image in content['images']:
+            values = np.asarray(Image.open(scenes / 'train' / image['file_name']).convert('L'))
+            deep = Image.fromarray(values.astype(np.uint16) << shift)
+            deep.save(tmp_path / part / image['file_name'])
+    given = QUICK | dict(out=tmp_path / 'out', val_json=scenes / 'train.json')
+    given |= dict(val_images=tmp_path / 'val')
+    detect(scenes / 'train.json', tmp_path / 'train', 'random', **given)
+    found = np.asarray(Image.open(next((tmp_path / 'out/pictures').iterdir())))[:, 128:]
+    assert 0 < found.max() < 100  # these have a quarter of the values that are white
+
+
 def test_a_name_that_is_not_utf8_is_linked_in_the_summary(content, scenes, tmp_path, untrained):
     folder, image = shutil.copytree(scenes / 'train', tmp_path / 'images'), content['images'][0]
     (folder / image['file_name']).rename(folder / 'z\udcff.png')

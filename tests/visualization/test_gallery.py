@@ -14,6 +14,8 @@ from click.testing import CliRunner
 from helpers import config_of, small_run
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from mmengine.config import Config
+from pictures import shown_in
 from torch.nn import functional as F
 
 from mmsnclr.api.embed import embed
@@ -177,6 +179,23 @@ def test_file_names_cannot_write_into_the_page(odd_page):
 @needs_chromium
 def test_long_file_names_fit_the_window(odd_page):
     check_page(odd_page)
+
+
+def test_images_of_16_bits_are_shown_as_the_network_sees_them(checkpoint, tmp_path):
+    stored = torch.load(checkpoint, weights_only=False)
+    cfg = Config.fromstring(stored['meta']['cfg'], '.py')
+    cfg.train_dataloader.dataset.pipeline[0].levels = (1000, 1200)
+    stored['meta']['cfg'] = cfg.pretty_text
+    torch.save(stored, tmp_path / 'deep.pth')
+    draw = np.random.default_rng(0)
+    for name in 'abcdef':
+        values = draw.integers(1000, 1200, (64, 64)).astype(np.uint16)
+        cv2.imwrite(str(tmp_path / f'{name}.png'), values)
+    page, picture = neighbors(tmp_path / 'deep.pth', [tmp_path], tmp_path / 'out', shown=2)
+    shown = shown_in(page)
+    assert len(shown) == 6 * 3 and all(np.ptp(image) > 200 for image in shown)
+    drawn = cv2.imread(str(picture))[..., 0]
+    assert np.mean((drawn > 30) & (drawn < 100)) > 0.05  # dark grey
 
 
 def test_fewer_neighbours_than_asked_for_are_explained(checkpoint, digits, tmp_path):
