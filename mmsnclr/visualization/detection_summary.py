@@ -103,7 +103,10 @@ def detection_summary(
         threshold: Lowest score of what the pictures show.
         out: Folder that the paths are to be relative to.
     """
-    train, val = (f'{len(s["images"])} images, {len(s["annotations"])} annotations' for s in sets)
+    learned, objects = objects_of(sets[0])
+    train = f'{len(learned)} images, {len(objects)} annotations'
+    if without := len(sets[0]['images']) - len(learned):
+        train += f'; {without} without objects are not learned from'
     chosen = ''.join(row(*setting) for setting in settings)
     runs = ''.join(
         row(run, start, path.relative_to(out)) for run, (start, path) in detectors.items()
@@ -119,7 +122,8 @@ def detection_summary(
     shown = '\n'.join(f'![]({quote(os.fsencode(path.relative_to(out)))})' for path in pictures)
     return f"""# {settings[0].value} on {len(sets[0]['categories'])} classes
 
-Trained on {train}; measured on {val}.
+Trained on {train}.
+Measured on {len(sets[1]['images'])} images, {len(sets[1]['annotations'])} annotations.
 Average precision in percent, by pycocotools:
 
 {ap_table(results)}{ap_limit(sets[1])}{ap_advice(results)}{once}

@@ -1,13 +1,16 @@
 """A detector that the tests of `detect` and `predict` share."""
 
 import io
+import json
 from contextlib import redirect_stdout
+from pathlib import Path
 
 import pytest
 from helpers import pretrained_resnet
 
 from mmsnclr.api.detect import detect
 from mmsnclr.datasets.scan import scan_into
+from mmsnclr.engine.runner import ResumableRunner
 
 
 @pytest.fixture(scope='session')
@@ -40,3 +43,16 @@ def run(comparison, scenes, tmp_path_factory):
     with redirect_stdout(io.StringIO()) as said:
         detection = detect(**comparison(out), out=out / 'detector')
     return detection, out / 'detector', said.getvalue()
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Detectors find what is put into this list, nothing by default, at once."""
+    found = []
+
+    def train(runner):
+        for kind in ('bbox', 'segm'):
+            Path(runner.work_dir, f'predictions.{kind}.json').write_text(json.dumps(found))
+
+    monkeypatch.setattr(ResumableRunner, 'train', train)
+    return found

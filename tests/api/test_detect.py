@@ -26,7 +26,6 @@ from mmsnclr.checkpoints import Stored
 from mmsnclr.cli import main
 from mmsnclr.datasets.views import view_levels
 from mmsnclr.engine import build_runner
-from mmsnclr.engine.runner import ResumableRunner
 from mmsnclr.evaluation.coco import evaluate_coco
 from mmsnclr.recipes.detector_backbones import detector_backbone
 
@@ -268,17 +267,6 @@ def test_a_detector_learns_eight_images_by_heart(tmp_path, backbone):
     assert detection.results['pretrained']['bbox'].ap50 > 90
 
 
-@pytest.fixture
-def untrained(monkeypatch):
-    """Detectors find nothing, at once."""
-
-    def train(runner):
-        for kind in ('bbox', 'segm'):
-            Path(runner.work_dir, f'predictions.{kind}.json').write_text('[]')
-
-    monkeypatch.setattr(ResumableRunner, 'train', train)
-
-
 def test_copied_weights_are_those_of_the_backbone_a_run_began_with(scenes, tmp_path, untrained):
     for name in ('one', 'other'):
         torch.save(dict(model=torchvision.models.resnet18().state_dict()), tmp_path / f'{name}.pth')
@@ -325,20 +313,6 @@ def test_a_yolo_set_of_12_bits_tells_all_that_is_needed(content, scenes, tmp_pat
         assert load.type == 'LoadAnyImage' and load.levels[1] > 3000
         assert f'to {load.levels[1]:,} are black to white' in result.stdout
         assert view_levels(config) == load.levels  # by which `embed` and others see them as well
-
-
-def test_pictures_of_12_bits_are_as_the_detector_sees_them(content, scenes, tmp_path, untrained):
-    for part, shift in dict(train=4, val=2).items():
-        (tmp_path / part).mkdir()
-        for image in content['images']:
-            values = np.asarray(Image.open(scenes / 'train' / image['file_name']).convert('L'))
-            deep = Image.fromarray(values.astype(np.uint16) << shift)
-            deep.save(tmp_path / part / image['file_name'])
-    given = QUICK | dict(out=tmp_path / 'out', val_json=scenes / 'train.json')
-    given |= dict(val_images=tmp_path / 'val')
-    detect(scenes / 'train.json', tmp_path / 'train', 'random', **given)
-    found = np.asarray(Image.open(next((tmp_path / 'out/pictures').iterdir())))[:, 128:]
-    assert 0 < found.max() < 100  # these have a quarter of the values that are white
 
 
 def test_a_name_that_is_not_utf8_is_linked_in_the_summary(content, scenes, tmp_path, untrained):
