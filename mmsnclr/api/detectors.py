@@ -344,9 +344,9 @@ def _draw(
     """Pictures of some validation images, predictions beside the truth, and the lowest score."""
     predictions = json.loads(found.read_text(encoding='utf-8'))
     images, annotations = val.content['images'], val.content['annotations']
-    # A weak detector's few best are shown too.
+    # A weak detector's best are shown too, as many as there are objects.
     scores = sorted((p['score'] for p in predictions), reverse=True)
-    threshold = min([_THRESHOLD, *scores[: 3 * len(images)]])
+    threshold = min([_THRESHOLD, *scores[: len(objects_of(val.content)[1])]])
     step = max(1, len(images) // _PICTURES)
     pictures = [
         draw_detections(

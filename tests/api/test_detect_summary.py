@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from mmsnclr.api.detect import detect
@@ -22,6 +23,20 @@ def test_images_without_objects_and_crowds_are_not_counted_as_learned_from(
     objects = sum(one['image_id'] != second for one in kept)
     told = f'Trained on 6 images, {objects} annotations; 2 without objects are not learned from.'
     assert f'{told}\nMeasured on 8 images, ' in summary
+
+
+@pytest.mark.parametrize(('score', 'shown'), [(0.9, 0.3), (0.12, 0.12)])
+def test_pictures_show_as_many_detections_as_objects_or_those_that_are_sure(
+    content, scenes, tmp_path, untrained, score, shown
+):
+    alone = {one['image_id']: one for one in content['annotations']}.values()
+    content['annotations'] = list(alone)
+    (tmp_path / 'set.json').write_text(json.dumps(content))
+    untrained += [one | dict(score=score) for one in alone]
+    untrained += [one | dict(score=0.05) for one in alone for _ in range(9)]
+    given = QUICK | dict(out=tmp_path / 'out', val_json=tmp_path / 'set.json')
+    summary = detect(tmp_path / 'set.json', scenes / 'train', 'random', **given).summary
+    assert f'found with a score of {shown:.2f} or more' in summary.read_text()
 
 
 def test_pictures_of_12_bits_are_as_the_detector_sees_them(content, scenes, tmp_path, untrained):
