@@ -80,7 +80,7 @@ class Classifiers(NamedTuple):
         cls, out: Path, names: dict[str, str], arguments: dict, processes: int
     ) -> 'Classifiers':
         """Read set and starts; lists of the images are written into the folder."""
-        check_least(arguments, epochs=1, batch=2, size=16, workers=0)
+        check_least(arguments, epochs=1, batch=2, size=16, workers=0, seed=0)
         check_positive(arguments, 'lr')
         with quiet():
             starts = _read_starts(names, arguments['size'])

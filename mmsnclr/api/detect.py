@@ -91,7 +91,7 @@ def detect(
     given = locals() | dict(out=Path(out).resolve())
     given['compare'] = [compare] if isinstance(compare, str | Path) else compare or ()
     extent = check_extent(fractions, seeds)
-    check_least(given, size=32, iterations=2, batch=2, workers=0)
+    check_least(given, size=32, iterations=2, batch=2, workers=0, seed=0)
     check_positive(given, 'epochs', 'lr')
     if None not in (iterations, epochs):
         raise ValueError('iterations and epochs say the same: pass one of them')
@@ -99,6 +99,7 @@ def detect(
         raise ValueError('val_images is given without val_json, the annotations that go with it')
     check_starts(backbone=[backbone], compare=given['compare'])
     check_detection_requirements()
+    set_amp(load_detector(masks=False), amp)  # refuses what no detector has
     return _detect(given, extent)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..backbones import check_starts
 from ..checkpoints import refuse_inputs, write_text
-from ..console import say
+from ..console import check_least, say
 from ..datasets.labelled import list_labelled, part
 from ..datasets.leakage import tell_of_leakage
 from ..engine.run import read_encoder
@@ -71,6 +71,7 @@ def evaluate(
         FileNotFoundError: If checkpoints, images or labels are not there.
         ValueError: If they cannot be used, or there are too few images.
     """
+    check_least(dict(seed=seed), seed=0)
     names = [str(checkpoint) for checkpoint in checkpoints]
     if len(set(names)) < len(names):
         raise ValueError(f'checkpoints={names} name one twice: leave it out')

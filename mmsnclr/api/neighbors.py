@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..console import say
+from ..console import check_least, say
 from ..datasets.listing import list_images, read_labels
 from ..engine.run import read_encoder
 from ..evaluation.representation import represent_images
@@ -50,6 +50,7 @@ def neighbors(
         FileNotFoundError: If checkpoint, images or labels are not there.
         ValueError: If they cannot be used, or there are too few images.
     """
+    check_least(dict(queries=queries, shown=shown), queries=1, shown=1)
     encoder = read_encoder(checkpoint)
     model = encoder.method
     out = Path(encoder.name).parent if out is None else Path(out)

@@ -10,6 +10,7 @@ import mmpretrain
 from mmengine.config import Config
 from mmengine.utils.dl_utils import collect_env
 
+from ..console import check_least
 from ..datasets.listing import list_images, read_labels
 from ..engine.run import latest_checkpoint, read_encoder, read_log, relocated, training_images
 from ..evaluation.representation import represent_images
@@ -55,6 +56,7 @@ def report(
             are missing.
         ValueError: If images or labels cannot be used.
     """
+    check_least(dict(queries=queries, shown=shown), queries=1, shown=1)
     lines = read_log(run)
     checkpoint = latest_checkpoint(run)
     encoder = read_encoder(checkpoint)

@@ -90,11 +90,8 @@ def find_neighbors(
         The gallery.
 
     Raises:
-        ValueError: If there are no more images than neighbours, or nothing is
-            to be shown.
+        ValueError: If there are no more images than neighbours.
     """
-    if min(queries, shown) < 1:
-        raise ValueError(f'queries={queries} and shown={shown} must be at least 1')
     keys = images.parts['features' if model is None else 'keys']
     weighing = model if model is not None and model.weighs else None
     count, k, setting = len(keys), shown, 'shown'

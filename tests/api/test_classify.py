@@ -337,6 +337,7 @@ def unknown_class(folder):
         (unknown_class, 'class red of the images to validate on is not among those'),
         (lambda folder: dict(val=folder), 'no image is left to learn from'),
         (lambda folder: dict(epochs=0), 'epochs=0 must be at least 1'),
+        (lambda folder: dict(seed=-1), 'seed=-1 must be at least 0'),
         (lambda folder: dict(batch=1000), 'batch=1000 must lie between 2'),
         (lambda folder: dict(lr=float('inf')), 'lr=inf must be greater than 0'),
         (lambda folder: dict(compare=['random', 'random']), "'random' is given twice"),

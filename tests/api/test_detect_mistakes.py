@@ -103,6 +103,8 @@ def test_settings_are_refused_before_anything_is_read(tmp_path):
         (dict(lr=float('nan')), 'lr=nan must be greater than 0'),
         (dict(size=16), 'size=16 must be at least 32'),
         (dict(workers=-1), 'workers=-1 must be at least 0'),
+        (dict(seed=-1), 'seed=-1 must be at least 0'),
+        (dict(amp='bf16'), '--amp bf16'),
         (dict(compare='randm'), "compare='randm' is no file, and not 'random'"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):

@@ -284,6 +284,7 @@ def test_a_foreign_backbone_is_compared_embedded_and_shown(digits, tmp_path):
         (['random', 'random', 'labelled'], 'name one twice'),
         (['random', 'labelled/val/0'], "labels='folders': all"),
         (['random', 'nowhere'], 'there is no folder or file'),
+        (['random', 'nowhere', '--seed', '-1'], '--seed=-1 must be at least 0'),
         (['random', 'labelled/val', '--labels', 'x.csv'], 'is neither a csv file nor'),
     ],
 )

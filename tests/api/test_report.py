@@ -94,9 +94,10 @@ def test_images_and_labels_can_be_chosen(trained, digits, tmp_path):
 
 
 def test_numbers_that_show_nothing_are_refused(trained):
-    for option in ('--shown', '--queries', '--max-images'):
-        result = CliRunner().invoke(main, ['report', str(trained), option, '0'])
-        assert result.exit_code == 1 and 'must be at least 1' in result.output
+    # The first two before anything is read.
+    for run, option in (('none', 'shown'), ('none', 'queries'), (trained, 'max-images')):
+        result = CliRunner().invoke(main, ['report', str(run), f'--{option}', '0'])
+        assert result.exit_code == 1 and f'--{option}=0 must be at least 1' in result.output
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):

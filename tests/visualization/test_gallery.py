@@ -376,7 +376,9 @@ def test_mistakes_are_named_in_a_line(checkpoint, digits, tmp_path):
         (('neighbors', checkpoint, tmp_path / 'missing'), 'there is no folder or file'),
         (('neighbors', checkpoint, images, '--labels', 'x.csv'), 'is neither a csv file nor'),
         (('neighbors', checkpoint, images, '--max-images', 3), '4 neighbours'),
-        (('neighbors', checkpoint, images, '--queries', 0), 'must be at least 1'),
+        # Before anything is read.
+        (('neighbors', 'none.pth', images, '--queries', 0), '--queries=0 must be at least 1'),
+        (('neighbors', 'none.pth', images, '--shown', 0), '--shown=0 must be at least 1'),
         (('neighbors', checkpoint, images, '--max-images', 0), '--max-images=0 must be at least 1'),
         (('embed', checkpoint, images, '--out', tmp_path, '--max-images', 2), 'at least 3 images'),
     ):
