@@ -25,15 +25,8 @@ from .classifiers import (
     summarise,
     train_classifier,
 )
-from .study import (
-    Study,
-    check_extent,
-    check_folder,
-    note_classes,
-    refuse_run,
-    refuse_study,
-    run_study,
-)
+from .notes import check_folder, note_classes, refuse_run, refuse_study
+from .study import Study, check_extent, run_study
 
 _WRITTEN = (*LISTS, 'train.txt', 'val.txt', 'leakage.csv', 'predictions.csv', 'init/*.pth')
 _MACHINE = ('workers', 'amp', 'gpus')  # what is free on resuming

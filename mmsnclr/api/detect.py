@@ -17,7 +17,8 @@ from ..recipes.detection import load_detector
 from ..recipes.detector_backbones import read_starts
 from ..requirements import check_detection_requirements
 from .detectors import Detection, Detectors, DetectorTrainings, folder_of
-from .study import Study, check_extent, check_folder, refuse_run, refuse_study, run_study
+from .notes import check_folder, refuse_run, refuse_study
+from .study import Study, check_extent, run_study
 
 _WRITTEN = ('train.json', 'val.json', 'init/*.pth')
 

@@ -2,31 +2,26 @@
 
 import json
 import time
-from collections.abc import Collection, Hashable, Iterable, Sequence
-from hashlib import blake2b
+from collections.abc import Collection, Hashable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from ..checkpoints import forget_optimizer, refuse_inputs, write_text
+from ..checkpoints import forget_optimizer, write_text
 from ..console import Setting, duration, say, settings_table
 from ..datasets.subsets import stratified_order
 from ..engine.cost import seconds_per_step, seconds_per_test
 from ..engine.launch import share_of_batch, threads_of_a_process
 from ..evaluation.study import Measured, Point, compare_runs
 from ..parents import only_progress
-from ..recipes.differences import differences
 from ..visualization.learning_curve import plot_learning_curves
 from ..visualization.study_summary import points_csv, study_summary, study_table, verdicts
+from .notes import NOTES
 
-NOTES = 'study.json'
-_WRITTEN = (NOTES, 'results.csv', 'results.json')
 _SEEDS = 3
 _LIMIT = 2.0  # seconds that are measured
-# What may differ on resuming: the machine, and how far the study goes.
-_FREE = {'out', 'resume', 'gpus', 'workers', 'fractions', 'seeds', 'backbone', 'compare'}
 
 
 class Study(NamedTuple):
@@ -86,102 +81,6 @@ class Trainings(Protocol):
         """Train to the end, or what is left to do of it, and measure."""
 
 
-def check_folder(
-    out: Path,
-    written: Sequence[str],
-    arguments: dict,
-    starts: dict[str, str],
-    processes: int,
-    resume: bool,
-) -> dict:
-    """Refuse a folder that holds something else than the study that is asked for.
-
-    Args:
-        out: The folder.
-        written: What the verb's own files in it are called.
-        arguments: Of the verb.
-        starts: As of :class:`Trainings`.
-        processes: How many train now.
-        resume: Whether the study may be there.
-
-    Returns:
-        What it was begun with, or is: ``arguments``, ``starts``, what their files hold
-        (``contents``) and ``processes``.
-
-    Raises:
-        ValueError: If it holds another study, a run, or what would be written over.
-    """
-    given = {name: value for name, value in arguments.items() if name not in _FREE}
-    contents = {
-        f'content of {source}': blake2b(Path(source).read_bytes(), digest_size=8).hexdigest()
-        for source in starts.values()
-        if Path(source).is_file()
-    }
-    notes = dict(arguments=given, starts=starts, contents=contents, processes=processes)
-    notes = json.loads(json.dumps(notes, default=str))
-    if (out / 'config.py').exists():
-        raise ValueError(f'out={str(out)!r} holds a single run: choose another folder')
-    if not (out / NOTES).exists():
-        refuse_inputs(out, (*written, *_WRITTEN), arguments)
-        return notes
-    if not resume:
-        raise ValueError(
-            f'out={str(out)!r} holds a study already: choose another folder, or pass --resume '
-            'to continue it, also with more --fractions, --seeds or --compare'
-        )
-    before = json.loads((out / NOTES).read_text('utf-8'))
-    for name in ('arguments', 'starts', 'contents'):
-        _refuse_change(out, before.setdefault(name, {}), notes[name])
-    added = {name: notes[name] | before[name] for name in ('starts', 'contents')}
-    return before | added
-
-
-def note_classes(out: Path, notes: dict, classes: Iterable[tuple[Path, str]]) -> None:
-    """Note down what labelled images are, or check that it is what a study began with.
-
-    Args:
-        out: Folder of the study.
-        notes: As of :func:`check_folder`; changed in place. Those of the first versions lack it.
-        classes: The images and their classes.
-
-    Raises:
-        ValueError: If they are others than those noted.
-    """
-    content = repr(sorted((str(path), name) for path, name in classes))
-    digest = blake2b(content.encode(errors='surrogatepass'), digest_size=8).hexdigest()
-    now = {'images and their classes': digest}
-    _refuse_change(out, notes['contents'], now)
-    notes['contents'] |= now
-
-
-def _refuse_change(out: Path, before: dict, now: dict) -> None:
-    """Refuse what differs from the notes of a study; what these lack is free."""
-    now = before | {key: value for key, value in now.items() if key in before}
-    if before != now:
-        raise ValueError(
-            f'the study in {out} was started otherwise ({differences(before, now)}): pass with '
-            '--resume what it was started with, or choose another --out'
-        )
-
-
-def refuse_study(out: Path) -> None:
-    """Refuse a folder that holds a study for a single run."""
-    if (out / NOTES).exists():
-        raise ValueError(
-            f'out={str(out)!r} holds a study: pass its --fractions and --resume to continue it, '
-            'or choose another folder'
-        )
-
-
-def refuse_run(out: Path, resume: bool) -> None:
-    """Refuse a folder that holds a run, unless that is to be continued."""
-    if not resume:
-        raise ValueError(
-            f'out={str(out)!r} holds a run already: choose another folder, or pass --resume '
-            'to continue what was interrupted'
-        )
-
-
 def check_extent(
     fractions: Sequence[float] | None, seeds: int | None
 ) -> tuple[list[float], int] | None:
@@ -212,7 +111,7 @@ def run_study(
         trainings: What is trained.
         out: Folder to write into.
         extent: Percents of the labelled images, rising, and the number of seeds.
-        notes: As of :func:`check_folder`.
+        notes: As of :func:`~.notes.check_folder`.
 
     Raises:
         KeyboardInterrupt, SystemExit: If it was interrupted, after saying what it came to so far.

@@ -166,6 +166,24 @@ def test_other_weights_of_the_same_name_are_not_taken_for_those_of_before(detect
     detection['backbone'].write_bytes(content)
 
 
+def test_paths_of_a_study_are_compared_by_where_they_lead(
+    detection, resumed, tmp_path, monkeypatch
+):
+    folder, notes = detection['out'].parent, detection['out'] / 'study.json'
+    typed = dict(train_json='./train.json', val_json='out/../val.json', backbone='snclr.pth')
+    given = detection | typed | dict(images=f'{detection["images"]}/')
+    given |= dict(epochs=0.5, fractions=[50], seeds=1, resume=True)
+    monkeypatch.chdir(folder)
+    detect(**given)
+    # The first versions noted them as they were typed.
+    notes.write_text(notes.read_text().replace(f'{folder}/', ''))
+    detect(**given)
+    shutil.copy('snclr.pth', tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r'started otherwise \(train_json was .*, is '):
+        detect(**given)
+
+
 @pytest.fixture(scope='module')
 def blobs(tmp_path_factory):
     """Noise of two colours, 15 images of one and 5 of the other."""
