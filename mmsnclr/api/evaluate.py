@@ -52,7 +52,7 @@ def evaluate(
     Args:
         checkpoints: Of any origin; a run's folder stands for its newest; ``'random'`` for random
             weights, of the architecture of the first other or of a ResNet-50. Differences are
-            to the first.
+            by how much the first is ahead.
         images: Labelled images: a folder, tar, text or COCO json file, or a csv with the columns
             ``path`` and ``label``. A folder with ``train`` and ``val`` in it is parted by these.
         out: Folder to write into.

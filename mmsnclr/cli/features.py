@@ -81,8 +81,8 @@ def evaluate(**arguments: Any) -> None:
     """Compare CHECKPOINTS by what their features tell of labelled IMAGES.
 
     Writes evaluation.md and evaluation.csv: accuracy of k-NN, linear and
-    few-shot classifiers, with confidence intervals, and the differences to the
-    first. CHECKPOINTS may be of any origin, or "random". IMAGES are a folder
+    few-shot classifiers, with confidence intervals, and how far the first is
+    ahead. CHECKPOINTS may be of any origin, or "random". IMAGES are a folder
     with a folder for each class, also below train/ and val/, which are then
     the parts, a csv (path,label), or others with --labels. What was computed
     before is not computed again.

@@ -28,8 +28,8 @@ class Score(NamedTuple):
         low: Where its 95 % interval begins, over the images that are tested on.
         high: Where it ends.
         deviation: Standard deviation over the draws; ``None`` if there is one.
-        difference: To another representation on the same images and draws, with its interval,
-            each in points; ``None`` if there is no other.
+        difference: How far another representation is ahead on the same images and draws, with
+            its interval, each in points; ``None`` if there is no other.
     """
 
     accuracy: float
@@ -171,7 +171,7 @@ def draw_shots(labels: np.ndarray, shots: int, draw: int, seed: int = 0) -> np.n
     return order[(counts.cumsum() - counts)[:, None] + np.arange(shots)]
 
 
-def score(right: np.ndarray, other: np.ndarray | None = None) -> Score:
+def score(right: np.ndarray, first: np.ndarray | None = None) -> Score:
     """Accuracy, and how sure it is.
 
     The interval is Wilson's. Where there are several draws it takes the mean over them, and is
@@ -179,7 +179,7 @@ def score(right: np.ndarray, other: np.ndarray | None = None) -> Score:
 
     Args:
         right: Whether a classifier is right, ``(draws, M)`` bool.
-        other: The same of another representation.
+        first: The same of the representation that it is compared with.
 
     Returns:
         The score.
@@ -187,8 +187,8 @@ def score(right: np.ndarray, other: np.ndarray | None = None) -> Score:
     count, accuracy = right.shape[1], float(100 * right.mean())
     deviation = float(100 * right.mean(axis=1).std(ddof=1)) if len(right) > 1 else None
     difference = None
-    if other is not None:
-        each = 100 * (right.mean(axis=0) - other.mean(axis=0))
+    if first is not None:
+        each = 100 * (first.mean(axis=0) - right.mean(axis=0))
         error = _Z * each.std(ddof=1) / np.sqrt(count) if count > 1 else np.inf
         mean = float(each.mean())
         difference = mean, float(mean - error), float(mean + error)

@@ -13,7 +13,7 @@ _CLASSES = 200  # of which the summary has a row each; all are in predictions.cs
 
 
 def accuracy_table(results: dict[str, Accuracies]) -> str:
-    """Accuracy of each run, and how its top-1 differs from the first's, as a markdown table.
+    """Accuracy of each run, and how far the first's top-1 is ahead, as a markdown table.
 
     Differences are taken image by image, and have their 95 % interval over the images.
 
@@ -23,7 +23,7 @@ def accuracy_table(results: dict[str, Accuracies]) -> str:
     first = next(iter(results.values()))
     kinds = dict(top1='top-1', top5='top-5', balanced='balanced')
     fields = [field for field in kinds if getattr(first, field) is not None]
-    difference = ['difference'] if len(results) > 1 else []
+    difference = [f'{next(iter(results))} is ahead by'] if len(results) > 1 else []
     table = row('accuracy, %', *(kinds[field] for field in fields), *difference)
     table += row('---', *['---:'] * (len(fields) + len(difference)))
     for name, result in results.items():

@@ -18,15 +18,14 @@ _MOST = 100  # detections of an image that pycocotools counts
 
 
 def ap_table(results: dict[str, dict[str, CocoAP]]) -> str:
-    """Average precision of each run, and the difference, as a markdown table.
+    """Average precision of each run, and how far the first is ahead, as a markdown table.
 
     Args:
         results: For each run, by name, its average precision of each kind.
     """
     first, *others = results
     runs = [first, *others]
-    differences = [f'difference to {run}' for run in others] if others[1:] else ['difference']
-    table = row('', *runs, *differences[: len(others)])
+    table = row('', *runs, *(f'{first} is ahead of {run} by' for run in others))
     table += row('---', *['---:'] * (len(runs) + len(others)))
     for kind, name in KINDS.items():
         for field in ('ap', 'ap50', 'ap75') if kind in results[first] else ():

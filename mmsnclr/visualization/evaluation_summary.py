@@ -13,7 +13,7 @@ _COLUMNS = ('checkpoint', 'classifier', 'accuracy', 'low', 'high', 'deviation', 
 
 
 def accuracy_table(scores: Mapping[str, Mapping[str, Score]]) -> str:
-    """Accuracy of each classifier on each representation, and the differences, in markdown.
+    """Accuracy of each classifier on each representation, and the first's lead, in markdown.
 
     Args:
         scores: For each checkpoint, by name, the score of each classifier.
@@ -26,7 +26,7 @@ def accuracy_table(scores: Mapping[str, Mapping[str, Score]]) -> str:
         for name, found in scores.items()
     )
     if others:
-        text += f'\nDifference to {first}, in points:\n\n{head}' + ''.join(
+        text += f'\n{first} is ahead by, in points:\n\n{head}' + ''.join(
             row(name, *(points(scores[name][classifier].difference) for classifier in classifiers))
             for name in others
         )

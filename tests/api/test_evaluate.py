@@ -93,11 +93,11 @@ def test_one_table_has_all_checkpoints_and_says_what_is_left_out(compared, basel
     assert '- k-NN 200 is left out: only 60 images are learned from' in markdown
     assert f'Whether {baseline} was pretrained on images to validate on cannot be told' in markdown
     assert markdown in result.output and f'wrote {out / "evaluation.csv"}' in result.output
-    assert f'Difference to {checkpoints[0]}, in points' in markdown
+    assert f'{checkpoints[0]} is ahead by, in points' in markdown
     assert rows[checkpoints[0], 'linear']['difference'] == ''
     one, other = (float(rows[c, 'linear']['accuracy']) for c in checkpoints[:2])
     assert float(rows[checkpoints[1], 'linear']['difference']) == pytest.approx(
-        other - one, abs=0.01
+        one - other, abs=0.01
     )
 
 

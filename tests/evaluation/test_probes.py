@@ -114,10 +114,10 @@ def test_the_interval_is_wilsons(right, count):
 
 def test_draws_have_a_deviation_and_differences_are_taken_image_by_image(found):
     one, other = found['1-shot'], found['5-shot']
-    measured = score(one, other)
+    measured = score(one, first=other)
     assert measured.accuracy == pytest.approx(100 * one.mean())
     assert measured.deviation == pytest.approx(100 * np.std(one.mean(axis=1), ddof=1))
-    each = 100 * (one.mean(axis=0) - other.mean(axis=0))
+    each = 100 * (other.mean(axis=0) - one.mean(axis=0))
     interval = stats.norm.interval(0.95, each.mean(), stats.sem(each))
     assert measured.difference == pytest.approx((each.mean(), *interval), rel=1e-5)
-    assert score(np.array([[True]]), np.array([[False]])).difference == (100, -np.inf, np.inf)
+    assert score(np.array([[False]]), np.array([[True]])).difference == (100, -np.inf, np.inf)
