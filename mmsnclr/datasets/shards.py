@@ -126,7 +126,7 @@ def load_shards(paths: Iterable[str]) -> list[Shard]:
 def load_shard(path: str) -> Shard:
     """Index a tar, unless it was done before and the tar is the same.
 
-    The index is kept in the user's cache, by ``XDG_CACHE_HOME`` or else in ``~/.cache``.
+    The index is kept in the user's cache, see :func:`cache_folder`.
 
     Raises:
         FileNotFoundError: If it is not there.
@@ -154,10 +154,14 @@ def _state(file: str | int) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
+def cache_folder() -> Path:
+    """The user's cache: ``mmsnclr`` in ``XDG_CACHE_HOME``, which is ``~/.cache`` by default."""
+    return Path(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'), 'mmsnclr')
+
+
 def _index_file(path: str) -> Path:
-    cache = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
     digest = blake2b(os.fsencode(os.path.abspath(path)), digest_size=16).hexdigest()
-    return Path(cache, 'mmsnclr', 'shards', f'{digest}.npz')
+    return cache_folder() / 'shards' / f'{digest}.npz'
 
 
 def _read_index(path: Path, state: tuple[int, int]) -> np.ndarray | None:

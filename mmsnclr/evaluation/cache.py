@@ -14,17 +14,10 @@ import torch
 from torch import nn
 
 from ..console import say
+from ..datasets.shards import cache_folder
 from ..version import __version__
 
 MOST = 5 * 2**30  # bytes of all that is kept; the newest stays whatever its size is
-
-
-def cache_folder() -> Path:
-    """Where results are kept: ``mmsnclr`` in ``XDG_CACHE_HOME``, which is ``~/.cache`` by default.
-
-    No more than :data:`MOST`; what was not asked for the longest goes first.
-    """
-    return Path(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'), 'mmsnclr')
 
 
 def key_of(*parts: object) -> str:
@@ -69,7 +62,10 @@ def recall(key: str) -> dict[str, np.ndarray] | None:
 
 
 def remember(key: str, content: Mapping[str, np.ndarray]) -> None:
-    """Keep arrays under a name, if the disk has room, and remove what was not used for long."""
+    """Keep arrays under a name, if the disk has room, and no more than :data:`MOST` of all.
+
+    What was not asked for the longest goes first.
+    """
     folder, draft = cache_folder(), None
     try:
         folder.mkdir(parents=True, exist_ok=True)

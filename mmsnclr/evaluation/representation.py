@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 from ..console import say, track
 from ..datasets.decoding import middle, read_image
 from ..datasets.loading_errors import loaded
+from ..datasets.shards import cache_folder
 from ..models import pooled
-from .cache import MOST, cache_folder, files_key, key_of, recall, remember, weights_key
+from .cache import MOST, files_key, key_of, recall, remember, weights_key
 from .encoder import Encoder, Sight
 
 _BATCH = 64
@@ -82,8 +83,8 @@ def represent_images(
 ) -> Representations:
     """Represent a user's images, the centre of each at the size of training.
 
-    What was computed is kept on the disk (:func:`~.cache.cache_folder`), and computed again only
-    if weights, images or their preparation have changed.
+    What was computed is kept on the disk (:func:`~..datasets.shards.cache_folder`), and computed
+    again only if weights, images or their preparation have changed.
 
     Args:
         encoder: The network.
