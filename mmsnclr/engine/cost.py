@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 from ..datasets.loading_errors import loaded, naming_lost_workers
 from ..models.dist import exchanging_by
@@ -97,7 +97,7 @@ class PeakMemory(TorchDispatchMode):
 
 
 def _tensors(tree: object) -> Iterator[Tensor]:
-    return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+    return (leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor))
 
 
 def build_training(cfg: Config) -> tuple[BaseModel, OptimWrapper]:

@@ -1,6 +1,7 @@
 """What the cost estimate says is what really happens."""
 
 import importlib.util
+import runpy
 import sys
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -124,6 +125,12 @@ def test_peak_memory_counts_what_lives_at_the_same_time():
         a.add_(1)
         del a
     assert (memory.now, memory.peak) == (0, 12_000)
+
+
+@pytest.mark.filterwarnings('ignore:.*found in sys.modules')
+def test_nothing_is_needed_that_torch_2_1_lacks(monkeypatch):
+    monkeypatch.delattr('torch.utils._pytree.tree_leaves')
+    runpy.run_module('mmsnclr.engine.cost')
 
 
 def test_memory_of_the_loss_depends_on_neither_k_nor_length():
