@@ -2,7 +2,6 @@
 
 import logging
 import os
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from uuid import uuid4
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
-from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process, master_only
+from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger, print_log
 from mmengine.model import revert_sync_batchnorm
@@ -29,9 +28,7 @@ from ..checkpoints import (
     check_bytes,
     check_resumable,
     load_checkpoint,
-    newest_checkpoint,
     replacing,
-    write_text,
 )
 from ..models import NeighborMethod
 from ..models.backbone import freeze_fixed_positions
@@ -52,12 +49,11 @@ from .optim import precision_of
 from .param_groups import merge_groups
 from .run import write_config
 from .schedule import Schedule
+from .start import choose_start, write_run_id
 from .store import group_timeout
 
 # mmengine's
 _HOOKS = ['runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint']
-# Set by torchrun and by Slurm when they start a run again.
-_RESTARTS = ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT')
 
 
 @RUNNERS.register_module()
@@ -155,39 +151,16 @@ class ResumableRunner(Runner):
         return loader
 
     def train(self) -> nn.Module:
-        """Train, from the newest complete checkpoint where training is to be resumed.
+        """Train, from where :func:`choose_start` says.
 
-        Otherwise pretrained parts are checked first, as :func:`check_pretrained` does.
-
-        A run that was started again goes on from its own checkpoints alone, unless
-        it was to resume another's.
+        Where nothing is resumed pretrained parts are checked first, as
+        :func:`check_pretrained` does.
         """
-        # Only on the nodes where a process had died does torchrun count a restart.
-        restarted = any(all_gather_object(any(int(os.environ.get(k) or 0) for k in _RESTARTS)))
-        newest = self._resume and self._load_from is None
-        if restarted or newest:
-            own = None if newest else self._read_run_id()
-            choice: list[Any] = [
-                newest_checkpoint(self.work_dir, own) if is_main_process() else None
-            ]
-            broadcast_object_list(choice)
-            path, skipped = choice[0]
-            for name, reason in skipped.items():
-                self.logger.warning(f'Not resumed from {name}: {reason}')
-            if path is not None:
-                self._resume, self._load_from = True, path
-            elif any(name.endswith('.pth') for name in skipped):
-                raise ValueError(
-                    f'no checkpoint in {self.work_dir} can be resumed from; move them away to '
-                    f'start from the beginning: {"; ".join(skipped.values())}'
-                )
-            elif self._load_from is None:
-                self._resume = False
-                self.logger.info(f'No checkpoint in {self.work_dir}: starting from the beginning.')
+        self._resume, self._load_from = choose_start(self, self._resume, self._load_from)
         if not self._resume:
             if not self.cfg.get('allow_partial_pretrained'):
                 self._pretrained = check_pretrained(unwrap(self.model))
-            self._write_run_id()
+            write_run_id(self.work_dir, self.run_id)
         try:
             if self._train_loop is not None:
                 check_start(self)
@@ -212,16 +185,6 @@ class ResumableRunner(Runner):
             super()._init_model_weights()
         self._pretrained = []
 
-    def _read_run_id(self) -> str:
-        with suppress(OSError):
-            return Path(self.work_dir, 'run_id').read_text('utf-8')
-        return ''
-
-    @master_only
-    def _write_run_id(self) -> None:
-        """Tell whose checkpoints are this run's, should it be started again."""
-        write_text(os.path.join(self.work_dir, 'run_id'), self.run_id)
-
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Resume training from a checkpoint.
 
@@ -245,7 +208,7 @@ class ResumableRunner(Runner):
         super().resume(filename, *args, **kwargs)
         schedule.regroup(saved['optimizer'], self.param_schedulers)
         self.run_id = meta.get('run_id') or self.run_id
-        self._write_run_id()
+        write_run_id(self.work_dir, self.run_id)
         for sampler in (loader.sampler, getattr(loader.batch_sampler, 'sampler', None)):
             if sampler is not None and getattr(sampler, 'seed', None) is not None:
                 sampler.seed = self.seed  # that of the checkpoint
