@@ -11,11 +11,11 @@ import torch
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.dist import master_only
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import MMLogger, print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
-from mmengine.registry import MODEL_WRAPPERS, RUNNERS
+from mmengine.registry import HOOKS, LOOPS, MODEL_WRAPPERS, RUNNERS, Registry
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from mmengine.visualization import Visualizer
 from torch import nn
@@ -85,8 +85,8 @@ class ResumableRunner(Runner):
     def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
         """Register the default hooks but those that are ``None``; checkpoints are made safe."""
         hooks = {'checkpoint': {}, 'preemption': dict(type='PreemptionHook')} | dict(hooks or {})
-        checkpoint = hooks['checkpoint']
-        if isinstance(checkpoint, dict) and checkpoint.get('type') in (None, 'CheckpointHook'):
+        checkpoint, plain = hooks['checkpoint'], CheckpointHook
+        if isinstance(checkpoint, dict) and _type(checkpoint, HOOKS, plain) is plain:
             hooks['checkpoint'] = dict(interval=1) | checkpoint | dict(type='AtomicCheckpointHook')
         # mmengine takes None for its own hooks only.
         kept = {k: hook for k, hook in hooks.items() if hook is not None or k in _HOOKS}
@@ -99,7 +99,7 @@ class ResumableRunner(Runner):
         """
         if isinstance(loop, BaseLoop):
             return loop
-        if loop.get('by_epoch') or loop.get('type') == 'EpochBasedTrainLoop':
+        if loop.get('by_epoch') or _type(loop, LOOPS) is EpochBasedTrainLoop:
             loop = {key: value for key, value in loop.items() if key != 'by_epoch'}
             loop['type'] = 'ResumableTrainLoop'
         loop = super().build_train_loop(loop)
@@ -320,6 +320,13 @@ class CPURunner(ResumableRunner):
         )
         settings = dict(type='MMDistributedDataParallel') | settings
         return MODEL_WRAPPERS.build(settings, default_args=dict(module=model))
+
+
+def _type(settings: dict, registry: Registry, default: type | None = None) -> object:
+    """The class that is to be built, by whatever name; none if nothing has that name."""
+    kind = settings.get('type') or default
+    with registry.switch_scope_and_registry(settings.get('_scope_')) as scoped:
+        return scoped.get(kind) if isinstance(kind, str) else kind
 
 
 def build_runner(cfg: Config) -> Runner:

@@ -53,8 +53,8 @@ class PreemptionHook(Hook):
 
     One rank that got the signal is enough. Ranks agree through a store, on the
     host and in the background, so that no device waits for it; all of them
-    leave after the same optimiser step. Where they cannot, signals do what they
-    do without this hook.
+    leave after the same optimiser step. Where they cannot, or no
+    :class:`AtomicCheckpointHook` is there, signals do what they do without this hook.
 
     Args:
         interval: How many iterations lie between two agreements of several
@@ -80,7 +80,10 @@ class PreemptionHook(Hook):
         self._ending: mmap | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Wait for signals from now on."""
+        """Wait for signals from now on, if there is something to save checkpoints."""
+        if not any(isinstance(hook, AtomicCheckpointHook) for hook in runner.hooks):
+            self._train_on(runner, 'there is no AtomicCheckpointHook (default_hooks.checkpoint)')
+            return
         if get_world_size() > 1:
             self._patience = patience(runner.cfg)
             try:

@@ -54,6 +54,7 @@ def run(digits, work_dir, method=None, **options):
             'optim_wrapper.optimizer.lr': 0.03,
             'model.momentum_coefficient': 0.9,
             'default_hooks.checkpoint': None,
+            'default_hooks.preemption': None,
         },
     )
     if method:
