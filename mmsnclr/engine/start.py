@@ -15,7 +15,10 @@ _RESTARTS = ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT')
 
 
 def choose_start(runner: Runner, resume: bool, load_from: str | None) -> tuple[bool, str | None]:
-    """Choose from what a training starts; with ``resume`` alone it is the newest checkpoint.
+    """Choose from what a training starts.
+
+    With ``resume`` alone it is the newest checkpoint and, where there is none,
+    the weights that the config calls ``start_from``, if it does.
 
     A run that was started again goes on from its own checkpoints alone, unless
     it was to resume another's.
@@ -50,8 +53,10 @@ def choose_start(runner: Runner, resume: bool, load_from: str | None) -> tuple[b
             f'start from the beginning: {"; ".join(skipped.values())}'
         )
     if load_from is None:
-        runner.logger.info(f'No checkpoint in {runner.work_dir}: starting from the beginning.')
-        return False, None
+        weights = runner.cfg.get('start_from')
+        whence = weights or 'the beginning'
+        runner.logger.info(f'No checkpoint in {runner.work_dir}: starting from {whence}.')
+        return False, weights
     return resume, load_from
 
 
