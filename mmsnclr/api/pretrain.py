@@ -176,7 +176,7 @@ def _is_to_go_on(out: Path, arguments: dict, resume: bool) -> bool:
     cfg = Config.fromfile(config)
     if 'arguments' not in cfg or method_of(cfg) is None:  # as of a classifier
         raise ValueError(f'{config} is not of a pretraining: choose another --out')
-    newest, damaged = newest_checkpoint(str(out))
+    newest, damaged, _ = newest_checkpoint(str(out))
     return bool(resume or newest or damaged or not arguments['images'])
 
 
@@ -192,7 +192,7 @@ def _go_on(out: Path, arguments: dict, resume: bool) -> Path:
     if cfg.work_dir != str(out):
         cfg = relocated(cfg, out)
         write_config(cfg, config)
-    newest, _ = newest_checkpoint(str(out))
+    newest = newest_checkpoint(str(out)).path
     last = out / f'epoch_{cfg.train_cfg.max_epochs}.pth'
     if newest == str(last):
         say(f'the run in {out} is at its end already')

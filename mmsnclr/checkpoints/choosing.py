@@ -5,6 +5,7 @@ import zlib
 from contextlib import suppress
 from glob import escape, glob
 from pathlib import Path
+from typing import Any, NamedTuple
 from zipfile import BadZipFile, ZipFile
 
 from mmengine.config import Config
@@ -17,9 +18,21 @@ from .writing import BACKBONE, TEMPORARY, rank_file
 _PROGRESS = ('epoch', 'iter')
 
 
-def newest_checkpoint(
-    work_dir: str, run_id: str | None = None
-) -> tuple[str | None, dict[str, str]]:
+class Choice(NamedTuple):
+    """From which checkpoint a run can go on.
+
+    Attributes:
+        path: The file, or ``None`` if there is none.
+        damaged: Checkpoints that cannot be gone on from or not even read, each with the reason.
+        foreign: Files that are none of a training, such as weights alone.
+    """
+
+    path: str | None
+    damaged: dict[str, str]
+    foreign: list[str]
+
+
+def newest_checkpoint(work_dir: str, run_id: str | None = None) -> Choice:
     """The newest checkpoint from which training can go on.
 
     Newest is what was saved last, whatever its name says.
@@ -27,30 +40,35 @@ def newest_checkpoint(
     Args:
         work_dir: Folder of the run.
         run_id: Only those of this run, as :class:`ResumableRunner` names it.
-
-    Returns:
-        Its path, or ``None`` if there is none, and the files that were passed
-        over, each with the reason.
     """
     folder = str(work_dir)
-    if not glob(f'{escape(folder)}/*.pth*'):
+    choice = _newest_in(folder, run_id)
+    if set(glob(f'{escape(folder)}/*.pth*')) <= set(choice.foreign):
         # mmengine's record of a run whose checkpoints lie elsewhere, as `out_dir` says.
         with suppress(OSError, UnicodeDecodeError):
             record = Path(folder, 'last_checkpoint').read_text('utf-8')
-            folder = os.path.dirname(record.strip()) or folder
-    found, skipped = [], {}
+            elsewhere = _newest_in(os.path.dirname(record.strip()) or folder, run_id)
+            return elsewhere._replace(foreign=choice.foreign + elsewhere.foreign)
+    return choice
+
+
+def _newest_in(folder: str, run_id: str | None) -> Choice:
+    found, damaged, foreign = [], {}, []
     for path in glob(f'{escape(folder)}/*.pth{TEMPORARY}'):
-        skipped[path] = 'half-written'
+        damaged[path] = 'half-written'
     for path in glob(f'{escape(folder)}/*.pth'):
         name = os.path.basename(path)
         if name.startswith('best_') or name == BACKBONE:
             continue
         try:
             checkpoint = load_checkpoint(path, mmap=True)
+            if not _is_of_training(checkpoint):
+                foreign.append(path)
+                continue
             _check_parts(checkpoint)
             _check_rank_files(path, checkpoint['meta'])
         except (OSError, RuntimeError, ValueError) as error:
-            skipped[path] = str(error)
+            damaged[path] = str(error)
         else:
             meta = checkpoint['meta']
             if run_id is None or meta.get('run_id') == run_id:
@@ -60,10 +78,10 @@ def newest_checkpoint(
         try:
             check_bytes(path)
         except ValueError as error:
-            skipped[path] = str(error)
+            damaged[path] = str(error)
         else:
-            return path, skipped
-    return None, skipped
+            return Choice(path, damaged, foreign)
+    return Choice(None, damaged, foreign)
 
 
 def check_bytes(path: str) -> None:
@@ -79,6 +97,12 @@ def check_bytes(path: str) -> None:
         damaged = error
     if damaged is not None:
         raise ValueError(f'{path} is damaged: {damaged}')
+
+
+def _is_of_training(checkpoint: Any) -> bool:
+    """Whether a file holds a training of mmengine's or, though damaged, part of one."""
+    names = checkpoint.keys() if isinstance(checkpoint, dict) else set()
+    return 'message_hub' in names or {'meta', 'optimizer'} <= names
 
 
 def _check_parts(checkpoint: dict) -> None:

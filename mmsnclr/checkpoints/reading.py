@@ -135,12 +135,13 @@ def load_checkpoint(path: str, map_location: str | None = 'cpu', mmap: bool = Fa
                 return dict(state_dict=weights, meta=file.metadata() or {})
         except SafetensorError as error:
             raise damaged from error
-    if mmap and not is_zipfile(path):
-        raise damaged
     with refusing(path, whole_object(path)):
         try:
             return torch.load(
-                path, map_location=map_location, mmap=mmap, weights_only=not unsafe_allowed()
+                path,
+                map_location=map_location,
+                mmap=mmap and is_zipfile(path),  # it cannot with files of torch before 1.6
+                weights_only=not unsafe_allowed(),
             )
         except EOFError as error:
             raise damaged from error

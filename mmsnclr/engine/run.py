@@ -112,7 +112,7 @@ def latest_checkpoint(folder: str | Path) -> Path:
     Raises:
         FileNotFoundError: If there is none.
     """
-    path, _ = newest_checkpoint(str(folder))
+    path = newest_checkpoint(str(folder)).path
     if path is None:
         raise FileNotFoundError(
             f'no checkpoint in {str(folder)!r}: pass the folder of a run that has saved one'

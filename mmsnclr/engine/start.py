@@ -32,7 +32,7 @@ def choose_start(runner: Runner, resume: bool, load_from: str | None) -> tuple[b
         Both, as mmengine's Runner takes them.
 
     Raises:
-        ValueError: If the work directory has checkpoints, none of which can be resumed from.
+        ValueError: If the work directory has checkpoints of a training, but no whole one.
     """
     # Only on the nodes where a process had died does torchrun count a restart.
     restarted = any(all_gather_object(any(int(os.environ.get(k) or 0) for k in _RESTARTS)))
@@ -42,15 +42,17 @@ def choose_start(runner: Runner, resume: bool, load_from: str | None) -> tuple[b
     own = None if newest else _read_run_id(runner.work_dir)
     choice: list[Any] = [newest_checkpoint(runner.work_dir, own) if is_main_process() else None]
     broadcast_object_list(choice)
-    path, skipped = choice[0]
-    for name, reason in skipped.items():
+    path, damaged, foreign = choice[0]
+    for name in foreign:
+        runner.logger.info(f'{name} is passed over: it holds no training to go on with')
+    for name, reason in damaged.items():
         runner.logger.warning(f'Not resumed from {name}: {reason}')
     if path is not None:
         return True, path
-    if any(name.endswith('.pth') for name in skipped):
+    if any(name.endswith('.pth') for name in damaged):
         raise ValueError(
             f'no checkpoint in {runner.work_dir} can be resumed from; move them away to '
-            f'start from the beginning: {"; ".join(skipped.values())}'
+            f'start from the beginning: {"; ".join(damaged.values())}'
         )
     if load_from is None:
         weights = runner.cfg.get('start_from')

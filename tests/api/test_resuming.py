@@ -59,6 +59,11 @@ def test_the_folder_of_a_classifier_is_not_written_into(pictures, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['config.py']
 
 
+def test_a_run_may_begin_where_its_initial_weights_lie(pictures, halfway, tmp_path):
+    weights = shutil.copy(halfway / 'backbone.pth', tmp_path / 'weights.pth')
+    assert run(pictures, tmp_path, init=weights, epochs=1) == tmp_path / 'epoch_1.pth'
+
+
 @pytest.fixture
 def begun(halfway, tmp_path):
     return Path(shutil.copytree(halfway, tmp_path / 'run'))

@@ -5,7 +5,8 @@ import json
 import torch
 from helpers import run_tool, small_run
 
-from mmsnclr.checkpoints import Stored
+from mmsnclr.checkpoints import Stored, newest_checkpoint
+from mmsnclr.engine import build_runner
 
 
 def test_resume_starts_a_new_run_from_the_weights_of_its_config(digits, trained, tmp_path):
@@ -24,3 +25,29 @@ def test_resume_starts_a_new_run_from_the_weights_of_its_config(digits, trained,
     train('--cfg-options', 'train_cfg.max_epochs=2')
     *_, last = sorted(out.glob('*/vis_data/scalars.json'))
     assert json.loads(last.read_text().splitlines()[0])['step'] == 7
+
+
+def test_what_is_of_no_training_keeps_no_run_from_its_beginning(digits, tmp_path):
+    weights = {'conv1.weight': torch.ones(8)}
+    foreign = {
+        'weights': weights,
+        'published': dict(state_dict=weights, meta=dict(epoch=9, iter=9)),
+        'of_dino': dict(student=weights, optimizer=dict(state={}), epoch=9),
+        'tensors': list(weights.values()),
+    }
+    for name, content in foreign.items():
+        torch.save(content, tmp_path / f'{name}.pth')
+    torch.save(weights, tmp_path / 'old.pth', _use_new_zipfile_serialization=False)
+    build_runner(small_run(digits, tmp_path, resume=True, log_level='INFO')).train()
+    (log,) = tmp_path.glob('*/*.log')
+    for name in (*foreign, 'old'):
+        assert f'{tmp_path / name}.pth is passed over' in log.read_text()
+    assert newest_checkpoint(tmp_path).path == str(tmp_path / 'epoch_3.pth')
+
+
+def test_weights_in_the_folder_do_not_hide_checkpoints_elsewhere(digits, tmp_path):
+    run, elsewhere = tmp_path / 'run', tmp_path / 'elsewhere'
+    options = {'default_hooks.checkpoint.out_dir': str(elsewhere), 'train_cfg.max_epochs': 1}
+    build_runner(small_run(digits, run, **options)).train()
+    torch.save({'conv1.weight': torch.ones(8)}, run / 'weights.pth')
+    assert newest_checkpoint(run)[0] == str(elsewhere / 'run/epoch_1.pth')

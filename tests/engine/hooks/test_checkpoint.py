@@ -56,12 +56,12 @@ def flip_a_bit(path):
 
 
 def test_the_newest_checkpoint_is_found_whatever_the_record_says(work_dir):
-    assert newest_checkpoint(work_dir) == (str(work_dir / 'epoch_3.pth'), {})
+    assert newest_checkpoint(work_dir) == (str(work_dir / 'epoch_3.pth'), {}, [])
     (work_dir / 'last_checkpoint').write_text(str(work_dir / 'epoch_1.pth'))
     assert newest_checkpoint(work_dir)[0] == str(work_dir / 'epoch_3.pth')
     (work_dir / 'last_checkpoint').unlink()
     assert newest_checkpoint(work_dir)[0] == str(work_dir / 'epoch_3.pth')
-    assert newest_checkpoint(work_dir / 'nothing') == (None, {})
+    assert newest_checkpoint(work_dir / 'nothing') == (None, {}, [])
 
 
 def test_the_newest_checkpoint_does_not_depend_on_time_zones(work_dir):
@@ -76,7 +76,7 @@ def test_a_damaged_index_does_not_hide_good_checkpoints(work_dir):
     method = content.rindex(b'PK\x01\x02') + 10
     content[method : method + 2] = b'\x63\x00'  # a compression that nobody knows
     (work_dir / 'epoch_3.pth').write_bytes(content)
-    newest, skipped = newest_checkpoint(work_dir)
+    newest, skipped, _ = newest_checkpoint(work_dir)
     assert newest == str(work_dir / 'epoch_2.pth') and len(skipped) == 1
 
 
@@ -109,7 +109,7 @@ def test_a_config_that_is_no_plain_values_is_refused(text):
 )
 def test_an_incomplete_checkpoint_is_passed_over_with_the_reason(work_dir, damage, reason):
     damage(work_dir / 'epoch_3.pth')
-    newest, skipped = newest_checkpoint(work_dir)
+    newest, skipped, _ = newest_checkpoint(work_dir)
     assert newest == str(work_dir / 'epoch_2.pth')
     ((path, why),) = skipped.items()
     assert Path(path).name.startswith('epoch_3.pth') and reason in why
@@ -122,9 +122,18 @@ def test_the_log_says_which_checkpoint_was_passed_over(digits, work_dir, capfd):
     assert re.search(r'Not resumed from \S+epoch_3\.pth: .*damaged', ''.join(capfd.readouterr()))
 
 
-def test_nothing_is_trained_over_a_folder_of_broken_checkpoints(digits, work_dir):
+@pytest.mark.parametrize(
+    'damage',
+    [
+        lambda path: path.write_bytes(b'broken'),
+        lambda path: change(path, lambda x: x.pop('optimizer')),
+        lambda path: change(path, lambda x: x.pop('message_hub')),
+    ],
+    ids=['broken', 'no optimizer', 'no message_hub'],
+)
+def test_nothing_is_trained_over_a_folder_of_broken_checkpoints(digits, work_dir, damage):
     for path in work_dir.glob('*_*.pth'):
-        path.write_bytes(b'broken')
+        damage(path)
     with pytest.raises(ValueError, match=r'no checkpoint in .* can be resumed from; move'):
         resume(digits, work_dir)
 
