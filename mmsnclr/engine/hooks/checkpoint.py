@@ -56,6 +56,7 @@ class AtomicCheckpointHook(CheckpointHook):
     _saving: dict | None = None
     _resumed_states: list[dict] | None = None
     keep_ckpt_ids: deque[int]
+    last_ckpt: str | None
 
     def __init__(self, *args: Any, minutes: float | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -143,6 +144,42 @@ class AtomicCheckpointHook(CheckpointHook):
         elif self.max_keep_ckpts > 0:
             hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
 
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        """Save the best so far; the one before goes after that, and stays where it fails."""
+        if not self.save_best:
+            return
+        hub, last = runner.message_hub, self.last_ckpt
+        before = _best(hub.runtime_info)
+        # mmengine removes first what it knows, and saves the last checkpoint again.
+        self.last_ckpt = None
+        self._know_best({})
+        error = _try(super()._save_best_checkpoint, runner, metrics)
+        self.last_ckpt = last
+        after, failed = _best(hub.runtime_info), _on_any_rank(error)
+        kept, gone = (before, after) if failed else (after, before)
+        for name in after:
+            hub.pop_info(name)
+        for name, value in kept.items():
+            hub.update_info(name, value)
+        self._know_best(kept)
+        if failed:
+            why = error or 'see the other ranks'
+            runner.logger.error(f'The best checkpoint could not be written: {why}. The old stays.')
+        elif last is not None and after != before:  # so that it notes the best, too
+            step = runner.epoch if self.by_epoch else runner.iter
+            meta = dict(epoch=runner.epoch, iter=runner.iter)
+            self._save_checkpoint_with_step(runner, step, meta)
+        for path in gone.values():
+            if is_main_process() and isinstance(path, str) and path not in kept.values():
+                _try(self.file_backend.remove, path)
+
+    def _know_best(self, best: dict) -> None:
+        names = self.key_indicators
+        if len(names) == 1:
+            self.best_ckpt_path = best.get('best_ckpt')
+        else:
+            self.best_ckpt_path_dict = {name: best.get(f'best_ckpt_{name}') for name in names}
+
     @master_only
     def _remove_old(self, runner: Runner) -> None:
         for name in runner.message_hub.runtime_info.get('old_ckpts', ()):
@@ -169,7 +206,7 @@ class AtomicCheckpointHook(CheckpointHook):
             f'The checkpoint {path} could not be written: {error or "see the other ranks"}. '
             f'The last good one is {last or "none"}'
         )
-        if meta['iter'] >= runner.max_iters:
+        if meta['iter'] >= runner.max_iters and last != path:
             raise OSError(message) from error
         runner.logger.error(f'{message}; training goes on.')
         return False
@@ -208,6 +245,12 @@ class AtomicCheckpointHook(CheckpointHook):
     def _write_record(record: str, path: str) -> None:
         with replacing(record) as temporary, open(temporary, 'w', encoding='utf-8') as file:
             file.write(path)
+
+
+def _best(noted: dict) -> dict:
+    """Scores and paths of the best checkpoints, by mmengine's names."""
+    names = ('best_score', 'best_ckpt')
+    return {name: value for name, value in noted.items() if name.startswith(names)}
 
 
 def _epoch_length(runner: Runner) -> int | None:
