@@ -169,9 +169,10 @@ class AtomicCheckpointHook(CheckpointHook):
             step = runner.epoch if self.by_epoch else runner.iter
             meta = dict(epoch=runner.epoch, iter=runner.iter)
             self._save_checkpoint_with_step(runner, step, meta)
-        for path in gone.values():
-            if is_main_process() and isinstance(path, str) and path not in kept.values():
-                _try(self.file_backend.remove, path)
+        old, new = ({basename(v) for v in x.values() if isinstance(v, str)} for x in (gone, kept))
+        for name in old - new if is_main_process() else ():
+            # Not by its path, which in a copied folder is that of the first run.
+            _try(self.file_backend.remove, join(self.out_dir, name))
 
     def _know_best(self, best: dict) -> None:
         names = self.key_indicators

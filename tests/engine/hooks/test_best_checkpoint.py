@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -86,10 +87,11 @@ def test_a_best_that_cannot_be_written_leaves_the_one_before(digits, tmp_path, r
 def test_a_run_that_is_killed_while_it_writes_the_best_has_the_one_before(digits, tmp_path):
     file = 'best_acc_epoch_2.pth'
     assert run_ranks(train, 1, digits, tmp_path, ['acc'], file, killed) == [-signal.SIGKILL]
+    copy = shutil.copytree(tmp_path, tmp_path / 'copy')
+    assert run_ranks(lambda: train(digits, copy, ['acc'], resume=True), 1) == [0]
+    assert bests(copy) == [[f'best_acc_epoch_{epoch}.pth'] for epoch in (1, 2, 2, 4)]
+    assert [path.name for path in copy.glob('epoch_*')] == ['epoch_4.pth']
     load_checkpoint(str(tmp_path / 'best_acc_epoch_1.pth'))
-    assert run_ranks(lambda: train(digits, tmp_path, ['acc'], resume=True), 1) == [0]
-    assert bests(tmp_path) == [[f'best_acc_epoch_{epoch}.pth'] for epoch in (1, 2, 2, 4)]
-    assert [path.name for path in tmp_path.glob('epoch_*')] == ['epoch_4.pth']
 
 
 def test_a_run_ends_well_though_its_last_checkpoint_cannot_be_written_again(digits, tmp_path):
