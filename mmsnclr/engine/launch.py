@@ -77,8 +77,8 @@ def share_of_batch(batch: int, processes: int) -> int:
 def set_processes(cfg: Config, processes: int) -> None:
     """Set how many processes train by a config: they share its batch and the statistics of BN.
 
-    Interrupted, they leave a checkpoint. All of it is set anew at each start: the first versions
-    wrote down less.
+    Interrupted, they leave a checkpoint, unless the config has another setting for that. It is
+    set at each start: the first versions wrote down less.
 
     Args:
         cfg: Of the run; it is changed.
@@ -91,7 +91,7 @@ def set_processes(cfg: Config, processes: int) -> None:
     cfg.launcher = 'pytorch' if processes > 1 else 'none'
     # On GPUs, also of timm's models, whose layers have no norm_cfg.
     cfg.share_batch, cfg.sync_bn = True, 'torch'
-    cfg.default_hooks.preemption = dict(type='PreemptionHook', interrupt=True)
+    cfg.default_hooks.setdefault('preemption', dict(type='PreemptionHook', interrupt=True))
 
 
 @contextlib.contextmanager

@@ -9,10 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from mmengine.config import Config
 from torch.distributed.launcher.api import elastic_launch
 
 from mmsnclr.engine.hooks.preemption import PREEMPTED
-from mmsnclr.engine.launch import count_cores, count_processes, launch, share_of_batch
+from mmsnclr.engine.launch import (
+    count_cores,
+    count_processes,
+    launch,
+    set_processes,
+    share_of_batch,
+)
 
 
 def end(how):
@@ -100,3 +107,11 @@ def test_what_a_machine_does_not_have_is_refused(monkeypatch):
     assert share_of_batch(24, 3) == 8
     with pytest.raises(ValueError, match=r'batch=32 images do not divide among 3 processes'):
         share_of_batch(32, 3)
+
+
+@pytest.mark.parametrize('chosen', [None, dict(type='PreemptionHook', interval=1)])
+def test_what_a_config_says_of_interruptions_stays(chosen):
+    cfg = Config(dict(train_dataloader=dict(batch_size=4), default_hooks=dict(preemption=chosen)))
+    set_processes(cfg, 2)
+    assert cfg.default_hooks.preemption == chosen
+    assert (cfg.launcher, cfg.share_batch, cfg.sync_bn) == ('pytorch', True, 'torch')
