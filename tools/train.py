@@ -47,9 +47,9 @@ def parse_args() -> argparse.Namespace:
 
 def set_training(cfg: Config, args: argparse.Namespace) -> None:
     """Apply the flags that only training has."""
-    if args.resume == 'auto':
-        # To mmengine load_from would be what to resume; ours are weights for a run without any.
-        cfg.start_from = cfg.get('load_from') or cfg.get('start_from')
+    if args.resume == 'auto' and not cfg.get('resume'):
+        # With resume it would be a checkpoint to go on from; these are weights to start from.
+        cfg.start_from = cfg.get('load_from')
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume

@@ -1,9 +1,12 @@
 """From where a training starts that may have been begun."""
 
 import json
+import runpy
+from types import SimpleNamespace
 
 import torch
-from helpers import run_tool, small_run
+from helpers import ROOT, run_tool, small_run
+from mmengine.config import Config
 
 from mmsnclr.checkpoints import Stored, newest_checkpoint
 from mmsnclr.engine import build_runner
@@ -51,3 +54,14 @@ def test_weights_in_the_folder_do_not_hide_checkpoints_elsewhere(digits, tmp_pat
     build_runner(small_run(digits, run, **options)).train()
     torch.save({'conv1.weight': torch.ones(8)}, run / 'weights.pth')
     assert newest_checkpoint(run)[0] == str(elsewhere / 'run/epoch_1.pth')
+
+
+def test_what_a_config_was_to_resume_is_not_taken_for_weights(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    set_training = runpy.run_path(str(ROOT / 'tools/train.py'))['set_training']
+    flags = SimpleNamespace(
+        resume='auto', allow_partial_pretrained=False, amp=None, auto_scale_lr=False
+    )
+    begun = Config(dict(resume=True, load_from='other/epoch_50.pth', start_from='coco.pth'))
+    set_training(begun, flags)
+    assert (begun.start_from, begun.load_from) == ('coco.pth', None)
