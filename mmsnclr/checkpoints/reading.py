@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from ..parents import refusing, unsafe_allowed
 from .formats import foreign_format, whole_object
 
+# What torch.load raises of bytes that it cannot read.
+_NO_CHECKPOINT = (AssertionError, AttributeError, LookupError, TypeError, ValueError, struct.error)
 _WRAPPERS = re.compile(r'^(module\.|_orig_mod\.)+')
 
 # What `at_hand` was given, by absolute path.
@@ -145,10 +147,10 @@ def load_checkpoint(path: str, map_location: str | None = 'cpu', mmap: bool = Fa
             )
         except EOFError as error:
             raise damaged from error
-        except (AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
+        except _NO_CHECKPOINT as error:
             raise ValueError(f'{path} is not a checkpoint of torch') from error
         except RuntimeError as error:
-            if 'PytorchStreamReader' in str(error):
+            if 'PytorchStreamReader' in str(error) or not is_zipfile(path):
                 raise damaged from error
             raise
 

@@ -1,6 +1,7 @@
 """A checkpoint of somebody else runs nothing on this machine."""
 
 import threading
+from contextlib import suppress
 from functools import partial
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
@@ -138,3 +139,16 @@ def test_a_config_in_a_checkpoint_is_never_run(digits, trained, tmp_path, proof,
         with pytest.raises(ValueError, match='plain values'):
             export_backbone(path, tmp_path / 'out.pth', to='timm')
     assert not proof.exists()
+
+
+def test_what_is_damaged_is_said_in_a_sentence_whatever_torch_makes_of_it(tmp_path):
+    path = tmp_path / 'epoch_1.pth'
+    path.write_bytes(bytes(1000))
+    with pytest.raises(ValueError, match='is damaged or was not written to its end'):
+        load_checkpoint(str(path), mmap=True)
+    torch.save({'weight': torch.ones(8)}, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    for position in range(len(whole)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        with suppress(ValueError):
+            load_checkpoint(str(path), mmap=True)
