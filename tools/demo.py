@@ -83,9 +83,10 @@ def train(config: str, work_dir: Path, options: list[str]) -> str:
 def draw_digits(out: Path, quick: bool) -> None:
     """Draw the pictures, in place of all that an earlier demo left."""
     headline(f'Drawing pictures of digits into {out / "digits"}')
-    there = [out / name for name in ('digits', 'snclr', 'linear', 'detector')]
+    there = [out / name for name in ('detector', 'linear', 'snclr', 'digits')]
     there = [folder for folder in there if folder.exists()]
-    if there and not (out / 'digits/unlabelled').is_dir():
+    drawn = {path.name for path in (out / 'digits').glob('*')}
+    if there and not (there[-1].name == 'digits' and drawn <= {'unlabelled', 'labelled', 'scenes'}):
         raise SystemExit(f'{there[0]} is not of a demo: choose another --out')
     for folder in there:
         shutil.rmtree(folder)

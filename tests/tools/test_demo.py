@@ -11,6 +11,8 @@ from types import SimpleNamespace
 import pytest
 from helpers import ROOT, run_tool
 
+from mmsnclr.datasets import digits
+
 
 def run_warm(command, **_):
     """What Popen gives of a command of the demo: one that has ended, whose modules were there."""
@@ -27,6 +29,14 @@ def test_the_demo_removes_nothing_but_an_earlier_demo(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match='detector is not of a demo'):
         runpy.run_path('tools/demo.py', run_name='__main__')
     assert [path.name for path in tmp_path.iterdir()] == ['detector']
+
+    def draw(folder, **_):
+        raise SystemExit(f'{[path.name for path in folder.parent.iterdir()]} were there')
+
+    (tmp_path / 'digits/labelled').mkdir(parents=True)  # of a demo that was interrupted
+    monkeypatch.setattr(digits, 'write_digits', draw)
+    with pytest.raises(SystemExit, match=r'\[\] were there'):
+        runpy.run_path('tools/demo.py', run_name='__main__')
 
 
 def test_the_demo_shows_its_commands_and_leaves_all_that_it_promises(tmp_path, monkeypatch, capsys):
