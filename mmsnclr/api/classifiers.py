@@ -40,6 +40,7 @@ from ..recipes.classification import (
 )
 from ..visualization import plot_confusion_matrix, write_mistakes_page
 from ..visualization.classification_summary import accuracy_table, classification_summary
+from .notes import note_classes
 from .study import Subset
 
 
@@ -77,9 +78,17 @@ class Classifiers(NamedTuple):
 
     @classmethod
     def read(
-        cls, out: Path, names: dict[str, str], arguments: dict, processes: int
+        cls,
+        out: Path,
+        names: dict[str, str],
+        arguments: dict,
+        processes: int,
+        notes: dict | None = None,
     ) -> 'Classifiers':
-        """Read set and starts; lists of the images are written into the folder."""
+        """Read set and starts; lists of the images are written into the folder.
+
+        Of a study, the classes are compared with its ``notes`` before.
+        """
         check_least(arguments, epochs=1, batch=2, size=16, workers=0, seed=0)
         check_positive(arguments, 'lr')
         with quiet():
@@ -87,6 +96,8 @@ class Classifiers(NamedTuple):
         classes, val = list_labelled(
             *(arguments[name] for name in ('images', 'labels', 'val', 'image_root'))
         )
+        if notes is not None:
+            note_classes(out, notes, classes.items())
         images = scan_labelled(out, classes, val, arguments['seed'])
         return cls(starts, images, out, arguments, processes)
 

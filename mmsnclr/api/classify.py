@@ -25,7 +25,7 @@ from .classifiers import (
     summarise,
     train_classifier,
 )
-from .notes import check_folder, note_classes, refuse_run, refuse_study
+from .notes import check_folder, refuse_run, refuse_study
 from .study import Study, check_extent, run_study
 
 _WRITTEN = (*LISTS, 'train.txt', 'val.txt', 'leakage.csv', 'predictions.csv', 'init/*.pth')
@@ -109,9 +109,7 @@ def classify(
     if extent is not None:
         notes = check_folder(out, _WRITTEN, arguments, names, processes, resume)
         check_starts(backbone=[arguments['backbone']], compare=arguments['compare'])
-        classifiers = Classifiers.read(out, names, arguments, notes['processes'])
-        images = classifiers.images
-        note_classes(out, notes, (images.train | images.val).items())
+        classifiers = Classifiers.read(out, names, arguments, notes['processes'], notes)
         leakage = _leakage(out, names)
         trainings = ClassifierTrainings(classifiers, leakage, processes)
         return run_study(trainings, out, extent, notes)

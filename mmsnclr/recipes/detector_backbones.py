@@ -80,26 +80,39 @@ class Start(NamedTuple):
     copied: bool = False
 
     def as_begun(self, configs: Iterable[Path]) -> 'Start':
-        """The same, but from the copies and by the optimiser of runs that are there already.
+        """The same, but by the optimiser of runs that are there already.
 
         Args:
             configs: Where those of such runs would be; they may be of a first version.
+
+        Raises:
+            ValueError: If they have copies of other weights.
         """
         config = next((config for config in configs if config.exists()), None)
         if config is None:
             return self
-        start = self
-        if self.copied and all(stored.path.exists() for stored in self.files):
-            start = self._replace(files=(), copied=False)
+        for stored in self.files if self.copied else ():
+            if stored.path.exists() and not _are_equal(Stored.read(stored.path), stored):
+                raise ValueError(
+                    f'{self.source} holds other weights than {stored.path}, from which the run '
+                    'was started: pass with --resume what it was started with, or choose another '
+                    '--out'
+                )
         if Config.fromfile(config).optim_wrapper.optimizer.type != 'SGD':
-            return start
-        return start._replace(backbone=self.backbone._replace(optim_wrapper=_SGD))
+            return self
+        return self._replace(backbone=self.backbone._replace(optim_wrapper=_SGD))
 
     def write(self) -> None:
         """Write the copies, each whole or not at all, also over those of another start."""
         for stored in self.files if self.copied else ():
             stored.path.parent.mkdir(parents=True, exist_ok=True)
             save_whole(stored.content, stored.path)
+
+
+def _are_equal(one: Stored, two: Stored) -> bool:
+    return one.weights.keys() == two.weights.keys() and all(
+        value.equal(two.weights[name]) for name, value in one.weights.items()
+    )
 
 
 def _depth(cfg: dict) -> int:

@@ -272,15 +272,13 @@ def test_copied_weights_are_those_of_the_backbone_a_run_began_with(scenes, tmp_p
         torch.save(dict(model=torchvision.models.resnet18().state_dict()), tmp_path / f'{name}.pth')
     given = dict(images=scenes / 'train', out=tmp_path / 'out', **QUICK)
     copy, key = tmp_path / 'out/init/pretrained.pth', 'layer1.0.conv1.weight'
-    # None leaves a checkpoint, as if it had ended before; what is resumed keeps what it has.
-    for name, resume, kept in (
-        ('one', False, 'one'),
-        ('other', False, 'other'),
-        ('one', True, 'other'),
-    ):
+    # None leaves a checkpoint, as if it had ended before.
+    for name, resume in (('one', False), ('other', False), ('other', True)):
         detect(scenes / 'train.json', backbone=tmp_path / f'{name}.pth', resume=resume, **given)
-        expected = torch.load(tmp_path / f'{kept}.pth')['model'][key]
+        expected = torch.load(tmp_path / f'{name}.pth')['model'][key]
         assert torch.load(copy)['state_dict'][f'backbone.{key}'].equal(expected)
+    with pytest.raises(ValueError, match=r'one\.pth holds other weights than .*pretrained\.pth'):
+        detect(scenes / 'train.json', backbone=tmp_path / 'one.pth', resume=True, **given)
     with pytest.raises(ValueError, match=r'backbone=.* would be written over'):
         detect(scenes / 'train.json', backbone=copy, **given)
 

@@ -304,8 +304,10 @@ def test_classifiers_are_not_gone_on_with_by_other_labels(blobs, tmp_path, monke
         with pytest.raises(SystemExit):
             classify(**given)
     label(**{'1': 'red'})
+    before = (tmp_path / 'out/labels.csv').read_text()
     with pytest.raises(ValueError, match=r'started otherwise \(images and their classes was'):
         classify(**given)
+    assert (tmp_path / 'out/labels.csv').read_text() == before
     notes = json.loads((tmp_path / 'out/study.json').read_text())
     del notes['contents']  # as of the first versions
     (tmp_path / 'out/study.json').write_text(json.dumps(notes))
