@@ -58,6 +58,8 @@ def read_sets(
     parts = _read(Path(train), folders[0], folders[0], 'images')
     read, files = [parts['train']], [Path(train)]
     if val is not None:
+        if 'val' in parts:
+            say(f'What {train} names to validate on is not learned from, nor used: --val is given')
         parts = _read(Path(val), folders[1], folders[1] or folders[0], 'val_images')
         read.append(parts.get('val', parts['train']))
         files.append(Path(val))

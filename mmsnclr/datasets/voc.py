@@ -104,7 +104,7 @@ def _parts(folder: Path, xmls: Iterable[str]) -> dict[str, list[str]]:
         return dict(train=sorted(xmls))
     if tests := parts.get('test'):
         place = folder / tests[0].split(os.sep)[0]
-        say(f'{len(tests):,} xml files of {place} are not looked at: they are to test on')
+        say(f'{len(tests):,} xml files of {place} are not learned from: they are to test on')
     return {part: parts[part] for part in ('train', 'val') if part in parts}
 
 

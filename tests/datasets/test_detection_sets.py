@@ -304,7 +304,13 @@ def test_folders_of_a_voc_set_are_its_parts(tmp_path, capsys, place):
     assert len(train) == 10 and {name.split('/')[0] for name in train} == {'train'}
     assert val == ['valid/11.jpg', 'valid/12.jpg']
     said = capsys.readouterr().out
-    assert f'3 xml files of {folder / "test"} are not looked at' in said and 'No --val' not in said
+    assert (
+        f'3 xml files of {folder / "test"} are not learned from' in said and 'No --val' not in said
+    )
+    if not place:
+        read_sets(tmp_path / 'voc', None, folder / 'test', None, tmp_path / 'out', False, seed=0)
+        told = f'What {tmp_path / "voc"} names to validate on is not learned from'
+        assert told in capsys.readouterr().out
     shutil.rmtree(folder / 'valid')
     assert [{name.split('/')[0] for name in part} for part in names()] == [{'train'}, {'train'}]
     (folder / 'train/1.xml').rename(folder / 'train.xml')  # in no part
