@@ -128,7 +128,7 @@ def test_peak_memory_counts_what_lives_at_the_same_time():
 
 
 @pytest.mark.filterwarnings('ignore:.*found in sys.modules')
-def test_nothing_is_needed_that_torch_2_1_lacks(monkeypatch):
+def test_it_needs_no_tree_leaves_which_torch_2_1_lacks(monkeypatch):
     monkeypatch.delattr('torch.utils._pytree.tree_leaves')
     runpy.run_module('mmsnclr.engine.cost')
 
