@@ -25,6 +25,7 @@ from mmengine.config import Config
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from ..checkpoints import write_text
 from ..parents import launcher_that_waits
 from .hooks.preemption import PREEMPTED
 
@@ -212,7 +213,8 @@ def _run_rank(folder: str, processes: int, function: Callable[..., None], args: 
         kind = next((kind for kind in _TOLD if isinstance(error, kind)), None)
         told = (kind.__name__, str(error)) if kind else ('RuntimeError', traceback.format_exc())
         outcome = [*told, time.time()]
-    Path(folder, f'{os.environ["RANK"]}.json').write_text(json.dumps(outcome), 'utf-8')
+    # Whole or not at all: torch may end it meanwhile, for another process has died.
+    write_text(os.path.join(folder, f'{os.environ["RANK"]}.json'), json.dumps(outcome))
     if outcome is not None:
         raise SystemExit(1)
     if dist.is_initialized():

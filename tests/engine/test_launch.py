@@ -21,6 +21,16 @@ from mmsnclr.engine.launch import (
     share_of_batch,
 )
 
+# The other's end may be seen first, and then tells nothing of how this one ended.
+_KILLED = r'^rank 1 (\(process \d+\) was ended by SIGKILL|died) and gave no reason'
+
+
+def die_writing(path, text, *args, **kwargs):
+    with open(path, 'w') as file:
+        file.write(text[:1])
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
 
 def end(how):
     """Join the others; the second process ends, the first waits for it."""
@@ -30,6 +40,9 @@ def end(how):
             raise FileNotFoundError('photos/ is not a folder')
         if how == 'unexpected':
             raise KeyError('mean')
+        if how == 'while it tells':
+            Path.write_text = die_writing
+            raise FileNotFoundError
         os.kill(os.getpid(), getattr(signal, how))
     dist.barrier()
 
@@ -42,9 +55,9 @@ def end(how):
         (
             'SIGKILL',
             ChildProcessError,
-            # The other's end may be seen first, and then tells nothing of how this one ended.
-            r'^rank 1 (\(process \d+\) was ended by SIGKILL|died) and gave no reason',
+            _KILLED,
         ),
+        ('while it tells', ChildProcessError, _KILLED),
     ],
 )
 def test_the_end_of_a_process_is_told_once_as_what_it_is(how, kind, message, capfd):
